@@ -1,0 +1,351 @@
+//! REST bodies, shared by server and client. Domain types ([`Service`], [`Deployment`], [`Instance`], [`Sandbox`],
+//! [`Event`]) are bodies as they are; here is what only the API has.
+//!
+//! All times are RFC 3339 in UTC. All errors are [`Problem`], sent as `application/problem+json`.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+pub use crate::catalog::Service;
+pub use crate::deployment::Deployment;
+pub use crate::event::Event;
+use crate::id::{DeploymentId, DeploymentNumber};
+use crate::name::{AgentName, EnvName, GitRef, Label, SandboxName, ServiceName, TokenName};
+pub use crate::sandbox::{Instance, Sandbox};
+use crate::secret::{GitCredential, Secret};
+pub use crate::wire::{Preflight, RefInfo};
+
+/// The header by which a bot's token names the person it speaks for.
+pub const ON_BEHALF_OF: &str = "sdp-on-behalf-of";
+/// The header that makes a request safe to repeat.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// An error, after RFC 9457.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Problem {
+    /// `about:blank`, or a page about the code.
+    #[serde(rename = "type", default = "about_blank")]
+    pub type_: String,
+    /// HTTP status.
+    pub status: u16,
+    /// Stable code, e.g. `unknown_service`; programs match on it.
+    pub code: String,
+    /// What went wrong, as a sentence.
+    pub title: String,
+    /// What exactly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What to do next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The name that was probably meant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub did_you_mean: Option<String>,
+}
+
+fn about_blank() -> String {
+    "about:blank".to_owned()
+}
+
+/// Ask for a deployment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CreateDeployment {
+    /// Which service.
+    pub service: ServiceName,
+    /// Branch, tag or commit; without one: the last one in that sandbox, else the service's default branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git_ref: Option<GitRef>,
+    /// Where to; without one: the asker's own sandbox. Made on first use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<SandboxName>,
+    /// Variables for this deployment, over those of the service.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
+    pub env: BTreeMap<EnvName, String>,
+    /// For the fetch alone; never stored. Write-only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git_credential: Option<GitCredential>,
+}
+
+/// Optional body of redeploy, rollback and restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct AgainRequest {
+    /// Only used if the kept build is gone and the commit must be fetched again. Write-only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git_credential: Option<GitCredential>,
+}
+
+/// A deployment was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DeploymentCreated {
+    /// Its id.
+    pub id: DeploymentId,
+    /// Its short number.
+    pub number: DeploymentNumber,
+    /// The page with its live log.
+    pub log_url: Url,
+    /// The deployment as it stands.
+    pub deployment: Deployment,
+}
+
+/// A deployment with what the server knows about it beside its events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DeploymentView {
+    /// The deployment.
+    pub deployment: Deployment,
+    /// The page with its live log.
+    pub log_url: Url,
+    /// Its place in the queue from 1, if it is queued.
+    pub queue_position: Option<u32>,
+    /// Lines of log so far.
+    pub log_lines: u64,
+    /// If it was superseded: the deployment that took its place.
+    pub superseded_by: Option<DeploymentId>,
+}
+
+/// One page of a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DeploymentList {
+    /// Newest first.
+    pub deployments: Vec<Deployment>,
+    /// Pass it as `cursor` for the next page; none: this was the last.
+    pub next_cursor: Option<String>,
+}
+
+/// All services.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ServiceList {
+    /// By name.
+    pub services: Vec<Service>,
+}
+
+/// Instances.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct InstanceList {
+    /// Newest first.
+    pub instances: Vec<Instance>,
+}
+
+/// What an instance printed last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct InstanceOutput {
+    /// Oldest first; bytes that are no UTF-8 are replaced.
+    pub lines: Vec<String>,
+}
+
+/// All sandboxes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SandboxList {
+    /// By name.
+    pub sandboxes: Vec<SandboxView>,
+}
+
+/// A sandbox and what runs in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SandboxView {
+    /// The sandbox.
+    pub sandbox: Sandbox,
+    /// Its instances that are not over.
+    pub instances: Vec<Instance>,
+}
+
+/// All agents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AgentList {
+    /// By name.
+    pub agents: Vec<AgentView>,
+}
+
+/// An agent as the server sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct AgentView {
+    /// Its name.
+    pub name: AgentName,
+    /// Whether it is connected now.
+    pub connected: bool,
+    /// Since when that is so.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub since: Timestamp,
+    /// Its version.
+    pub version: String,
+    /// Its labels.
+    pub labels: Vec<Label>,
+    /// How many jobs it does at once.
+    pub capacity: u32,
+    /// How many it does now.
+    pub running: u32,
+    /// Its runtimes.
+    pub runtimes: Vec<String>,
+    /// Whether it runs a router.
+    pub router: bool,
+    /// What it found out about itself.
+    pub preflight: Vec<Preflight>,
+}
+
+/// Branches and tags of a service's repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct BranchList {
+    /// The repository's default branch, if its host says.
+    pub head: Option<String>,
+    /// Branches by name.
+    pub branches: Vec<RefInfo>,
+    /// Tags by name.
+    pub tags: Vec<RefInfo>,
+}
+
+/// A window of a job log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LogWindow {
+    /// How many lines there are in all now.
+    pub total: u64,
+    /// Whether no more will come.
+    pub complete: bool,
+    /// The lines asked for.
+    pub lines: Vec<LogLine>,
+}
+
+/// A line of a job log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LogLine {
+    /// Its number, from 1.
+    pub n: u64,
+    /// When it was printed.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub at: Timestamp,
+    /// In which step.
+    pub step: crate::deployment::Step,
+    /// By whom.
+    pub stream: crate::wire::Stream,
+    /// What was printed; bytes that are no UTF-8 are replaced (the raw download has them as they are).
+    pub text: String,
+}
+
+/// What a viewer's WebSocket (`/ws/deployments/{id}?line=N&event=M`) gets, in JSON text frames.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ViewerFrame {
+    /// The deployment as it stands; first frame, and after each event.
+    Deployment {
+        /// With its newest state.
+        view: Box<DeploymentView>,
+    },
+    /// Lines, in order, without a gap.
+    Lines {
+        /// At least one.
+        lines: Vec<LogLine>,
+    },
+    /// All lines and events were sent; the socket is closed after this.
+    End {
+        /// How many lines there are.
+        lines: u64,
+    },
+    /// The viewer was too slow, or the server stops: connect again from here.
+    Resume {
+        /// `line` of the next connection: the first line not yet sent.
+        line: u64,
+        /// `event` of the next connection.
+        event: crate::id::EventSeq,
+    },
+}
+
+/// Ask for a link that signs a browser in once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CreateSignInLink {
+    /// The page to open, a path on this server; without one: the home page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A link that signs a browser in once, within ten minutes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SignInLink {
+    /// Open it in a browser.
+    pub url: Url,
+    /// Until when it works.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub expires_at: Timestamp,
+}
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum TokenKind {
+    /// Everything.
+    Admin,
+    /// Speak for the people in chat.
+    Bot,
+    /// Connect as the agent of that name; nothing else.
+    Agent,
+}
+
+/// Ask for a token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct CreateToken {
+    /// Its name; for an agent's token the agent's name.
+    pub name: TokenName,
+    /// What it may do.
+    pub kind: TokenKind,
+}
+
+/// A new token; its value is shown this once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TokenCreated {
+    /// Its name.
+    pub name: TokenName,
+    /// What it may do.
+    pub kind: TokenKind,
+    /// Its value.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub token: Secret,
+}
+
+/// Tokens, without their values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TokenList {
+    /// By name.
+    pub tokens: Vec<TokenInfo>,
+}
+
+/// A token, without its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TokenInfo {
+    /// Its name.
+    pub name: TokenName,
+    /// What it may do.
+    pub kind: TokenKind,
+    /// When it was made.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub created_at: Timestamp,
+}

@@ -1,0 +1,267 @@
+//! Why a deployment failed, in a closed list: a stable code for programs, a sentence and a next step for people.
+
+use serde::{Deserialize, Serialize};
+
+use crate::deployment::Step;
+
+/// Why a deployment failed. The code never changes its meaning; programs match on it, chat shows the sentence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FailureReason {
+    /// No agent with the labels that the service needs was connected in time.
+    NoAgent,
+    /// It waited too long for its turn.
+    QueueTimeout,
+    /// The agent did not take the work in time.
+    AgentUnresponsive,
+    /// The agent has been away for too long.
+    AgentLost,
+    /// The agent was restarted; builds die with it.
+    AgentRestarted,
+    /// The agent refused the work.
+    AgentRefused,
+    /// No router took the new route in time.
+    RouteNotApplied,
+    /// The agent's configuration does not allow this repository.
+    RepoNotAllowed,
+    /// There is no such repository.
+    RepoNotFound,
+    /// The git host wants a login, or refuses the one it got.
+    CredentialsNeeded,
+    /// The git credential was lost with a restart before it was used.
+    CredentialsGone,
+    /// The git host did not answer, or not properly.
+    GitUnreachable,
+    /// The git host redirects elsewhere; credentials are not sent there.
+    RedirectRefused,
+    /// There is no such branch, tag or commit.
+    RefNotFound,
+    /// It is a branch and a tag at once, or several commits begin like that.
+    RefAmbiguous,
+    /// The branch moved between resolve and fetch, and its former commit is not to be had any more.
+    BranchMoved,
+    /// The repository is larger than the agent allows.
+    RepoTooLarge,
+    /// The service's folder is missing, or leads out of the repository.
+    UnsafeTree,
+    /// A program that the build or the service needs is not on the agent.
+    ToolMissing,
+    /// The build ended with an error.
+    BuildFailed,
+    /// The service could not be started.
+    StartFailed,
+    /// The service ended before it was healthy.
+    Exited,
+    /// The service did not become healthy in time.
+    HealthCheckFailed,
+    /// A step took longer than it may.
+    Timeout,
+    /// The agent's disk is full.
+    DiskFull,
+    /// The log could not be brought over whole.
+    LogIncomplete,
+    /// A fault of SDP itself.
+    Internal,
+}
+
+impl FailureReason {
+    /// Stable code, e.g. `build_failed`.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        self.row().0
+    }
+
+    /// What happened, as a sentence without a full stop.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        self.row().1
+    }
+
+    /// What to do next.
+    #[must_use]
+    pub fn hint(self) -> &'static str {
+        self.row().2
+    }
+
+    /// Whether the same request may well succeed when it is made again.
+    #[must_use]
+    pub fn is_retryable(self) -> bool {
+        matches!(
+            self,
+            Self::NoAgent
+                | Self::QueueTimeout
+                | Self::AgentUnresponsive
+                | Self::AgentLost
+                | Self::AgentRestarted
+                | Self::AgentRefused
+                | Self::RouteNotApplied
+                | Self::CredentialsGone
+                | Self::GitUnreachable
+                | Self::BranchMoved
+                | Self::DiskFull
+                | Self::LogIncomplete
+                | Self::Internal
+        )
+    }
+
+    fn row(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::NoAgent => (
+                "no_agent",
+                "no agent that fits was connected",
+                "start an agent with the labels that the service needs, then deploy again",
+            ),
+            Self::QueueTimeout => (
+                "queue_timeout",
+                "it waited too long for its turn",
+                "deploy again when fewer deployments run, or add an agent",
+            ),
+            Self::AgentUnresponsive => (
+                "agent_unresponsive",
+                "the agent did not take the work in time",
+                "deploy again; if it happens again, look at the agent's log",
+            ),
+            Self::AgentLost => (
+                "agent_lost",
+                "the agent has been away for too long",
+                "check the VM and its network, then deploy again",
+            ),
+            Self::AgentRestarted => {
+                ("agent_restarted", "the agent was restarted while it worked", "deploy again")
+            }
+            Self::AgentRefused => {
+                ("agent_refused", "the agent refused the work", "look at the message, then deploy again")
+            }
+            Self::RouteNotApplied => (
+                "route_not_applied",
+                "no router took the new route in time; nothing was switched",
+                "check that the router agent is connected, then deploy again",
+            ),
+            Self::RepoNotAllowed => (
+                "repo_not_allowed",
+                "the agent's configuration does not allow this repository",
+                "ask an administrator to add its origin (or folder) to the agent's [git] section",
+            ),
+            Self::RepoNotFound => (
+                "repo_not_found",
+                "there is no such repository",
+                "check the service's repo in the catalog, and that the git account can see it",
+            ),
+            Self::CredentialsNeeded => (
+                "credentials_needed",
+                "the git host wants a login, or refuses the one it got",
+                "pass a git credential that can read the repository",
+            ),
+            Self::CredentialsGone => (
+                "credentials_gone",
+                "the git credential was lost with a restart before it was used",
+                "deploy again",
+            ),
+            Self::GitUnreachable => (
+                "git_unreachable",
+                "the git host did not answer properly",
+                "check the git host and the agent's network, then deploy again",
+            ),
+            Self::RedirectRefused => (
+                "redirect_refused",
+                "the git host redirects elsewhere; that is not followed",
+                "put the repository's present address into the catalog",
+            ),
+            Self::RefNotFound => (
+                "ref_not_found",
+                "there is no such branch, tag or commit",
+                "check its name, and that it is pushed",
+            ),
+            Self::RefAmbiguous => (
+                "ref_ambiguous",
+                "the name stands for more than one thing",
+                "say refs/heads/… or refs/tags/…, or more digits of the commit",
+            ),
+            Self::BranchMoved => {
+                ("branch_moved", "the branch moved while it was being fetched", "deploy again")
+            }
+            Self::RepoTooLarge => (
+                "repo_too_large",
+                "the repository is larger than the agent allows",
+                "ask an administrator to raise the agent's [git] limits",
+            ),
+            Self::UnsafeTree => (
+                "unsafe_tree",
+                "the service's folder is missing or leads out of the repository",
+                "check the service's subdir and the links in the repository",
+            ),
+            Self::ToolMissing => (
+                "tool_missing",
+                "a program that it needs is not on the agent",
+                "install it there, or give the service a label of an agent that has it",
+            ),
+            Self::BuildFailed => (
+                "build_failed",
+                "the build ended with an error",
+                "read the last lines of the log, mend the branch and deploy again",
+            ),
+            Self::StartFailed => {
+                ("start_failed", "the service could not be started", "check the run command in the catalog")
+            }
+            Self::Exited => {
+                ("exited", "the service ended before it was healthy", "read its last lines in the log")
+            }
+            Self::HealthCheckFailed => (
+                "health_check_failed",
+                "the service did not become healthy in time",
+                "check that it listens on the port in the variable PORT, and its health check in the catalog",
+            ),
+            Self::Timeout => (
+                "timeout",
+                "a step took longer than it may",
+                "make the step faster, or ask an administrator to raise its limit",
+            ),
+            Self::DiskFull => {
+                ("disk_full", "the agent's disk is full", "free space on the agent, then deploy again")
+            }
+            Self::LogIncomplete => (
+                "log_incomplete",
+                "the log could not be brought over whole",
+                "deploy again; if it happens again, look at the agent's log",
+            ),
+            Self::Internal => (
+                "internal",
+                "a fault of SDP itself",
+                "deploy again; if it happens again, report it with the deployment's number",
+            ),
+        }
+    }
+}
+
+impl std::fmt::Display for FailureReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.sentence())
+    }
+}
+
+/// A failure with its circumstances.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Failure {
+    /// The step in which it failed; none while it was still queued.
+    pub step: Option<Step>,
+    /// Why; this is the stable code.
+    pub reason: FailureReason,
+    /// What exactly, for people: names the branch, the program, the module. Plain text, one line, no secret.
+    pub detail: String,
+    /// Exit code of the program that failed.
+    #[serde(default)]
+    pub exit_code: Option<i32>,
+    /// The line of the log where it shows, from 1.
+    #[serde(default)]
+    pub line: Option<u64>,
+}
+
+impl Failure {
+    /// A failure with its detail.
+    pub fn new(step: impl Into<Option<Step>>, reason: FailureReason, detail: impl Into<String>) -> Self {
+        Self { step: step.into(), reason, detail: detail.into(), exit_code: None, line: None }
+    }
+}

@@ -1,0 +1,558 @@
+//! Names that people choose. Parsing is validating: a value of these types is safe as a folder name, a host label, a log
+//! field and (escaped) in chat. What git allows is wider than what is safe, so refs have an allowlist of our own.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use unicode_normalization::UnicodeNormalization;
+
+/// A text that is no valid name of the wanted kind, and what is expected instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid {what}: {expected}")]
+pub struct InvalidName {
+    what: &'static str,
+    expected: &'static str,
+}
+
+impl InvalidName {
+    /// Stable code, e.g. `invalid_branch`.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self.what {
+            "branch" => "invalid_branch",
+            "commit" => "invalid_commit",
+            "repository" => "invalid_repository",
+            "variable name" => "invalid_variable",
+            "path" => "invalid_path",
+            _ => "invalid_name",
+        }
+    }
+
+    /// What a valid one looks like.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        self.expected
+    }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $expected:literal, $max:tt, $valid:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+        #[cfg_attr(feature = "openapi", schema(value_type = String, min_length = 1, max_length = $max))]
+        pub struct $name(String);
+
+        impl $name {
+            /// Parses and validates.
+            ///
+            /// # Errors
+            /// [`InvalidName`], which says what is expected.
+            pub fn parse(text: impl Into<String>) -> Result<Self, InvalidName> {
+                let text = text.into();
+                let valid: fn(&str) -> bool = $valid;
+                if text.is_empty() || text.len() > $max || !valid(&text) {
+                    return Err(InvalidName { what: $what, expected: $expected });
+                }
+                Ok(Self(text))
+            }
+
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidName;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Self::parse(text)
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                Self::parse(text).map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+/// Lower-case letters, digits and inner hyphens, beginning with a letter: valid as a DNS label, folder and host name.
+fn is_label(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && !text.ends_with('-')
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+name!(
+    /// A service of the catalog, e.g. `payments`.
+    ServiceName, "service name", "lower-case letters, digits and hyphens, beginning with a letter, at most 40", 40, is_label
+);
+name!(
+    /// A sandbox, e.g. `alice` or `qa-42`.
+    SandboxName, "sandbox name", "lower-case letters, digits and hyphens, beginning with a letter, at most 40", 40, is_label
+);
+name!(
+    /// An agent, e.g. `vm-3`; it comes from the agent's token.
+    AgentName, "agent name", "lower-case letters, digits and hyphens, beginning with a letter, at most 40", 40, is_label
+);
+name!(
+    /// A label that an agent has and a service may ask for, e.g. `docker` or `go-1.24`.
+    Label, "label", "letters, digits and . _ - =, at most 63", 63,
+    |text| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-=".contains(&b))
+);
+name!(
+    /// A person: the name under which they sign in.
+    PersonName, "person name", "letters, digits and . _ - @ +, beginning with a letter or digit, at most 100", 100,
+    |text| text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-@+".contains(&b))
+);
+name!(
+    /// The name of an API token, not its value.
+    TokenName, "token name", "letters, digits and . _ -, beginning with a letter or digit, at most 63", 63,
+    |text| text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+);
+name!(
+    /// A client's key for "the same request again", e.g. a CI job's id.
+    IdempotencyKey, "idempotency key", "1 to 200 visible ASCII characters", 200,
+    |text| text.bytes().all(|b| b.is_ascii_graphic())
+);
+name!(
+    /// A full git commit id: 40 (SHA-1) or 64 (SHA-256) lower-case hexadecimal digits.
+    CommitId, "commit", "40 or 64 lower-case hexadecimal digits", 64,
+    |text| matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+);
+name!(
+    /// What to deploy: a branch, a tag, a commit (7 to 64 hexadecimal digits), or a full `refs/heads/…` or `refs/tags/…`.
+    ///
+    /// Narrower than what git allows: letters and digits of any script, and `/ . _ - + # @ = , ! ( ) $ & ' ; %`,
+    /// at most 250 bytes. Nothing that git reads as an option, a range, a reflog entry or another ref's syntax, and no
+    /// invisible or direction-changing character.
+    GitRef, "branch",
+    "letters, digits and / . _ - + # @, at most 250 bytes, as `git branch` allows", 250, is_git_ref
+);
+name!(
+    /// A name for an environment variable of a service. Names that change how programs are loaded or that SDP sets itself are refused.
+    EnvName, "variable name",
+    "upper-case letters, digits and _, beginning with a letter; not PATH, PORT, HOME, LD_*, DYLD_*, GIT_*, DOCKER_*, SDP_*", 100,
+    is_env_name
+);
+name!(
+    /// A path inside a repository, relative, with `/` between its parts, e.g. `cmd/payments`. `.` is the top.
+    RepoPath, "path", "relative, with / between its parts; no .., empty part, backslash, colon or comma", 300, is_repo_path
+);
+name!(
+    /// A path that begins a URL's path, e.g. `/payments`; `/` takes everything.
+    PathPrefix, "path prefix", "begins with /, letters, digits and - _ . ~, does not end with /", 200, is_path_prefix
+);
+name!(
+    /// Where a git repository is: an `https://` or `http://` URL without user or password, a `file://` URL, or an absolute
+    /// path. Which of them may be used is the agent's configuration (exact origins; local paths only where named).
+    RepoUrl, "repository", "https://host/path without user or password, or an absolute path", 1000, is_repo_url
+);
+
+fn is_git_ref(text: &str) -> bool {
+    let allowed = |c: char| {
+        c.is_ascii_alphanumeric() || (!c.is_ascii() && c.is_alphanumeric()) || "/._-+#@=,!()$&';%".contains(c)
+    };
+    let rest = match text.strip_prefix("refs/") {
+        Some(full) => match full.strip_prefix("heads/").or_else(|| full.strip_prefix("tags/")) {
+            Some(rest) => rest,
+            None => return false,
+        },
+        None => text,
+    };
+    !rest.is_empty()
+        && rest.chars().all(allowed)
+        && !rest.starts_with('-')
+        && !rest.ends_with('.')
+        && !rest.contains("..")
+        && !rest.contains("@{")
+        && rest != "@"
+        && rest != "HEAD"
+        && rest.split('/').all(|part| {
+            !part.is_empty() && !part.starts_with('.') && !part.starts_with('-') && !part.ends_with(".lock")
+        })
+        && !rest.to_ascii_lowercase().contains("%00")
+}
+
+fn is_env_name(text: &str) -> bool {
+    const EXACT: [&str; 8] = ["PATH", "PORT", "HOME", "SHELL", "IFS", "ENV", "BASH_ENV", "TMPDIR"];
+    const PREFIXES: [&str; 6] = ["LD_", "DYLD_", "GIT_", "DOCKER_", "SDP_", "SSH_"];
+    text.starts_with(|c: char| c.is_ascii_uppercase())
+        && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
+        && !EXACT.contains(&text)
+        && !PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+}
+
+fn is_repo_path(text: &str) -> bool {
+    text == "."
+        || text.split('/').all(|part| {
+            !part.is_empty()
+                && part != "."
+                && part != ".."
+                && !part.starts_with('-')
+                && !part.eq_ignore_ascii_case(".git")
+                && part.chars().all(|c| !c.is_control() && !"\\:,\"'`$;|&<>*?".contains(c))
+        })
+}
+
+fn is_path_prefix(text: &str) -> bool {
+    text == "/"
+        || (text.starts_with('/')
+            && !text.ends_with('/')
+            && text[1..].split('/').all(|part| {
+                !part.is_empty()
+                    && part != "."
+                    && part != ".."
+                    && !part.starts_with('~')
+                    && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.~".contains(&b))
+            }))
+}
+
+fn is_repo_url(text: &str) -> bool {
+    let clean = text.chars().all(|c| !c.is_control() && !c.is_whitespace() && c != '\\')
+        && !text.split('/').any(|part| part == ".." || part.starts_with('-'));
+    if !clean {
+        return false;
+    }
+    if text.starts_with('/') {
+        return !text.starts_with("//");
+    }
+    let Ok(url) = url::Url::parse(text) else { return false };
+    let authority_has_user =
+        text.split("://").nth(1).and_then(|rest| rest.split('/').next()).is_some_and(|a| a.contains('@'));
+    if authority_has_user || url.query().is_some() || url.fragment().is_some() {
+        return false;
+    }
+    match url.scheme() {
+        "https" | "http" => url.host_str().is_some_and(|host| !host.is_empty()) && url.path() != "/",
+        "file" => url.host_str().is_none() && url.path().starts_with('/') && url.path() != "/",
+        _ => false,
+    }
+}
+
+impl SandboxName {
+    /// The nearest valid sandbox name to a text such as a person's name; always succeeds.
+    ///
+    /// ```
+    /// use sdp_core::name::SandboxName;
+    /// assert_eq!(SandboxName::from_text("Åsa.Berg@example.com").as_str(), "asa-berg");
+    /// assert_eq!(SandboxName::from_text("42").as_str(), "s-42");
+    /// ```
+    #[must_use]
+    pub fn from_text(text: &str) -> Self {
+        let local = text.split('@').next().unwrap_or(text);
+        let slug = slug(local, 38);
+        let name = match slug.chars().next() {
+            Some(first) if first.is_ascii_lowercase() => slug,
+            Some(_) => format!("s-{slug}"),
+            None => "sandbox".to_owned(),
+        };
+        Self(name)
+    }
+}
+
+impl CommitId {
+    /// The first eight digits, what people read.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        &self.0[..8]
+    }
+}
+
+impl GitRef {
+    /// Whether the text could be a commit id, whole or abbreviated (7 to 64 hexadecimal digits).
+    #[must_use]
+    pub fn may_be_commit(&self) -> bool {
+        (7..=64).contains(&self.0.len()) && self.0.bytes().all(|b| b.is_ascii_hexdigit())
+    }
+}
+
+/// Lower-case ASCII letters, digits and single inner hyphens, at most `max` long; accents are dropped.
+///
+/// ```
+/// assert_eq!(sdp_core::name::slug("feature/Ünï--x", 20), "feature-uni-x");
+/// ```
+#[must_use]
+pub fn slug(text: &str, max: usize) -> String {
+    let mut out = String::new();
+    for c in text.nfkd() {
+        if out.len() >= max {
+            break;
+        }
+        if c.is_ascii_alphanumeric() {
+            out.push(c.to_ascii_lowercase());
+        } else if unicode_normalization::char::is_combining_mark(c) {
+        } else if !out.is_empty() && !out.ends_with('-') {
+            out.push('-');
+        }
+    }
+    out.truncate(out.trim_end_matches('-').len());
+    out
+}
+
+/// The closest of `known` to what somebody typed, for "did you mean …": within two typing errors, or a third of the
+/// length, whichever is more.
+///
+/// ```
+/// assert_eq!(sdp_core::name::did_you_mean("helo", ["ledger", "hello"]), Some("hello"));
+/// assert_eq!(sdp_core::name::did_you_mean("xyz", ["ledger", "hello"]), None);
+/// ```
+pub fn did_you_mean<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let typed: Vec<char> = typed.chars().take(100).flat_map(char::to_lowercase).collect();
+    let limit = (typed.len() / 3).max(if typed.len() > 3 { 2 } else { 1 });
+    known
+        .into_iter()
+        .map(|name| {
+            (distance(&typed, &name.chars().take(100).flat_map(char::to_lowercase).collect::<Vec<_>>()), name)
+        })
+        .filter(|(distance, _)| *distance <= limit)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// Optimal string alignment: insertions, deletions, substitutions and swaps of neighbours.
+fn distance(a: &[char], b: &[char]) -> usize {
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            rows[i][j] = if i == 0 || j == 0 {
+                i + j
+            } else {
+                let substituted = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+                let swapped = if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                    rows[i - 2][j - 2] + 1
+                } else {
+                    usize::MAX
+                };
+                (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(substituted).min(swapped)
+            };
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dangerous_refs_are_refused() {
+        let long = "x".repeat(10 * 1024);
+        for bad in [
+            "-h",
+            "--upload-pack=touch p",
+            "--output=/etc/x",
+            "--end-of-options",
+            "--",
+            "@",
+            "@{-1}",
+            "HEAD",
+            "a..b",
+            "a:b",
+            "+x:refs/heads/main",
+            "x.lock",
+            "x~1",
+            "^x",
+            "x\n",
+            "x\r",
+            "x\0",
+            "x%00",
+            "x\u{202E}y",
+            "x\u{2028}y",
+            &long,
+            " x",
+            "x ",
+            "`id`",
+            "a|b",
+            "${IFS}",
+            "*",
+            "refs/notes/x",
+            "refs/heads/-foo",
+            "/x",
+            "x/",
+            "x//y",
+            ".x",
+            "x/.y",
+            "../../etc",
+            "x.",
+            "a/-b",
+            "",
+            "a\\b",
+            "\"x\"",
+            "<x>",
+            "x\u{200B}y",
+        ] {
+            assert!(GitRef::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn odd_but_valid_refs_are_taken() {
+        let long = "y".repeat(200);
+        for good in [
+            "main",
+            "feature/ünï-ØÅ",
+            "a/b/c",
+            "release/1.0+x",
+            &long,
+            "$(id)",
+            ";id",
+            "it's",
+            "fix#123",
+            "a%2Fb",
+            "refs/heads/main",
+            "refs/tags/v1",
+            "v1.2.3",
+            "0123abc",
+            "日本語",
+        ] {
+            assert!(GitRef::parse(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn dangerous_names_and_paths_are_refused() {
+        let long = "x".repeat(300);
+        for bad in [
+            "../../etc",
+            "..",
+            ".",
+            "/abs",
+            "a/../../b",
+            "..%2f",
+            "....//",
+            "a\\b",
+            "CON",
+            "",
+            &long,
+            "a;b",
+            "$host",
+        ] {
+            assert!(ServiceName::parse(bad).is_err(), "{bad:?}");
+            assert!(SandboxName::parse(bad).is_err(), "{bad:?}");
+        }
+        for bad in [
+            "../../etc",
+            "..",
+            "/abs",
+            "a/../../b",
+            "a\\b",
+            "",
+            "a:b",
+            "a,b",
+            ".git/hooks",
+            "a//b",
+            "-x",
+            "a/./b",
+        ] {
+            assert!(RepoPath::parse(bad).is_err(), "{bad:?}");
+        }
+        for good in [".", "cmd/payments", "a.b/c-d_e", "src/ünï"] {
+            assert!(RepoPath::parse(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn dangerous_repositories_are_refused() {
+        for bad in [
+            "ext::sh -c id",
+            "ssh://-oProxyCommand=id/x",
+            "git://host/x",
+            "https://bitbucket.org@evil.tld/x",
+            "https://user:pw@bitbucket.org/x",
+            "bitbucket.org\\@evil",
+            "https://@evil/x",
+            "relative/path",
+            "//host/x",
+            "https://host",
+            "https://host/x?y",
+            "https://host/x#y",
+            "https://host/../x",
+            "--upload-pack=x",
+            "file://host/x",
+            "https://host/a b",
+            "",
+        ] {
+            assert!(RepoUrl::parse(bad).is_err(), "{bad:?}");
+        }
+        for good in [
+            "https://bitbucket.org/team/payments.git",
+            "http://127.0.0.1:8080/x.git",
+            "/srv/git/x.git",
+            "file:///srv/x",
+        ] {
+            assert!(RepoUrl::parse(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn variables_that_change_how_programs_load_are_refused() {
+        for bad in [
+            "LD_PRELOAD",
+            "PATH",
+            "DOCKER_HOST",
+            "GIT_SSH_COMMAND",
+            "A=B",
+            "A\nB",
+            "a",
+            "1A",
+            "SDP_COMMIT",
+            "PORT",
+        ] {
+            assert!(EnvName::parse(bad).is_err(), "{bad:?}");
+        }
+        for good in ["A", "DATABASE_URL", "X1"] {
+            assert!(EnvName::parse(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn prefixes_are_plain() {
+        for bad in ["", "x", "/x/", "//", "/~alice", "/a b", "/a;b", "/a/../b", "/$x", "/{x}"] {
+            assert!(PathPrefix::parse(bad).is_err(), "{bad:?}");
+        }
+        for good in ["/", "/hello", "/api/v1", "/a.b-c_d~e"] {
+            assert!(PathPrefix::parse(good).is_ok(), "{good:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_text_gives_a_valid_sandbox_name(text in "\\PC*") {
+            let name = SandboxName::from_text(&text);
+            proptest::prop_assert!(SandboxName::parse(name.as_str()).is_ok(), "{:?}", name);
+        }
+    }
+}

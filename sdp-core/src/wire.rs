@@ -1,0 +1,558 @@
+//! The agent protocol: two enums, [`ToAgent`] and [`FromAgent`], over a WebSocket or an in-process channel ([`link`]).
+//!
+//! ```text
+//! agent                                                server
+//!   │ hello (boot, capacity, jobs held, instances, router)  │
+//!   │ ─────────────────────────────────────────────────────▶│  newest accepted hello wins
+//!   │ welcome (epoch; what to do with every job, instance)  │
+//!   │◀───────────────────────────────────────────────────── │
+//!   │ deploy (spec, credential)                             │  at least once: same command id, same answer
+//!   │◀───────────────────────────────────────────────────── │
+//!   │ accepted | rejected                                   │
+//!   │ lines (dense from 1), progress (dense from 1) … ─────▶│  lines → log file, progress → events
+//!   │ ack (lines durable to n, progress committed to m)     │  the agent cuts its spool
+//!   │◀───────────────────────────────────────────────────── │
+//!   │ done (counts, checksum), again until done_ok          │
+//!   │ instance (state) whenever one changes ───────────────▶│  level, not edge: hello repeats them all
+//!   │ routes ◀── table;  routes_applied, drained ──────────▶│  only where the agent runs a router
+//! ```
+//! Control frames are JSON text; log batches are binary ([`LinesBatch`]), so that what a build printed arrives byte for
+//! byte. After a reconnect the agent sends again whatever is not acked; the server drops what it has and acks again. A
+//! gap is answered with `rewind`. A progress item names the line it comes after and is applied once that line is durable.
+//!
+//! Limits: a frame is at most [`MAX_FRAME`] bytes, a line at most [`MAX_LINE`]; ping each 10 s, dead after 30 s.
+
+pub mod lines;
+pub mod link;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+pub use lines::{LineMeta, LinesBatch, Stream};
+
+use crate::catalog::{Builder, HealthCheck};
+use crate::deployment::{CommitInfo, Step};
+use crate::failure::Failure;
+use crate::id::{BootId, CommandId, DeploymentId, DeploymentNumber, Epoch, InstanceId, RouteVersion};
+use crate::name::{CommitId, EnvName, GitRef, Label, RepoPath, RepoUrl, SandboxName, ServiceName};
+use crate::sandbox::RouteTable;
+use crate::secret::GitCredential;
+
+/// The one protocol number; another is refused with both named.
+pub const PROTOCOL: u32 = 1;
+/// The largest frame that carries log lines, in bytes.
+pub const MAX_FRAME: usize = 256 * 1024;
+/// The largest control frame, in bytes (a route table may be large).
+pub const MAX_CONTROL_FRAME: usize = 8 * 1024 * 1024;
+/// The longest log line, in bytes; longer ones are cut there with a marker.
+pub const MAX_LINE: usize = 64 * 1024;
+/// Appended to a line that was cut.
+pub const CUT_MARKER: &str = " … [line cut at 64 KiB]";
+
+/// What an agent says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FromAgent {
+    /// First frame of a connection.
+    Hello {
+        /// Must be [`PROTOCOL`].
+        protocol: u32,
+        /// This life of the agent process.
+        boot_id: BootId,
+        /// The agent's version, for people.
+        version: String,
+        /// What services may ask for.
+        labels: BTreeSet<Label>,
+        /// How many jobs it does at once.
+        capacity: u32,
+        /// Which runtimes it has: `process`, `docker`.
+        runtimes: Vec<String>,
+        /// What it found out about itself.
+        preflight: Vec<Preflight>,
+        /// Every job it holds.
+        jobs: Vec<JobReport>,
+        /// Every instance it knows.
+        instances: Vec<InstanceReport>,
+        /// Its router, if it runs one.
+        router: Option<RouterReport>,
+    },
+    /// A command was taken.
+    Accepted {
+        /// Which.
+        command: CommandId,
+    },
+    /// A command was not taken, and has no effect.
+    Rejected {
+        /// Which.
+        command: CommandId,
+        /// Why.
+        reason: RejectReason,
+        /// As a sentence.
+        message: String,
+    },
+    /// Something happened in a job.
+    Progress {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// Its attempt.
+        attempt: u32,
+        /// Dense from 1.
+        number: u64,
+        /// It comes after this line of the log; 0: before the first.
+        after_line: u64,
+        /// What happened.
+        what: Progress,
+    },
+    /// All lines and progress of a job were sent; repeated until `done_ok`.
+    Done {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// Its attempt.
+        attempt: u32,
+        /// How many progress items there are.
+        progress: u64,
+        /// How many lines there are.
+        lines: u64,
+        /// How many bytes they have, each with its line feed.
+        bytes: u64,
+        /// How many lines the build printed that are not among them (over the spool's cap).
+        dropped: u64,
+        /// CRC-32 (IEEE) over those bytes.
+        checksum: u32,
+    },
+    /// An instance's state changed.
+    Instance {
+        /// The instance as it is now.
+        report: InstanceReport,
+    },
+    /// The router has put a table into effect.
+    RoutesApplied {
+        /// Its version.
+        version: RouteVersion,
+    },
+    /// No request is under way any more to an instance that the newest table does not name.
+    Drained {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// The answer to a question.
+    Answer {
+        /// The question's command id.
+        command: CommandId,
+        /// The answer.
+        answer: Answer,
+    },
+    /// The agent goes away on purpose.
+    Bye {
+        /// Why.
+        reason: ByeReason,
+    },
+}
+
+/// What the server says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ToAgent {
+    /// The answer to a hello: nothing that it named is left undecided.
+    Welcome {
+        /// Which accepted hello of this agent it was.
+        epoch: Epoch,
+        /// What to do with every job.
+        jobs: Vec<JobDecision>,
+        /// What to do with every instance.
+        instances: Vec<InstanceDecision>,
+    },
+    /// Do a job.
+    Deploy {
+        /// Same id, same answer, no second effect.
+        command: CommandId,
+        /// The deployment.
+        deployment: DeploymentId,
+        /// Its attempt.
+        attempt: u32,
+        /// What to do.
+        spec: Box<JobSpec>,
+        /// For the fetch alone; never written anywhere.
+        credential: Option<GitCredential>,
+    },
+    /// Stop a job and remove all that it started; the job then ends as cancelled.
+    Cancel {
+        /// Same id, same answer.
+        command: CommandId,
+        /// The deployment.
+        deployment: DeploymentId,
+    },
+    /// Stop an instance and forget it.
+    StopInstance {
+        /// Same id, same answer.
+        command: CommandId,
+        /// Which.
+        instance: InstanceId,
+    },
+    /// The whole route table.
+    Routes {
+        /// It replaces any lower version.
+        table: RouteTable,
+    },
+    /// Which branches and tags a repository has.
+    ListRefs {
+        /// The question's id.
+        command: CommandId,
+        /// The repository.
+        repo: RepoUrl,
+        /// For this listing alone.
+        credential: Option<GitCredential>,
+    },
+    /// What an instance printed last.
+    ReadOutput {
+        /// The question's id.
+        command: CommandId,
+        /// Which.
+        instance: InstanceId,
+        /// How many lines at most.
+        lines: u32,
+    },
+    /// What is durable.
+    Ack {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// Its attempt.
+        attempt: u32,
+        /// All lines up to this one.
+        lines: u64,
+        /// All progress up to this one.
+        progress: u64,
+    },
+    /// Send again.
+    Rewind {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// Its attempt.
+        attempt: u32,
+        /// Lines after this one.
+        lines: u64,
+        /// Progress after this one.
+        progress: u64,
+    },
+    /// Everything of a job has arrived; its spool may go.
+    DoneOk {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// Its attempt.
+        attempt: u32,
+    },
+    /// The connection ends on purpose.
+    Bye {
+        /// Why.
+        reason: ByeReason,
+        /// Come back after so many milliseconds; none: as usual.
+        retry_after_ms: Option<u64>,
+    },
+}
+
+/// All that an agent needs to know for a job, but for the credential.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// The deployment's short number, for names that people see.
+    pub number: DeploymentNumber,
+    /// The service.
+    pub service: ServiceName,
+    /// The sandbox.
+    pub sandbox: SandboxName,
+    /// The instance that the job shall start.
+    pub instance: InstanceId,
+    /// The repository.
+    pub repo: RepoUrl,
+    /// What was asked for.
+    pub git_ref: GitRef,
+    /// The commit, where it is known already: then nothing is resolved.
+    pub commit: Option<CommitId>,
+    /// Whether a kept build of that commit may be used.
+    pub reuse_build: bool,
+    /// The folder inside the repository.
+    pub subdir: RepoPath,
+    /// How to build and run it.
+    pub builder: Builder,
+    /// When it is healthy.
+    pub health: HealthCheck,
+    /// Variables of the instance.
+    pub env: BTreeMap<EnvName, String>,
+    /// How long each step may take.
+    pub limits: StepLimits,
+}
+
+/// How long each step may take, in seconds; the agent ends a step that takes longer with `timeout`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StepLimits {
+    /// Resolve and fetch together.
+    pub fetch: u32,
+    /// Build.
+    pub build: u32,
+    /// Start.
+    pub start: u32,
+    /// Check.
+    pub check: u32,
+}
+
+impl Default for StepLimits {
+    fn default() -> Self {
+        Self { fetch: 600, build: 1800, start: 120, check: 120 }
+    }
+}
+
+/// Why a command was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RejectReason {
+    /// It does as many jobs as it can.
+    Busy,
+    /// It takes no new work: it is going away.
+    Draining,
+    /// Its disk is full.
+    DiskFull,
+    /// It cannot do this at all.
+    Unsupported,
+}
+
+/// Something that happened in a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Progress {
+    /// A step began; the one before it has ended.
+    StepStarted {
+        /// Which.
+        step: Step,
+    },
+    /// The commit is known.
+    Resolved {
+        /// Which.
+        commit: CommitId,
+    },
+    /// Who wrote it.
+    Fetched {
+        /// Author and subject.
+        info: CommitInfo,
+    },
+    /// Whether a kept build is used.
+    BuildReused {
+        /// Yes, or it had been swept.
+        reused: bool,
+    },
+    /// A remark worth showing.
+    Noted {
+        /// One line.
+        text: String,
+    },
+    /// The instance was started.
+    Started {
+        /// Where it listens, as the router reaches it.
+        address: SocketAddr,
+    },
+    /// The last item.
+    Ended {
+        /// How.
+        result: JobResult,
+    },
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum JobResult {
+    /// The instance is healthy, and waits for its route.
+    Ready {},
+    /// It failed; nothing of it is left.
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
+    /// It was cancelled; nothing of it is left.
+    Cancelled {},
+}
+
+/// A job that an agent holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobReport {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// Its attempt.
+    pub attempt: u32,
+    /// Whether all is done and only waits to be brought over.
+    pub done: bool,
+    /// Lines held, up to this one.
+    pub lines: u64,
+    /// Progress held, up to this one.
+    pub progress: u64,
+}
+
+/// What to do with a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobDecision {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// Its attempt.
+    pub attempt: u32,
+    /// What to do.
+    pub action: JobAction,
+}
+
+/// What to do with a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum JobAction {
+    /// Go on; send what comes after these.
+    Send {
+        /// Lines after this one.
+        lines: u64,
+        /// Progress after this one.
+        progress: u64,
+    },
+    /// Cancel it; send as above.
+    Cancel {
+        /// Lines after this one.
+        lines: u64,
+        /// Progress after this one.
+        progress: u64,
+    },
+    /// Stop it if it runs, remove all that it started, send nothing.
+    Forget {},
+}
+
+/// An instance that an agent knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceReport {
+    /// Which.
+    pub instance: InstanceId,
+    /// The deployment that started it.
+    pub deployment: DeploymentId,
+    /// How it is.
+    pub status: InstanceStatus,
+}
+
+/// How an instance is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum InstanceStatus {
+    /// It runs.
+    Running {
+        /// Where it listens.
+        address: SocketAddr,
+    },
+    /// It ended by itself; kept until the server says `forget`.
+    Exited {
+        /// Its exit code; none when a signal ended it.
+        exit_code: Option<i32>,
+        /// The signal that ended it.
+        signal: Option<i32>,
+        /// The last lines it printed (at most 200, lossy UTF-8, redacted).
+        last_lines: Vec<String>,
+    },
+    /// It was stopped as asked and is gone.
+    Stopped {},
+}
+
+/// What to do with an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceDecision {
+    /// Which.
+    pub instance: InstanceId,
+    /// What to do.
+    pub action: InstanceAction,
+}
+
+/// What to do with an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum InstanceAction {
+    /// Let it run.
+    Keep,
+    /// Stop it if it runs, and forget it.
+    Remove,
+}
+
+/// An agent's router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouterReport {
+    /// Which one: `builtin`, `nginx`.
+    pub kind: String,
+    /// The base of the URLs that people use, e.g. `http://127.0.0.1:8081`.
+    pub base_url: url::Url,
+    /// The version of the table in effect; 0: none.
+    pub applied: RouteVersion,
+}
+
+/// Something that an agent found out about itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Preflight {
+    /// What was looked at, e.g. `go` or `disk`.
+    pub check: String,
+    /// Whether it is as it should be.
+    pub ok: bool,
+    /// What was found, or what to do.
+    pub detail: String,
+}
+
+/// The answer to a question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Answer {
+    /// To `list_refs`.
+    Refs {
+        /// The default branch, if the host says.
+        head: Option<String>,
+        /// Branches, sorted by name, without `refs/heads/`; only such as can be deployed.
+        branches: Vec<RefInfo>,
+        /// Tags, likewise.
+        tags: Vec<RefInfo>,
+    },
+    /// To `read_output`.
+    Output {
+        /// The last lines, oldest first (lossy UTF-8, redacted).
+        lines: Vec<String>,
+    },
+    /// It did not work.
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
+}
+
+/// A branch or tag.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RefInfo {
+    /// Its name.
+    pub name: GitRef,
+    /// The commit at its tip (for an annotated tag, the commit it points at).
+    pub commit: CommitId,
+}
+
+/// Why a connection ends on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ByeReason {
+    /// The process stops or restarts.
+    Restart,
+    /// A newer connection of the same agent took over.
+    Superseded,
+    /// The protocol numbers differ.
+    Protocol,
+    /// The token was revoked.
+    Unauthorised,
+    /// A frame could not be understood.
+    BadFrame,
+}
