@@ -251,3 +251,29 @@ pub fn route_table<'a>(
         names: sandboxes.into_iter().map(|sandbox| sandbox.name.clone()).collect(),
     }
 }
+
+/// Where people reach a service in a sandbox: the router's base, `~` and the sandbox, the service's prefix, and a final `/`.
+/// It stays the same however often the service is deployed there. No prefix of a service begins with `~`, so it is
+/// never ambiguous.
+///
+/// ```
+/// use sdp_core::name::{PathPrefix, SandboxName};
+/// use sdp_core::sandbox::route_url;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let base = "http://127.0.0.1:8081".parse()?;
+/// let alice = SandboxName::parse("alice")?;
+/// let url = route_url(&base, &alice, &PathPrefix::parse("/payments")?);
+/// assert_eq!(url.as_str(), "http://127.0.0.1:8081/~alice/payments/");
+/// assert_eq!(route_url(&base, &alice, &PathPrefix::parse("/")?).path(), "/~alice/");
+/// # Ok(())
+/// # }
+/// ```
+#[must_use]
+pub fn route_url(base: &Url, sandbox: &SandboxName, prefix: &PathPrefix) -> Url {
+    let mut url = base.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    let prefix = prefix.as_str().trim_end_matches('/');
+    url.set_path(&format!("{}/~{sandbox}{prefix}/", base.path().trim_end_matches('/')));
+    url
+}
