@@ -198,6 +198,8 @@ pub struct Deployment {
     pub git_ref: GitRef,
     /// The commit, once it is resolved.
     pub commit: Option<CommitId>,
+    /// The deployment whose commit is taken again (redeploy, rollback, restart).
+    pub of: Option<DeploymentNumber>,
     /// Author and subject, once it is fetched.
     pub commit_info: Option<CommitInfo>,
     /// Variables of this deployment, over those of the service.
@@ -252,7 +254,7 @@ impl Deployment {
     /// Begins a deployment from the event that says it was requested; `None` for any other event.
     #[must_use]
     pub fn begin(event: &Event) -> Option<Self> {
-        let EventKind::DeploymentRequested { number, kind, service, sandbox, git_ref, commit, env } =
+        let EventKind::DeploymentRequested { number, kind, service, sandbox, git_ref, commit, of, env } =
             &event.kind
         else {
             return None;
@@ -265,6 +267,7 @@ impl Deployment {
             sandbox: sandbox.clone(),
             git_ref: git_ref.clone(),
             commit: commit.clone(),
+            of: *of,
             commit_info: None,
             env: env.clone(),
             requested_by: event.by.clone(),

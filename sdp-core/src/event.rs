@@ -82,6 +82,8 @@ pub enum EventKind {
         git_ref: GitRef,
         /// The commit, where it is known from the start (redeploy, rollback, restart).
         commit: Option<CommitId>,
+        /// The deployment whose commit is taken again (redeploy, rollback, restart).
+        of: Option<DeploymentNumber>,
         /// Variables of this deployment.
         #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
         env: BTreeMap<EnvName, String>,
@@ -147,8 +149,11 @@ pub enum EventKind {
         /// Where people reach it.
         url: Option<Url>,
     },
-    /// A newer one took its place; it finishes the requests it has.
-    InstanceDraining {},
+    /// No new requests are sent to it; it finishes those it has and is stopped then.
+    InstanceDraining {
+        /// Why it will be stopped.
+        reason: StopReason,
+    },
     /// It does not run any more.
     InstanceStopped {
         /// Why.
@@ -158,8 +163,6 @@ pub enum EventKind {
     },
     /// Its agent is gone; nobody knows.
     InstanceLost {},
-    /// Somebody asked for it to be stopped.
-    InstanceStopRequested {},
     /// The router has put a new table into effect.
     RoutesApplied {
         /// Which.

@@ -81,8 +81,11 @@ pub enum InstanceState {
     Live {},
     /// It runs, but does not pass its check any more.
     Unhealthy {},
-    /// Replaced: it finishes the requests it has.
-    Draining {},
+    /// No new requests are sent to it; it finishes those it has.
+    Draining {
+        /// Why it will be stopped.
+        reason: StopReason,
+    },
     /// It does not run any more.
     Stopped {
         /// Why.
@@ -130,7 +133,7 @@ pub enum StopReason {
 
 /// Whether people should be told by an error, rather than be sent to the baseline, when they ask for the instance:
 /// stopping on purpose gives way to the baseline, anything else does not go unnoticed.
-fn keeps_route(state: &InstanceState) -> Option<&'static str> {
+pub(crate) fn keeps_route(state: &InstanceState) -> Option<&'static str> {
     match state {
         InstanceState::Stopped { reason: StopReason::Crashed { .. } } => Some("it crashed"),
         InstanceState::Stopped { reason: StopReason::AgentRestarted {} } => Some("its agent was restarted"),
@@ -226,10 +229,11 @@ pub fn route_table<'a>(
         let stopped_on_purpose = matches!(
             &instance.state,
             InstanceState::Stopped { reason: StopReason::Stopped { .. } | StopReason::SandboxDeleted {} }
+                | InstanceState::Draining { reason: StopReason::Stopped { .. } | StopReason::SandboxDeleted {} }
         );
         if routable || stopped_on_purpose {
             let place = newest.entry((&instance.sandbox, &instance.service)).or_insert(instance);
-            let serves = |i: &Instance| !i.state.is_over();
+            let serves = |i: &Instance| matches!(i.state, InstanceState::Live {} | InstanceState::Unhealthy {});
             if (serves(instance), instance.id) > (serves(place), place.id) {
                 *place = instance;
             }
