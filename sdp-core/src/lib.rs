@@ -19,6 +19,8 @@
 
 pub mod api;
 pub mod catalog;
+#[cfg(feature = "client")]
+pub mod client;
 pub mod deployment;
 pub mod event;
 pub mod failure;

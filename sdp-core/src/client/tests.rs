@@ -1,0 +1,155 @@
+//! The client against the far side of the wire: a socket that reads what the client really sends and answers with what
+//! a server, or something else at its address, would.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::client::feed::EventFilter;
+use crate::id::EventSeq;
+
+async fn listen() -> (TcpListener, Client) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let client = Client::new(base.parse().unwrap(), Secret::new("sdp_secret")).unwrap();
+    (listener, client)
+}
+
+/// Accepts one connection and reads one request's head.
+async fn request(listener: &TcpListener) -> (TcpStream, String) {
+    let (mut socket, _) = listener.accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    (socket, String::from_utf8(head).unwrap())
+}
+
+async fn answer(listener: &TcpListener, status: &str, content_type: &str, body: &str) -> String {
+    let (mut socket, head) = request(listener).await;
+    let length = body.len();
+    let response = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    );
+    socket.write_all(response.as_bytes()).await.unwrap();
+    head
+}
+
+#[tokio::test]
+async fn a_request_carries_token_and_person_and_its_path_is_escaped() {
+    let (listener, client) = listen().await;
+    let client = client.on_behalf_of("alice@example.com".parse().unwrap());
+    let service = "hello".parse().unwrap();
+    let (head, branches) = tokio::join!(
+        answer(&listener, "200 OK", "application/json", r#"{"head":"main","branches":[],"tags":[]}"#),
+        client.branches(&service, Some("a b&c")),
+    );
+    assert_eq!(branches.unwrap().head.as_deref(), Some("main"));
+    assert!(head.starts_with("GET /api/v1/services/hello/branches?q=a+b%26c HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("\r\nauthorization: Bearer sdp_secret\r\n"), "{head}");
+    assert!(head.contains("\r\nsdp-on-behalf-of: alice@example.com\r\n"), "{head}");
+    assert!(!format!("{client:?}").contains("sdp_secret"));
+}
+
+#[tokio::test]
+async fn a_problem_keeps_its_code_and_hint() {
+    let (listener, client) = listen().await;
+    let body = r#"{"type":"about:blank","status":404,"code":"unknown_service","title":"There is no service helo.",
+        "hint":"say services","did_you_mean":"hello"}"#;
+    let service = "helo".parse().unwrap();
+    let (_, result) = tokio::join!(
+        answer(&listener, "404 Not Found", "application/problem+json", body),
+        client.service(&service)
+    );
+    let error = result.unwrap_err();
+    assert_eq!((error.code(), error.hint()), ("unknown_service", Some("say services")));
+    assert_eq!(error.to_string(), "There is no service helo.");
+    assert!(!error.is_away());
+}
+
+#[tokio::test]
+async fn a_proxys_page_is_told_apart_from_an_answer_of_sdp() {
+    let (listener, client) = listen().await;
+    let page = "<h1>502\u{1b}[2J Bad Gateway</h1>";
+    let (_, result) =
+        tokio::join!(answer(&listener, "502 Bad Gateway", "text/html", page), client.services());
+    let error = result.unwrap_err();
+    assert_eq!(error.code(), "unexpected_answer");
+    assert!(error.is_away());
+    assert!(!error.to_string().contains('\u{1b}'), "{error}");
+
+    let (_, result) = tokio::join!(answer(&listener, "302 Found", "text/html", ""), client.services());
+    assert_eq!(result.unwrap_err().hint(), Some("redirects are not followed; give the URL that it leads to"));
+    let (_, result) =
+        tokio::join!(answer(&listener, "200 OK", "application/json", r#"{"x":1}"#), client.services());
+    assert_eq!(result.unwrap_err().code(), "malformed_answer");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named() {
+    let (listener, client) = listen().await;
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let error = client.services().await.unwrap_err();
+    assert_eq!(error.code(), "unreachable");
+    assert_eq!(error.to_string(), format!("no connection to http://{address}"));
+}
+
+#[test]
+fn an_unusable_url_or_token_is_refused_at_once() {
+    for (base, token) in
+        [("ftp://x", "t"), ("https://u:p@x", "t"), ("http://x", "a\nb"), ("http://x", "ü\u{7f}")]
+    {
+        let error = Client::new(base.parse().unwrap(), Secret::new(token)).unwrap_err();
+        assert_eq!(error.code(), "invalid_setup", "{base} {token:?}");
+    }
+}
+
+fn event(seq: u64, kind: &str) -> String {
+    format!(
+        "id: {seq}\nevent: x\ndata: {{\"seq\":{seq},\"at\":\"2026-01-01T00:00:00Z\",\"by\":{{\"kind\":\"system\"}},\
+         \"about\":{{}},\"kind\":{{\"type\":\"{kind}\"}}}}\n\n"
+    )
+}
+
+#[tokio::test]
+async fn the_feed_goes_on_after_a_cut_where_it_was_and_skips_what_it_does_not_know() {
+    let (listener, client) = listen().await;
+    let mut events = client.events(EventSeq(4), EventFilter::default());
+    let server = async {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+        let (mut socket, first) = request(&listener).await;
+        let body = format!(
+            "{head}: hi\n\n{}{}{}data: {{\"half",
+            event(5, "agent_disconnected"),
+            event(6, "of_the_future"),
+            event(7, "sandbox_created")
+        );
+        socket.write_all(body.as_bytes()).await.unwrap();
+        drop(socket);
+        // The proxy before the server answers while that starts.
+        answer(&listener, "503 Service Unavailable", "text/html", "starting").await;
+        let (mut socket, second) = request(&listener).await;
+        socket.write_all(format!("{head}{}", event(9, "sandbox_deleted")).as_bytes()).await.unwrap();
+        drop(socket);
+        // The token was taken back.
+        let body = r#"{"status":401,"code":"unauthorised","title":"no"}"#;
+        answer(&listener, "401 Unauthorized", "application/problem+json", body).await;
+        (first, second)
+    };
+    let reader = async {
+        let mut seen = Vec::new();
+        loop {
+            match events.next().await {
+                Some(Ok(event)) => seen.push(event.seq.0),
+                Some(Err(error)) => break (seen, error.code().to_owned()),
+                None => panic!("ended without a reason"),
+            }
+        }
+    };
+    let ((first, second), (seen, end)) = tokio::join!(server, reader);
+    assert_eq!((seen, end.as_str()), (vec![5, 7, 9], "unauthorised"));
+    assert!(first.contains("after=4") && first.contains("last-event-id: 4"), "{first}");
+    assert!(second.contains("after=7") && second.contains("last-event-id: 7"), "{second}");
+    assert!(events.next().await.is_none());
+}

@@ -1,0 +1,339 @@
+//! The verbs, one method each, named as everywhere else.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reqwest::{Method, Response};
+use tokio::time::{sleep, timeout};
+use url::Url;
+
+use super::feed::jitter;
+use super::{Client, ClientError, FEED_SILENCE, REQUEST_TIMEOUT};
+use crate::api::{
+    AgainRequest, AgentList, AgentView, BranchList, CreateDeployment, CreateSignInLink, CreateToken,
+    DeploymentCreated, DeploymentList, DeploymentView, IDEMPOTENCY_KEY, Instance, InstanceList,
+    InstanceOutput, LogWindow, SandboxList, SandboxView, Service, ServiceList, SignInLink, TokenCreated,
+    TokenInfo, TokenList,
+};
+use crate::id::{DeploymentRef, InstanceId};
+use crate::name::{IdempotencyKey, SandboxName, ServiceName, TokenName};
+
+/// How long one held request of [`Client::wait`] asks the server to hold it; proxies cut at 60 s.
+const HOLD: Duration = Duration::from_secs(50);
+/// How long [`Client::wait`] bears with a server that is away before it gives up.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Which deployments are listed; all conditions must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeploymentFilter {
+    /// Only of this service.
+    pub service: Option<ServiceName>,
+    /// Only in this sandbox.
+    pub sandbox: Option<SandboxName>,
+    /// Only in this state.
+    pub state: Option<StateFilter>,
+    /// At most so many on a page; the server has a limit of its own.
+    pub limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    pub cursor: Option<String>,
+}
+
+/// Where a deployment stands, as a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StateFilter {
+    /// It waits.
+    Queued,
+    /// It is being worked on.
+    Running,
+    /// It is over.
+    Ended,
+}
+
+impl StateFilter {
+    /// As in the query: `queued`, `running`, `ended`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// Which instances are listed; all conditions must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InstanceFilter {
+    /// Only of this service.
+    pub service: Option<ServiceName>,
+    /// Only in this sandbox.
+    pub sandbox: Option<SandboxName>,
+    /// Those that are over, too.
+    pub all: bool,
+}
+
+/// A log as the build printed it, chunk by chunk.
+#[derive(Debug)]
+pub struct RawLog {
+    client: Client,
+    response: Response,
+}
+
+impl RawLog {
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// The connection broke, or nothing came for [`FEED_SILENCE`].
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, ClientError> {
+        match timeout(FEED_SILENCE, self.response.chunk()).await {
+            Ok(chunk) => chunk.map_err(|source| self.client.failed(source)),
+            Err(_) => Err(ClientError::TimedOut { server: self.client.server(), after: FEED_SILENCE }),
+        }
+    }
+}
+
+fn with_query(mut url: Url, pairs: &[(&str, Option<String>)]) -> Url {
+    for (name, value) in pairs {
+        if let Some(value) = value {
+            url.query_pairs_mut().append_pair(name, value);
+        }
+    }
+    url
+}
+
+/// Services.
+///
+/// All methods fail with [`ClientError`].
+#[expect(clippy::missing_errors_doc, reason = "every method fails in the same ways; said once above")]
+impl Client {
+    /// All services, by name.
+    pub async fn services(&self) -> Result<Vec<Service>, ClientError> {
+        Ok(self.get::<ServiceList>(self.url(&["services"])).await?.services)
+    }
+
+    /// One service.
+    pub async fn service(&self, name: &ServiceName) -> Result<Service, ClientError> {
+        self.get(self.url(&["services", name.as_str()])).await
+    }
+
+    /// Adds a service, or replaces its entry.
+    pub async fn save_service(&self, service: &Service) -> Result<Service, ClientError> {
+        let url = self.url(&["services", service.name.as_str()]);
+        self.json(self.request(Method::PUT, url).json(service), REQUEST_TIMEOUT).await
+    }
+
+    /// Takes a service out of the catalog.
+    pub async fn delete_service(&self, name: &ServiceName) -> Result<(), ClientError> {
+        self.nothing(self.request(Method::DELETE, self.url(&["services", name.as_str()]))).await
+    }
+
+    /// Branches and tags of a service's repository; with `q` those whose name contains it.
+    pub async fn branches(&self, service: &ServiceName, q: Option<&str>) -> Result<BranchList, ClientError> {
+        let url = self.url(&["services", service.as_str(), "branches"]);
+        self.get(with_query(url, &[("q", q.map(str::to_owned))])).await
+    }
+}
+
+/// Deployments and their logs.
+#[expect(clippy::missing_errors_doc, reason = "every method fails in the same ways, with ClientError")]
+impl Client {
+    /// Asks for a deployment. With a key the request is safe to repeat.
+    pub async fn deploy(
+        &self,
+        wanted: &CreateDeployment,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<DeploymentCreated, ClientError> {
+        let mut request = self.request(Method::POST, self.url(&["deployments"])).json(wanted);
+        if let Some(key) = key {
+            request = request.header(IDEMPOTENCY_KEY, key.as_str());
+        }
+        self.json(request, REQUEST_TIMEOUT).await
+    }
+
+    /// A deployment as it stands.
+    pub async fn deployment(&self, deployment: DeploymentRef) -> Result<DeploymentView, ClientError> {
+        self.get(self.url(&["deployments", &deployment.to_string()])).await
+    }
+
+    /// Waits until a deployment has ended, however long that takes. A superseded one has ended: its view names the
+    /// successor. A server that is away is waited for, at most ten minutes at a time.
+    pub async fn wait(&self, deployment: DeploymentRef) -> Result<DeploymentView, ClientError> {
+        let url = self.url(&["deployments", &deployment.to_string()]);
+        let url = with_query(url, &[("wait", Some(HOLD.as_secs().to_string()))]);
+        let mut away_since: Option<Instant> = None;
+        let mut backoff = Duration::from_millis(500);
+        loop {
+            let asked_at = Instant::now();
+            let request = self.request(Method::GET, url.clone());
+            match self.json::<DeploymentView>(request, HOLD + REQUEST_TIMEOUT).await {
+                Ok(view) if view.deployment.is_ended() => return Ok(view),
+                Ok(_) => {
+                    away_since = None;
+                    backoff = Duration::from_millis(500);
+                    // A server that does not hold the request must not be asked in a circle.
+                    if asked_at.elapsed() < Duration::from_secs(1) {
+                        sleep(Duration::from_secs(1)).await;
+                    }
+                }
+                Err(error) if error.is_away() && away_since.get_or_insert(asked_at).elapsed() < PATIENCE => {
+                    sleep(jitter(backoff)).await;
+                    backoff = (backoff * 2).min(Duration::from_secs(30));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// One page of deployments, newest first.
+    pub async fn deployments(&self, filter: &DeploymentFilter) -> Result<DeploymentList, ClientError> {
+        let DeploymentFilter { service, sandbox, state, limit, cursor } = filter;
+        let query = [
+            ("service", service.as_ref().map(ToString::to_string)),
+            ("sandbox", sandbox.as_ref().map(ToString::to_string)),
+            ("state", state.map(|state| state.as_str().to_owned())),
+            ("limit", limit.map(|limit| limit.to_string())),
+            ("cursor", cursor.clone()),
+        ];
+        self.get(with_query(self.url(&["deployments"]), &query)).await
+    }
+
+    /// Asks for a deployment to be cancelled; it has ended when everything that it started is gone.
+    pub async fn cancel(&self, deployment: DeploymentRef) -> Result<DeploymentView, ClientError> {
+        let url = self.url(&["deployments", &deployment.to_string(), "cancel"]);
+        self.json(self.request(Method::POST, url), REQUEST_TIMEOUT).await
+    }
+
+    /// Deploys the same commit again.
+    pub async fn redeploy(
+        &self,
+        deployment: DeploymentRef,
+        again: &AgainRequest,
+    ) -> Result<DeploymentCreated, ClientError> {
+        self.post(&["deployments", &deployment.to_string(), "redeploy"], again).await
+    }
+
+    /// Deploys the commit that ran before.
+    pub async fn rollback(
+        &self,
+        deployment: DeploymentRef,
+        again: &AgainRequest,
+    ) -> Result<DeploymentCreated, ClientError> {
+        self.post(&["deployments", &deployment.to_string(), "rollback"], again).await
+    }
+
+    /// Lines of a log from number `from` (the first is 1), at most `limit`.
+    pub async fn logs(
+        &self,
+        deployment: DeploymentRef,
+        from: u64,
+        limit: u32,
+    ) -> Result<LogWindow, ClientError> {
+        let url = self.url(&["deployments", &deployment.to_string(), "logs"]);
+        let query = [("from", Some(from.to_string())), ("limit", Some(limit.to_string()))];
+        self.get(with_query(url, &query)).await
+    }
+
+    /// The last `lines` lines of a log.
+    pub async fn log_tail(&self, deployment: DeploymentRef, lines: u32) -> Result<LogWindow, ClientError> {
+        let url = self.url(&["deployments", &deployment.to_string(), "logs"]);
+        self.get(with_query(url, &[("tail", Some(lines.to_string()))])).await
+    }
+
+    /// The whole log, byte for byte.
+    pub async fn log_raw(&self, deployment: DeploymentRef) -> Result<RawLog, ClientError> {
+        let url = self.url(&["deployments", &deployment.to_string(), "logs", "raw"]);
+        let request = self.request(Method::GET, url);
+        let response = self.within(REQUEST_TIMEOUT, self.send(request)).await?;
+        Ok(RawLog { client: self.clone(), response })
+    }
+}
+
+/// What runs, and where.
+#[expect(clippy::missing_errors_doc, reason = "every method fails in the same ways, with ClientError")]
+impl Client {
+    /// Instances, newest first.
+    pub async fn instances(&self, filter: &InstanceFilter) -> Result<Vec<Instance>, ClientError> {
+        let query = [
+            ("service", filter.service.as_ref().map(ToString::to_string)),
+            ("sandbox", filter.sandbox.as_ref().map(ToString::to_string)),
+            ("all", filter.all.then(|| "true".to_owned())),
+        ];
+        Ok(self.get::<InstanceList>(with_query(self.url(&["instances"]), &query)).await?.instances)
+    }
+
+    /// One instance.
+    pub async fn instance(&self, instance: InstanceId) -> Result<Instance, ClientError> {
+        self.get(self.url(&["instances", &instance.to_string()])).await
+    }
+
+    /// Stops an instance.
+    pub async fn stop_instance(&self, instance: InstanceId) -> Result<Instance, ClientError> {
+        let url = self.url(&["instances", &instance.to_string(), "stop"]);
+        self.json(self.request(Method::POST, url), REQUEST_TIMEOUT).await
+    }
+
+    /// Starts the running commit anew, in place of the instance.
+    pub async fn restart_instance(
+        &self,
+        instance: InstanceId,
+        again: &AgainRequest,
+    ) -> Result<DeploymentCreated, ClientError> {
+        self.post(&["instances", &instance.to_string(), "restart"], again).await
+    }
+
+    /// What an instance printed last.
+    pub async fn instance_output(
+        &self,
+        instance: InstanceId,
+        lines: u32,
+    ) -> Result<Vec<String>, ClientError> {
+        let url = self.url(&["instances", &instance.to_string(), "output"]);
+        let url = with_query(url, &[("lines", Some(lines.to_string()))]);
+        Ok(self.get::<InstanceOutput>(url).await?.lines)
+    }
+
+    /// All sandboxes and what runs in them.
+    pub async fn sandboxes(&self) -> Result<Vec<SandboxView>, ClientError> {
+        Ok(self.get::<SandboxList>(self.url(&["sandboxes"])).await?.sandboxes)
+    }
+
+    /// One sandbox.
+    pub async fn sandbox(&self, name: &SandboxName) -> Result<SandboxView, ClientError> {
+        self.get(self.url(&["sandboxes", name.as_str()])).await
+    }
+
+    /// Stops everything in a sandbox and deletes it.
+    pub async fn delete_sandbox(&self, name: &SandboxName) -> Result<(), ClientError> {
+        self.nothing(self.request(Method::DELETE, self.url(&["sandboxes", name.as_str()]))).await
+    }
+
+    /// All agents.
+    pub async fn agents(&self) -> Result<Vec<AgentView>, ClientError> {
+        Ok(self.get::<AgentList>(self.url(&["agents"])).await?.agents)
+    }
+}
+
+/// Access.
+#[expect(clippy::missing_errors_doc, reason = "every method fails in the same ways, with ClientError")]
+impl Client {
+    /// A link that signs a browser in once and opens the page `next`.
+    pub async fn sign_in_link(&self, next: Option<&str>) -> Result<SignInLink, ClientError> {
+        self.post(&["sign-in-links"], &CreateSignInLink { next: next.map(str::to_owned) }).await
+    }
+
+    /// Makes a token; its value is in the answer and nowhere else.
+    pub async fn create_token(&self, wanted: &CreateToken) -> Result<TokenCreated, ClientError> {
+        self.post(&["tokens"], wanted).await
+    }
+
+    /// All tokens, without their values.
+    pub async fn tokens(&self) -> Result<Vec<TokenInfo>, ClientError> {
+        Ok(self.get::<TokenList>(self.url(&["tokens"])).await?.tokens)
+    }
+
+    /// Makes a token worthless at once.
+    pub async fn delete_token(&self, name: &TokenName) -> Result<(), ClientError> {
+        self.nothing(self.request(Method::DELETE, self.url(&["tokens", name.as_str()]))).await
+    }
+}
