@@ -1,1 +1,2 @@
 //! Sandbox Deployment Platform.
+pub mod router;

@@ -229,11 +229,14 @@ pub fn route_table<'a>(
         let stopped_on_purpose = matches!(
             &instance.state,
             InstanceState::Stopped { reason: StopReason::Stopped { .. } | StopReason::SandboxDeleted {} }
-                | InstanceState::Draining { reason: StopReason::Stopped { .. } | StopReason::SandboxDeleted {} }
+                | InstanceState::Draining {
+                    reason: StopReason::Stopped { .. } | StopReason::SandboxDeleted {}
+                }
         );
         if routable || stopped_on_purpose {
             let place = newest.entry((&instance.sandbox, &instance.service)).or_insert(instance);
-            let serves = |i: &Instance| matches!(i.state, InstanceState::Live {} | InstanceState::Unhealthy {});
+            let serves =
+                |i: &Instance| matches!(i.state, InstanceState::Live {} | InstanceState::Unhealthy {});
             if (serves(instance), instance.id) > (serves(place), place.id) {
                 *place = instance;
             }

@@ -1,0 +1,255 @@
+//! The answers that the router gives itself: plain text for programs, a small page for browsers. Each has a stable code (in
+//! the header `sdp-error` too), says what is wrong and what to do.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http_body_util::Full;
+use sdp_core::name::{PathPrefix, SandboxName, ServiceName};
+use sdp_core::sandbox::route_url;
+use url::Url;
+
+use super::headers::SERVED_BY;
+use super::select::{Refusal, SANDBOX};
+
+const ERROR: HeaderName = HeaderName::from_static("sdp-error");
+
+/// How many services an answer lists.
+const LISTED: usize = 50;
+
+/// What went wrong, as told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) status: StatusCode,
+    pub(crate) code: &'static str,
+    /// One sentence.
+    pub(crate) what: String,
+    /// What to do.
+    pub(crate) next: String,
+    /// Places that there are.
+    pub(crate) places: Vec<(String, Url)>,
+    /// How many more there are.
+    pub(crate) more: usize,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, code: &'static str, what: String, next: String) -> Self {
+        Self { status, code, what, next, places: Vec::new(), more: 0 }
+    }
+
+    /// Why a request was not sent anywhere.
+    pub(crate) fn from_refusal(refusal: Refusal, base: &Url) -> Self {
+        match refusal {
+            Refusal::NoTable => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "no_routes",
+                "This router has no routes yet.".into(),
+                "It gets them from the SDP server; try again in a moment.".into(),
+            ),
+            Refusal::BadPath { why } => Self::new(
+                StatusCode::BAD_REQUEST,
+                "bad_path",
+                format!("This path is not accepted: {why}."),
+                "Send the path without it.".into(),
+            ),
+            Refusal::TwoSandboxes => Self::new(
+                StatusCode::BAD_REQUEST,
+                "two_sandboxes",
+                format!("The header {SANDBOX} names two different sandboxes."),
+                "Send it once.".into(),
+            ),
+            Refusal::UnknownSandbox { name, near } => Self::new(
+                StatusCode::NOT_FOUND,
+                "unknown_sandbox",
+                format!("There is no sandbox {name:?}."),
+                match near {
+                    Some(near) => {
+                        format!("Did you mean {near}? A sandbox is made by the first deploy to it.")
+                    }
+                    None => format!(
+                        "A sandbox is made by the first deploy to it. If a cookie {SANDBOX} names it, delete the cookie."
+                    ),
+                },
+            ),
+            Refusal::NoService { sandbox, services } => {
+                let listed = services.iter().take(LISTED);
+                let places =
+                    listed.map(|(service, prefix)| place(base, sandbox.as_ref(), service, prefix)).collect();
+                let more = services.len().saturating_sub(LISTED);
+                let next = if services.is_empty() {
+                    "There are no services yet; an administrator adds them to the catalog."
+                } else {
+                    "These are the services:"
+                };
+                let what = "No service has this path.".into();
+                Self { places, more, ..Self::new(StatusCode::NOT_FOUND, "no_service", what, next.into()) }
+            }
+            Refusal::NoTarget { sandbox, service } => {
+                let what = match &sandbox {
+                    Some(sandbox) => {
+                        format!(
+                            "Nothing runs of {service} in the sandbox {sandbox}, and {service} has no baseline."
+                        )
+                    }
+                    None => format!("{service} has no baseline, and this request names no sandbox."),
+                };
+                let next = format!("Deploy it: /sdp deploy {service} <branch>");
+                Self::new(StatusCode::NOT_FOUND, "no_target", what, next)
+            }
+            Refusal::Down { sandbox, service, reason } => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "instance_down",
+                format!("{service} in the sandbox {sandbox} does not run: {reason}."),
+                format!("Deploy it again: /sdp deploy {service} <branch>"),
+            ),
+        }
+    }
+
+    /// As an answer to a request with this method and these headers.
+    pub(crate) fn into_response(self, method: &Method, headers: &HeaderMap) -> Response<Full<Bytes>> {
+        let page = headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .any(|value| value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("text/html")));
+        let (kind, text) = match page {
+            true => ("text/html; charset=utf-8", self.page()),
+            false => ("text/plain; charset=utf-8", self.text()),
+        };
+        // For a HEAD hyper leaves the body out and keeps its length.
+        tracing::debug!(code = self.code, %method, "the router answers itself");
+        let mut response = Response::new(Full::new(Bytes::from(text)));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"),
+        );
+        headers.insert(SERVED_BY, HeaderValue::from_static("router"));
+        headers.insert(ERROR, HeaderValue::from_static(self.code));
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+            headers.insert(header::ALLOW, allowed);
+        }
+        response
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("{}\n{}\n", self.what, self.next);
+        for (name, url) in &self.places {
+            writeln!(text, "  {name}  {url}").expect("writing to a String does not fail");
+        }
+        if self.more > 0 {
+            writeln!(text, "  and {} more", self.more).expect("writing to a String does not fail");
+        }
+        writeln!(text, "(sdp router: {})", self.code).expect("writing to a String does not fail");
+        text
+    }
+
+    fn page(&self) -> String {
+        let mut places = String::new();
+        for (name, url) in &self.places {
+            let (name, url) = (escape(name), escape(url.as_str()));
+            write!(places, "<li><a href=\"{url}\">{name}</a>").expect("writing to a String does not fail");
+        }
+        if self.more > 0 {
+            write!(places, "<li>and {} more", self.more).expect("writing to a String does not fail");
+        }
+        format!(
+            "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
+             <title>{status}</title><style>body{{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:4rem auto;\
+             padding:0 1rem;color-scheme:light dark}}</style>\n<h1>{what}</h1>\n<p>{next}</p>\n<ul>{places}</ul>\n\
+             <p><small>SDP router: {code}</small></p>\n",
+            status = self.status,
+            what = escape(&self.what),
+            next = escape(&self.next),
+            code = self.code,
+        )
+    }
+}
+
+fn place(
+    base: &Url,
+    sandbox: Option<&SandboxName>,
+    service: &ServiceName,
+    prefix: &PathPrefix,
+) -> (String, Url) {
+    let url = match sandbox {
+        Some(sandbox) => route_url(base, sandbox, prefix),
+        None => {
+            let mut url = base.clone();
+            let prefix = prefix.as_str().trim_end_matches('/');
+            url.set_path(&format!("{}{prefix}/", base.path().trim_end_matches('/')));
+            url
+        }
+    };
+    (service.to_string(), url)
+}
+
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(refusal: Refusal) -> String {
+        let problem = Problem::from_refusal(refusal, &"http://127.0.0.1:8081".parse().unwrap());
+        format!("{}\n{}", problem.status, problem.text())
+    }
+
+    #[test]
+    fn every_refusal_says_what_is_wrong_and_what_to_do() {
+        let alice = SandboxName::parse("alice").unwrap();
+        let hello = ServiceName::parse("hello").unwrap();
+        let services = vec![
+            (hello.clone(), PathPrefix::parse("/hello").unwrap()),
+            (ServiceName::parse("web").unwrap(), PathPrefix::parse("/").unwrap()),
+        ];
+        insta::assert_snapshot!(shown(Refusal::NoTable));
+        insta::assert_snapshot!(shown(Refusal::BadPath { why: "it contains a NUL" }));
+        insta::assert_snapshot!(shown(Refusal::TwoSandboxes));
+        insta::assert_snapshot!(shown(Refusal::UnknownSandbox {
+            name: "alcie".into(),
+            near: Some("alice".into())
+        }));
+        insta::assert_snapshot!(shown(Refusal::UnknownSandbox { name: "bob\n<b>".into(), near: None }));
+        insta::assert_snapshot!(shown(Refusal::NoService {
+            sandbox: Some(alice.clone()),
+            services: services.clone()
+        }));
+        insta::assert_snapshot!(shown(Refusal::NoService { sandbox: None, services }));
+        insta::assert_snapshot!(shown(Refusal::NoService { sandbox: None, services: vec![] }));
+        insta::assert_snapshot!(shown(Refusal::NoTarget {
+            sandbox: Some(alice.clone()),
+            service: hello.clone()
+        }));
+        insta::assert_snapshot!(shown(Refusal::NoTarget { sandbox: None, service: hello.clone() }));
+        let reason = "it crashed".into();
+        insta::assert_snapshot!(shown(Refusal::Down { sandbox: alice, service: hello, reason }));
+    }
+
+    #[test]
+    fn what_was_sent_is_text_on_the_page() {
+        let refusal = Refusal::UnknownSandbox { name: "<script>alert('1')</script>\"&".into(), near: None };
+        let page = Problem::from_refusal(refusal, &"http://127.0.0.1:8081".parse().unwrap()).page();
+        assert!(!page.contains("<script"), "{page}");
+        assert!(page.contains("&lt;script&gt;alert(&#39;1&#39;)"), "{page}");
+    }
+}
