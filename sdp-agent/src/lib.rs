@@ -1,2 +1,8 @@
 //! Sandbox Deployment Platform.
+
+pub mod builder;
+pub mod exec;
+pub mod redact;
 pub mod router;
+pub mod runtime;
+pub mod workspace;

@@ -1,0 +1,437 @@
+//! Runs programs that are not ours (builds, services): no shell, nothing inherited, every line read, nothing left alive.
+//!
+//! [`run`] is called by the job for each build command; `runtime::process` uses the same [`spawn`] and [`supervise`] for
+//! services. A program gets exactly the environment in [`Program::env`], no standard input, a session of its own, and is
+//! the reaper of its descendants, so that [`tree`] finds them all.
+//!
+//! Invariant: when a function here returns, the program and whatever it left behind are gone. When its future is dropped
+//! they are killed, too.
+//!
+//! | limit | at it |
+//! | --- | --- |
+//! | a line: [`sdp_core::wire::MAX_LINE`] | the rest is dropped and counted in the marker |
+//! | the caller's time limit | `SIGTERM`, [`Options::grace`], `SIGKILL` to all that is left |
+//! | [`PIPE_GRACE`] after the program has ended | whoever still holds its pipe is killed |
+//!
+//! Needs Linux 5.3 (pidfd).
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sdp_core::wire::Stream;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::redact::Redactor;
+
+mod lines;
+pub(crate) mod tree;
+
+use lines::Lines;
+use tree::Tree;
+pub use tree::kill_leftovers;
+
+/// How long a program's pipes may stay open after it has ended: longer than any reasonable flush, shorter than patience.
+const PIPE_GRACE: Duration = Duration::from_secs(2);
+/// How long a killed program may take to be reaped; only a process stuck in the kernel takes longer.
+const REAP_LIMIT: Duration = Duration::from_secs(2);
+/// How much is read at once from a pipe: what a Linux pipe holds.
+const CHUNK: usize = 64 * 1024;
+/// How often a start is tried again when the file is still open for writing in a process that was just forked.
+const BUSY_RETRIES: u32 = 20;
+
+/// A program to run.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Program {
+    /// The program and its arguments. Without a slash it is looked up in `PATH` of `env`; with one, relative to `cwd`.
+    pub argv: Vec<OsString>,
+    /// The folder in which it runs.
+    pub cwd: PathBuf,
+    /// Its whole environment; nothing is inherited.
+    pub env: BTreeMap<OsString, OsString>,
+}
+
+impl fmt::Debug for Program {
+    // Values of variables may be secrets: names only.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Program")
+            .field("argv", &self.argv)
+            .field("cwd", &self.cwd)
+            .field("env", &self.env.keys().collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+/// Why a program has no exit status.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// There is no such program (or the interpreter that its first line names).
+    #[error("{program} is not on this machine")]
+    NotFound {
+        /// As it was named.
+        program: String,
+    },
+    /// The system would not start it.
+    #[error("cannot start the program")]
+    Spawn(#[source] io::Error),
+    /// It was asked to stop, and is gone.
+    #[error("cancelled")]
+    Cancelled,
+    /// It took longer than it may, and is gone.
+    #[error("it took longer than it may")]
+    TimedOut,
+    /// Processes that even `SIGKILL` did not end (stuck in the kernel); the only case in which something is left.
+    #[error("processes {pids:?} cannot be killed")]
+    Unkillable {
+        /// Their ids.
+        pids: Vec<i32>,
+    },
+}
+
+/// Gets each line as it is printed, without its line feed, at most [`sdp_core::wire::MAX_LINE`] bytes and a marker. It
+/// runs on the task that drains the pipe, so it must not block.
+pub type OnLine = Arc<dyn Fn(Stream, &[u8]) + Send + Sync>;
+
+/// How a program is run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Takes secrets out before lines are cut.
+    pub redactor: Redactor,
+    /// Between `SIGTERM` and `SIGKILL`.
+    pub grace: Duration,
+    /// Whether it gets less of the processor than the agent, and is the first to go when memory runs out.
+    pub background: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { redactor: Redactor::default(), grace: Duration::from_secs(10), background: true }
+    }
+}
+
+/// Runs a program to its end, in the background, and hands over each line that it prints.
+///
+/// # Errors
+/// When it cannot be started, is stopped, or takes too long; then nothing of it is left.
+pub async fn run(
+    program: Program,
+    on_line: OnLine,
+    stop: &CancellationToken,
+    limit: Duration,
+) -> Result<ExitStatus, ExecError> {
+    run_with(program, Options::default(), on_line, stop, limit).await
+}
+
+/// As [`run`], with options.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    program: Program,
+    options: Options,
+    on_line: OnLine,
+    stop: &CancellationToken,
+    limit: Duration,
+) -> Result<ExitStatus, ExecError> {
+    if stop.is_cancelled() {
+        return Err(ExecError::Cancelled);
+    }
+    let running = spawn(&program, options.background).await?;
+    // Boxed: it holds two read buffers' worth of state, and callers' futures stay small.
+    let end = Box::pin(supervise(running, &options, &on_line, stop, Some(limit))).await;
+    if !end.survivors.is_empty() {
+        return Err(ExecError::Unkillable { pids: end.survivors });
+    }
+    match end.why {
+        Why::Exited => Ok(end.status),
+        Why::Stopped => Err(ExecError::Cancelled),
+        Why::TimedOut => Err(ExecError::TimedOut),
+    }
+}
+
+/// A program that was started and not yet [supervised](supervise); dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    stdout: Option<ChildStdout>,
+    stderr: Option<ChildStderr>,
+    tree: Tree,
+    over: bool,
+}
+
+impl Running {
+    /// Its processes.
+    pub(crate) fn tree(&self) -> Tree {
+        self.tree.clone()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.over {
+            // Somebody dropped the future: the few milliseconds that this blocks are better than a process without owner.
+            self.tree.kill_now();
+        }
+    }
+}
+
+/// Starts a program.
+pub(crate) async fn spawn(program: &Program, background: bool) -> Result<Running, ExecError> {
+    let path = {
+        let program = program.clone();
+        tokio::task::spawn_blocking(move || resolve(&program))
+            .await
+            .map_err(|error| ExecError::Spawn(io::Error::other(error)))??
+    };
+    let marker = tree::new_marker();
+    let mut tries = 0;
+    let mut child = loop {
+        let mut command = command(program, &path, &marker, background);
+        match command.spawn() {
+            Ok(child) => break child,
+            // A file that was just written may still be open in another child of ours, between its fork and exec.
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_RETRIES => {
+                tries += 1;
+                sleep(Duration::from_millis(5 * u64::from(tries))).await;
+            }
+            Err(error) => return Err(ExecError::Spawn(error)),
+        }
+    };
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+    let tree = match pid.map(|pid| Tree::new(pid, marker)) {
+        Some(Ok(tree)) => tree,
+        other => {
+            // Without pidfd nothing could be watched or killed safely.
+            drop(child.start_kill());
+            drop(child.wait().await);
+            let error = match other {
+                Some(Err(error)) => error,
+                _ => io::Error::other("it has no process id"),
+            };
+            return Err(ExecError::Spawn(error));
+        }
+    };
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    Ok(Running { child, stdout, stderr, tree, over: false })
+}
+
+fn command(program: &Program, path: &Path, marker: &str, background: bool) -> Command {
+    let mut command = Command::new(path);
+    command
+        .arg0(program.argv.first().map_or(OsStr::new(""), |name| name))
+        .args(program.argv.iter().skip(1))
+        .current_dir(&program.cwd)
+        .env_clear()
+        .envs(&program.env)
+        .env(tree::MARKER, marker)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let setup = move || {
+        use rustix::process;
+        process::setsid()?;
+        // Orphans come to the program, not to init, so that they stay in its tree. (Any process id means "yes".)
+        process::set_child_subreaper(Some(process::getpid()))?;
+        // A core file would be a copy of the memory, secrets and all, and fill the disk.
+        process::setrlimit(process::Resource::Core, process::Rlimit { current: Some(0), maximum: Some(0) })?;
+        if background {
+            // Where the system forbids either, the build is still right, only less polite.
+            let _ = process::nice(10);
+            let _ = prefer_for_oom();
+        }
+        Ok(())
+    };
+    #[expect(unsafe_code, reason = "between fork and exec: system calls only, no allocation, no lock")]
+    // SAFETY: rustix makes plain system calls, and its errors become io::Error without allocating.
+    unsafe {
+        command.pre_exec(setup);
+    }
+    command
+}
+
+/// Makes the calling process the one to go when memory runs out. Called between fork and exec.
+fn prefer_for_oom() -> rustix::io::Result<()> {
+    use rustix::fs::{Mode, OFlags};
+    let file =
+        rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(file, b"500").map(|_| ())
+}
+
+/// Finds the program's file: what `execvp` would do, but with the program's own `PATH` and folder, and a clear answer.
+fn resolve(program: &Program) -> Result<PathBuf, ExecError> {
+    let Some(name) = program.argv.first().filter(|name| !name.is_empty()) else {
+        return Err(ExecError::Spawn(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty")));
+    };
+    let not_found = || ExecError::NotFound { program: name.to_string_lossy().into_owned() };
+    if !program.cwd.is_dir() {
+        let text = format!("its folder {} is not there", program.cwd.display());
+        return Err(ExecError::Spawn(io::Error::new(io::ErrorKind::NotADirectory, text)));
+    }
+    let path = if name.as_encoded_bytes().contains(&b'/') {
+        // A file that may not be executed is for the system to refuse, with its own words.
+        Some(program.cwd.join(name)).filter(|path| path.is_file())
+    } else {
+        let path = program.env.get(OsStr::new("PATH")).map(OsString::as_os_str).unwrap_or_default();
+        std::env::split_paths(path)
+            .filter(|folder| folder.is_absolute())
+            .map(|folder| folder.join(name))
+            .find(|path| is_executable(path))
+    }
+    .ok_or_else(not_found)?;
+    if let Some(interpreter) = interpreter(&path)
+        && !interpreter.is_file()
+    {
+        let program = format!("{} (the interpreter of {})", interpreter.display(), name.to_string_lossy());
+        return Err(ExecError::NotFound { program });
+    }
+    Ok(path)
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+/// What a script's first line names; a missing one makes the system say "no such file" of the script itself.
+fn interpreter(path: &Path) -> Option<PathBuf> {
+    use std::io::Read as _;
+    let mut start = [0; 256];
+    let read = std::fs::File::open(path).ok()?.read(&mut start).ok()?;
+    let line = start[..read].strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;
+    let word = line.split(|b| matches!(b, b' ' | b'\t')).find(|word| !word.is_empty())?;
+    Some(PathBuf::from(std::str::from_utf8(word).ok()?)).filter(|path| path.is_absolute())
+}
+
+/// How it came to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// By itself.
+    Exited,
+    /// It was asked to.
+    Stopped,
+    /// It took too long.
+    TimedOut,
+}
+
+/// The end of a program.
+#[derive(Debug)]
+pub(crate) struct End {
+    pub(crate) why: Why,
+    /// Of the program itself.
+    pub(crate) status: ExitStatus,
+    /// Processes that `SIGKILL` did not end.
+    pub(crate) survivors: Vec<i32>,
+}
+
+/// Drains a program's pipes until it ends, is stopped, or takes too long; then makes sure that nothing of it is left.
+pub(crate) async fn supervise(
+    mut running: Running,
+    options: &Options,
+    on_line: &OnLine,
+    stop: &CancellationToken,
+    limit: Option<Duration>,
+) -> End {
+    let tree = running.tree();
+    let mut out = Lines::new(Stream::Stdout, &options.redactor, on_line);
+    let mut err = Lines::new(Stream::Stderr, &options.redactor, on_line);
+    let why;
+    let survivors;
+    {
+        let (stdout, stderr) = (running.stdout.take(), running.stderr.take());
+        let pumps = pin!(async {
+            tokio::join!(pump(stdout, &mut out), pump(stderr, &mut err));
+        });
+        let mut draining = Draining { pumps, done: false };
+        why = draining
+            .during(async {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => Why::Stopped,
+                    () = tree.leader_exited() => Why::Exited,
+                    () = async { match limit { Some(limit) => sleep(limit).await, None => std::future::pending().await } } => Why::TimedOut,
+                }
+            })
+            .await;
+        match why {
+            Why::Exited => draining.finish(stop).await,
+            Why::Stopped | Why::TimedOut => {
+                tree.terminate().await;
+                // Whatever heeds the signal is gone sooner; the rest has had its time.
+                drop(draining.during(timeout(options.grace, tree.gone())).await);
+            }
+        }
+        survivors = draining.during(tree.kill()).await;
+        draining.finish(&CancellationToken::new()).await;
+    }
+    out.finish();
+    err.finish();
+    running.over = true;
+    // Only now: as long as it is not reaped nobody else can have its process id.
+    let status = match timeout(REAP_LIMIT, running.child.wait()).await {
+        Ok(Ok(status)) => status,
+        // Unkillable, or reaped by somebody else: not to be known. As if by SIGKILL, which is what it was sent.
+        Ok(Err(_)) | Err(_) => ExitStatus::from_raw(9),
+    };
+    if !survivors.is_empty() {
+        tracing::error!(pids = ?survivors, "processes cannot be killed");
+    }
+    End { why, status, survivors }
+}
+
+/// Reads both pipes beside whatever else is waited for, so that a program never blocks on a full pipe.
+struct Draining<'a, F> {
+    pumps: Pin<&'a mut F>,
+    done: bool,
+}
+
+impl<F: Future<Output = ()>> Draining<'_, F> {
+    async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                out = &mut work => return out,
+                () = self.pumps.as_mut(), if !self.done => self.done = true,
+            }
+        }
+    }
+
+    /// Reads to the end, which a process that inherited the pipe may put off, but not for long.
+    async fn finish(&mut self, stop: &CancellationToken) {
+        if !self.done {
+            tokio::select! {
+                () = self.pumps.as_mut() => self.done = true,
+                () = stop.cancelled() => {}
+                () = sleep(PIPE_GRACE) => {}
+            }
+        }
+    }
+}
+
+async fn pump(pipe: Option<impl AsyncRead + Unpin>, lines: &mut Lines<'_>) {
+    let Some(mut pipe) = pipe else { return };
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match pipe.read(&mut chunk).await {
+            Ok(0) => return,
+            Ok(n) => lines.push(&chunk[..n]),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read what a program prints");
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,355 @@
+//! Finds and kills all processes of a program, however they tried to get away, and no others.
+//!
+//! A process is the program's if it is the program itself, in its session or process group, a descendant of one that is
+//! (the program adopts orphans, so descent holds while it lives), or carries the program's marker in its environment
+//! (which holds after it has ended). A process that clears its environment, leaves the session *and* outlives a program
+//! that nobody asked to stop is not found; a PID namespace of its own is the cure for that.
+//!
+//! Signals go through a pidfd that is opened before the process is looked at again, so a reused process id is never hit.
+//! The program's own id cannot be reused while it is not reaped, which `exec::supervise` does last.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep, timeout};
+
+/// The variable that marks a program's processes.
+pub(crate) const MARKER: &str = "SDP_EXEC";
+
+/// How long all that is left is killed over and over before it counts as unkillable.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// How long one round of kills may take to show.
+const KILL_ROUND: Duration = Duration::from_secs(1);
+/// How often processes are stopped before they are killed; a fork bomb needs a few.
+const FREEZE_ROUNDS: usize = 20;
+/// The most that is read of a process's environment.
+const MAX_ENVIRON: u64 = 4 * 1024 * 1024;
+
+pub(crate) fn new_marker() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+/// All processes of one program.
+#[derive(Clone, Debug)]
+pub(crate) struct Tree(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    leader: i32,
+    marker: Vec<u8>,
+    /// Readable when the program has ended.
+    leader_fd: AsyncFd<OwnedFd>,
+    /// Who was seen at the last look: whose parent is gone since is still ours.
+    seen: Mutex<BTreeSet<Process>>,
+}
+
+/// A process, for as long as it lives: the start time tells it from a later one with the same id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Process {
+    pid: i32,
+    started: u64,
+}
+
+/// What `/proc/<pid>/stat` says of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    process: Process,
+    dead: bool,
+    parent: i32,
+    group: i32,
+    session: i32,
+}
+
+impl Tree {
+    pub(crate) fn new(leader: i32, marker: String) -> io::Result<Self> {
+        let fd = open(leader)?;
+        let leader_fd = wait_on(fd)?;
+        let marker = format!("{MARKER}={marker}").into_bytes();
+        Ok(Self(Arc::new(Shared { leader, marker, leader_fd, seen: Mutex::default() })))
+    }
+
+    /// Returns when the program itself has ended; it is not reaped by that.
+    pub(crate) async fn leader_exited(&self) {
+        if let Err(error) = self.0.leader_fd.readable().await {
+            tracing::warn!(%error, "cannot wait for a process");
+        }
+    }
+
+    /// Their process ids at the moment, for who wants to know what they do.
+    pub(crate) fn pids(&self) -> Vec<i32> {
+        self.members().into_iter().map(|process| process.pid).collect()
+    }
+
+    /// Asks all of them to end.
+    pub(crate) async fn terminate(&self) {
+        self.blocking(|tree| {
+            for process in tree.members() {
+                signal(process, Signal::TERM);
+            }
+        })
+        .await;
+    }
+
+    /// Returns when none is left.
+    pub(crate) async fn gone(&self) {
+        loop {
+            let left = self.blocking(|tree| watch(&tree.members())).await.unwrap_or_default();
+            if left.is_empty() {
+                return;
+            }
+            ended(left).await;
+        }
+    }
+
+    /// Kills all that is left until none is; returns those that would not go.
+    pub(crate) async fn kill(&self) -> Vec<i32> {
+        let deadline = Instant::now() + KILL_LIMIT;
+        loop {
+            let killed = self.blocking(Self::freeze_and_kill).await.unwrap_or_default();
+            if killed.is_empty() {
+                return Vec::new();
+            }
+            if Instant::now() >= deadline {
+                return killed.iter().map(|process| process.pid).collect();
+            }
+            drop(timeout(KILL_ROUND, ended(watch(&killed))).await);
+        }
+    }
+
+    /// Kills all that is left, once, without waiting. Blocks for some milliseconds.
+    pub(crate) fn kill_now(&self) {
+        self.freeze_and_kill();
+    }
+
+    /// Stops processes until no new ones turn up (what is stopped cannot fork), then kills them all. Returns whom.
+    fn freeze_and_kill(&self) -> Vec<Process> {
+        let mut frozen = BTreeSet::new();
+        for _ in 0..FREEZE_ROUNDS {
+            let new: Vec<_> =
+                self.members().into_iter().filter(|process| !frozen.contains(process)).collect();
+            if new.is_empty() {
+                break;
+            }
+            for process in new {
+                signal(process, Signal::STOP);
+                frozen.insert(process);
+            }
+        }
+        frozen.into_iter().inspect(|process| signal(*process, Signal::KILL)).collect()
+    }
+
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> T + Send + 'static) -> Option<T> {
+        let tree = self.clone();
+        match tokio::task::spawn_blocking(move || work(&tree)).await {
+            Ok(out) => Some(out),
+            Err(error) => {
+                // The runtime is shutting down under us; `Running`'s drop kills what is left.
+                tracing::debug!(%error, "a look at processes was not made");
+                None
+            }
+        }
+    }
+
+    /// Everyone alive who belongs to it.
+    fn members(&self) -> Vec<Process> {
+        let all = processes();
+        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let leader = all.get(&self.0.leader).map(|stat| stat.process.started);
+        let mut ours: BTreeSet<i32> = BTreeSet::new();
+        for stat in all.values() {
+            let Process { pid, started } = stat.process;
+            let root = pid == self.0.leader
+                || stat.session == self.0.leader
+                || stat.group == self.0.leader
+                || seen.contains(&stat.process)
+                // Nobody can have inherited the marker who was there before.
+                || (leader.is_none_or(|leader| started >= leader) && has_marker(pid, &self.0.marker));
+            if root {
+                ours.insert(pid);
+            }
+        }
+        grow(&mut ours, &all);
+        let members: Vec<_> = ours
+            .iter()
+            .filter_map(|pid| all.get(pid))
+            .filter(|stat| !stat.dead)
+            .map(|stat| stat.process)
+            .collect();
+        *seen = members.iter().copied().collect();
+        members
+    }
+}
+
+/// Adds all descendants.
+fn grow(ours: &mut BTreeSet<i32>, all: &BTreeMap<i32, Stat>) {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for stat in all.values() {
+        children.entry(stat.parent).or_default().push(stat.process.pid);
+    }
+    let mut todo: Vec<i32> = ours.iter().copied().collect();
+    while let Some(pid) = todo.pop() {
+        for child in children.get(&pid).into_iter().flatten() {
+            if ours.insert(*child) {
+                todo.push(*child);
+            }
+        }
+    }
+}
+
+/// Kills what earlier lives of an agent left behind: every process that carries a marker and whose `HOME` lies beneath
+/// `root`, the agent's data folder. Called once at start, before anything is run; blocks for some milliseconds.
+/// Returns how many there were.
+pub fn kill_leftovers(root: &Path) -> usize {
+    let home = [b"HOME=".as_slice(), root.as_os_str().as_bytes(), b"/"].concat();
+    let marker = format!("{MARKER}=").into_bytes();
+    let mut frozen = BTreeSet::new();
+    for _ in 0..FREEZE_ROUNDS {
+        let all = processes();
+        let mut ours: BTreeSet<i32> = all
+            .keys()
+            .copied()
+            .filter(|pid| {
+                let environ = environ(*pid);
+                let has = |start: &[u8]| environ.split(|b| *b == 0).any(|entry| entry.starts_with(start));
+                has(&marker) && has(&home)
+            })
+            .collect();
+        grow(&mut ours, &all);
+        let found: Vec<_> = ours
+            .iter()
+            .filter_map(|pid| all.get(pid))
+            .filter(|stat| !stat.dead)
+            .map(|stat| stat.process)
+            .filter(|process| frozen.insert(*process))
+            .collect();
+        if found.is_empty() {
+            break;
+        }
+        for process in found {
+            signal(process, Signal::STOP);
+        }
+    }
+    for process in &frozen {
+        signal(*process, Signal::KILL);
+    }
+    frozen.len()
+}
+
+/// Every process, by id, without ourselves and init.
+fn processes() -> BTreeMap<i32, Stat> {
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeMap::new() };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != own && *pid != 1)
+        .filter_map(|pid| Some((pid, stat(pid)?)))
+        .collect()
+}
+
+fn stat(pid: i32) -> Option<Stat> {
+    parse_stat(pid, &std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn parse_stat(pid: i32, text: &[u8]) -> Option<Stat> {
+    // The name in parentheses is the program's to choose: it may hold anything, parentheses and line feeds too.
+    let end = memchr::memrchr(b')', text)?;
+    let mut fields = std::str::from_utf8(text.get(end + 1..)?).ok()?.split_ascii_whitespace();
+    let state = fields.next()?;
+    let mut number = || fields.next()?.parse::<i32>().ok();
+    let (parent, group, session) = (number()?, number()?, number()?);
+    // Fields 7 to 21 stand between the session and the start time, field 22.
+    let started = fields.nth(15)?.parse().ok()?;
+    let dead = matches!(state, "Z" | "X" | "x");
+    Some(Stat { process: Process { pid, started }, dead, parent, group, session })
+}
+
+fn environ(pid: i32) -> Vec<u8> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    if let Ok(file) = std::fs::File::open(format!("/proc/{pid}/environ")) {
+        // A process of somebody else cannot be read; then it is none of ours.
+        drop(file.take(MAX_ENVIRON).read_to_end(&mut bytes));
+    }
+    bytes
+}
+
+fn has_marker(pid: i32, marker: &[u8]) -> bool {
+    environ(pid).split(|b| *b == 0).any(|entry| entry == marker)
+}
+
+fn open(pid: i32) -> io::Result<OwnedFd> {
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(pidfd_open(pid, PidfdFlags::NONBLOCK).or_else(|_| pidfd_open(pid, PidfdFlags::empty()))?)
+}
+
+/// A pidfd of exactly this process; none if it is gone.
+fn open_checked(process: Process) -> Option<OwnedFd> {
+    let fd = open(process.pid).ok()?;
+    // Looked at after opening: if it is still the same, the pidfd is of this one.
+    stat(process.pid).filter(|stat| stat.process == process && !stat.dead)?;
+    Some(fd)
+}
+
+fn signal(process: Process, signal: Signal) {
+    if let Some(fd) = open_checked(process) {
+        // It may have ended meanwhile, which is what was wanted.
+        let _ = pidfd_send_signal(fd, signal);
+    }
+}
+
+fn watch(processes: &[Process]) -> Vec<OwnedFd> {
+    processes.iter().filter_map(|process| open_checked(*process)).collect()
+}
+
+/// A pidfd is readable once its process has ended.
+fn wait_on(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    #[expect(
+        unsafe_code,
+        reason = "the safe constructor is deprecated: tokio asks for a descriptor that stays the same"
+    )]
+    // SAFETY: an `OwnedFd` owns one descriptor for all its life, and closes it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// Returns when all of them have ended.
+async fn ended(fds: Vec<OwnedFd>) {
+    for fd in fds {
+        match wait_on(fd) {
+            Ok(fd) => drop(fd.readable().await),
+            // Out of descriptors: look again a little later.
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_confuse() {
+        let text = b"7 (a) R 1 1 1 (\n) S 5 6 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 12345 0 0\n";
+        let stat = parse_stat(7, text).unwrap();
+        assert_eq!(stat.process, Process { pid: 7, started: 12345 });
+        assert_eq!((stat.parent, stat.group, stat.session, stat.dead), (5, 6, 7, false));
+        for end in 0..60 {
+            assert!(parse_stat(7, &text[..end]).is_none());
+        }
+    }
+
+    #[test]
+    fn a_process_that_reuses_an_id_is_not_hit() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let real = stat(own).unwrap().process;
+        assert!(open_checked(real).is_some());
+        assert!(open_checked(Process { started: real.started + 1, ..real }).is_none());
+    }
+}

@@ -1,0 +1,96 @@
+//! Which ports of the agent's range are free. A port is leased to an instance until it is forgotten, so that two copies
+//! of a service never get the same one, and a stopped one's is not reused while somebody may still send requests there.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
+use std::sync::{Mutex, PoisonError};
+
+use sdp_core::id::InstanceId;
+
+#[derive(Debug)]
+pub(super) struct Ports {
+    range: RangeInclusive<u16>,
+    advertise: IpAddr,
+    leases: Mutex<Leases>,
+}
+
+#[derive(Debug, Default)]
+struct Leases {
+    taken: BTreeMap<u16, InstanceId>,
+    /// The search goes on where it ended, so that a port that was just given back rests for a while.
+    next: u16,
+}
+
+impl Ports {
+    pub(super) fn new(range: RangeInclusive<u16>, advertise: IpAddr) -> Self {
+        Self { range, advertise, leases: Mutex::default() }
+    }
+
+    /// A port on which nothing listens, for this instance; none if all are taken.
+    pub(super) fn lease(&self, instance: InstanceId) -> Option<u16> {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = leases.next.clamp(*self.range.start(), *self.range.end());
+        let port = (start..=*self.range.end())
+            .chain(*self.range.start()..start)
+            .find(|port| !leases.taken.contains_key(port) && self.is_free(*port))?;
+        leases.taken.insert(port, instance);
+        leases.next =
+            port.checked_add(1).filter(|next| self.range.contains(next)).unwrap_or(*self.range.start());
+        Some(port)
+    }
+
+    /// Gives an instance's port back.
+    pub(super) fn release(&self, instance: InstanceId) {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        leases.taken.retain(|_, holder| *holder != instance);
+    }
+
+    /// A service listens on the wildcard address or on one of ours: both must be free.
+    fn is_free(&self, port: u16) -> bool {
+        let can_bind = |ip: IpAddr| TcpListener::bind(SocketAddr::new(ip, port)).is_ok();
+        port != 0 && can_bind(Ipv4Addr::UNSPECIFIED.into()) && can_bind(self.advertise)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A free port; everything else in the tests follows from it.
+    fn listener() -> (TcpListener, u16) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (listener, port)
+    }
+
+    #[test]
+    fn a_port_that_somebody_uses_is_skipped_and_one_that_is_leased_is_not_given_twice() {
+        let (listener, port) = listener();
+        let ports = Ports::new(port..=port, Ipv4Addr::LOCALHOST.into());
+        let (a, b) = (InstanceId::new(), InstanceId::new());
+        assert_eq!(ports.lease(a), None, "somebody listens there");
+        drop(listener);
+        assert_eq!(ports.lease(a), Some(port));
+        assert_eq!(ports.lease(b), None, "leased");
+        ports.release(b);
+        assert_eq!(ports.lease(b), None, "not b's to give back");
+        ports.release(a);
+        assert_eq!(ports.lease(b), Some(port));
+    }
+
+    #[test]
+    fn a_port_that_was_given_back_rests() {
+        // Somewhere in the upper range there are ten free ports in a row.
+        let range = (40_000..60_000u16).step_by(10).map(|start| start..=start + 9);
+        let all_free = |range: &RangeInclusive<u16>| {
+            let ports = Ports::new(range.clone(), Ipv4Addr::LOCALHOST.into());
+            range.clone().all(|port| ports.is_free(port))
+        };
+        let ports = Ports::new(range.clone().find(all_free).unwrap(), Ipv4Addr::LOCALHOST.into());
+        let a = InstanceId::new();
+        let first = ports.lease(a).unwrap();
+        ports.release(a);
+        assert_ne!(ports.lease(a), Some(first));
+    }
+}
