@@ -2,6 +2,7 @@
 
 pub mod builder;
 pub mod exec;
+pub mod git;
 pub mod redact;
 pub mod router;
 pub mod runtime;

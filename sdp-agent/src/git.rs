@@ -1,0 +1,423 @@
+//! From a repository's address and a branch to a folder with files.
+//!
+//! ```text
+//!   RepoUrl ──admit──▶ Source ──refs──▶ commit ──pack──▶ mirror (bare, one per repository) ──checkout──▶ folder
+//!           allowlist        http.rs / local.rs          mirror.rs                        checkout.rs
+//! ```
+//! The agent's jobs call it. libgit2 keeps the mirrors (packs, refs, objects) and never speaks to a network: the few
+//! requests of git's smart protocol are our own ([`pkt`], [`http`]), so every fault of the network has a type, every wait
+//! a limit, and a cancel cuts the connection. No program is started, no hook, filter or configuration of a repository is
+//! used, and no credential leaves the one operation that it came with.
+//!
+//! Invariants: nothing outside the allowlist is asked or opened ([`source`]); a mirror is written by one operation at a
+//! time; all blocking work is on threads that are awaited, also after a cancel.
+//!
+//! Limits are in [`GitConfig`]; what goes over one ends as `repo_too_large`, `git_unreachable` or `timeout`.
+
+mod checkout;
+mod config;
+mod control;
+mod fault;
+mod http;
+mod local;
+mod mirror;
+mod pkt;
+mod refs;
+mod remote;
+mod source;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use git2::Oid;
+use sdp_core::deployment::{CommitInfo, Step};
+use sdp_core::failure::{Failure, FailureReason};
+use sdp_core::name::{CommitId, GitRef, RepoUrl};
+use sdp_core::secret::GitCredential;
+use sdp_core::wire::Answer;
+use tokio::sync::OwnedMutexGuard;
+
+pub use self::checkout::CheckoutInfo;
+pub use self::config::{GitConfig, GitConfigError};
+pub use self::control::GitOp;
+
+use self::control::{Control, Running};
+use self::fault::{Fault, said};
+use self::mirror::{Found, Mirror};
+use self::refs::{Meaning, commit_id, short};
+use self::remote::{Access, Remote};
+use self::source::Source;
+
+/// All repositories of an agent.
+#[derive(Clone)]
+pub struct Git {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: GitConfig,
+    mirrors: PathBuf,
+    roots: http::Roots,
+    /// Who writes to which mirror; an entry lives as long as somebody holds or awaits it.
+    locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl std::fmt::Debug for Git {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Git").field("config", &self.inner.config).finish_non_exhaustive()
+    }
+}
+
+impl Git {
+    /// Reads the trusted certificates and makes the folder for mirrors. Blocks; for the agent's start.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn new(config: GitConfig, mirrors: PathBuf) -> Result<Self, GitConfigError> {
+        config.validate()?;
+        let roots = http::load_roots(&config)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&mirrors)
+            .map_err(|source| GitConfigError::Mirrors { path: mirrors.clone(), source })?;
+        Ok(Self { inner: Arc::new(Inner { config, mirrors, roots, locks: Mutex::default() }) })
+    }
+
+    /// Which commit a branch, tag or commit id means now. An abbreviated id is looked for among the tips, then in the
+    /// mirror, then after fetching all branches.
+    ///
+    /// # Errors
+    /// `ref_not_found`, `ref_ambiguous`, or that the repository cannot be read.
+    pub async fn resolve(
+        &self,
+        repo: &RepoUrl,
+        wanted: &GitRef,
+        credential: Option<&GitCredential>,
+        op: &GitOp,
+    ) -> Result<CommitId, Failure> {
+        let work = async {
+            let running = Running::begin(op);
+            let job = Job::new(self, repo, credential);
+            let again = job.clone();
+            let word = wanted.clone();
+            let (name, known) = running.block(move |control| again.look_up(&word, control)).await?;
+            if let Some(commit) = known {
+                return Ok(commit_id(commit));
+            }
+            let guard = running.wait(self.inner.lock(&name)).await?;
+            let word = wanted.clone();
+            running.block(move |control| job.search(&guard, &word, control)).await.map(commit_id)
+        };
+        work.await.map_err(|fault: Fault| fault.into_failure(Step::Resolve, credential))
+    }
+
+    /// Brings a commit into the mirror. Where it is there already, neither network nor credential is used.
+    ///
+    /// # Errors
+    /// `branch_moved` if the commit is not to be had any more, or that the repository cannot be read.
+    pub async fn fetch(
+        &self,
+        repo: &RepoUrl,
+        wanted: &GitRef,
+        commit: &CommitId,
+        credential: Option<&GitCredential>,
+        op: &GitOp,
+    ) -> Result<CommitInfo, Failure> {
+        let work = async {
+            let running = Running::begin(op);
+            let job = Job::new(self, repo, credential);
+            let id = object_id(commit)?;
+            let again = job.clone();
+            let (name, known) = running.block(move |_| again.present(id)).await?;
+            if let Some(info) = known {
+                return Ok(info);
+            }
+            let guard = running.wait(self.inner.lock(&name)).await?;
+            let word = wanted.clone();
+            running.block(move |control| job.fetch(&guard, &word, id, control)).await
+        };
+        work.await.map_err(|fault: Fault| fault.into_failure(Step::Fetch, credential))
+    }
+
+    /// Whether the mirror holds a commit; false also where the repository is not allowed.
+    pub async fn has_commit(&self, repo: &RepoUrl, commit: &CommitId) -> bool {
+        let job = Job::new(self, repo, None);
+        let Ok(id) = object_id(commit) else { return false };
+        let held = tokio::task::spawn_blocking(move || {
+            let source = job.admit().ok()?;
+            Some(Mirror::open(&job.git.inner.mirror_path(&source))?.has(id))
+        });
+        held.await.ok().flatten().unwrap_or(false)
+    }
+
+    /// Writes a fetched commit's files into a folder that is not there yet or empty. On a failure nothing is left in it.
+    ///
+    /// # Errors
+    /// `repo_too_large`, `unsafe_tree`, `disk_full`; `internal` if the commit was not fetched.
+    pub async fn checkout(
+        &self,
+        repo: &RepoUrl,
+        commit: &CommitId,
+        into: &Path,
+        op: &GitOp,
+    ) -> Result<CheckoutInfo, Failure> {
+        let work = async {
+            let running = Running::begin(op);
+            let job = Job::new(self, repo, None);
+            let id = object_id(commit)?;
+            let into = into.to_owned();
+            let again = job.clone();
+            match running.block(move |control| again.checkout(id, &into, control)).await {
+                // It would fail for ever: the mirror would go on saying that it has the commit.
+                Err(Fault::Damaged { detail }) => {
+                    let source = running.block(move |_| job.admit()).await?;
+                    let guard = running.wait(self.inner.lock(&source.mirror_name())).await?;
+                    let path = self.inner.mirror_path(&source);
+                    running
+                        .block(move |_| {
+                            let _held = guard;
+                            mirror::remove(&path)
+                        })
+                        .await?;
+                    Err(Fault::Damaged { detail })
+                }
+                other => other,
+            }
+        };
+        work.await.map_err(|fault: Fault| fault.into_failure(Step::Fetch, None))
+    }
+
+    /// Branches and tags of a repository.
+    ///
+    /// # Errors
+    /// That the repository cannot be read.
+    pub async fn list_refs(
+        &self,
+        repo: &RepoUrl,
+        credential: Option<&GitCredential>,
+        op: &GitOp,
+    ) -> Result<Answer, Failure> {
+        let job = Job::new(self, repo, credential);
+        let work = Running::begin(op);
+        work.block(move |control| {
+            let source = job.admit()?;
+            Ok(Remote::connect(&job.access(&source, control))?.refs.answer())
+        })
+        .await
+        .map_err(|fault| fault.into_failure(Step::Resolve, credential))
+    }
+}
+
+impl Inner {
+    fn mirror_path(&self, source: &Source) -> PathBuf {
+        self.mirrors.join(source.mirror_name())
+    }
+
+    async fn lock(&self, name: &str) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| lock.strong_count() > 0);
+            let known = locks.get(name).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let new = Arc::new(tokio::sync::Mutex::new(()));
+                locks.insert(name.to_owned(), Arc::downgrade(&new));
+                new
+            })
+        };
+        lock.lock_owned().await
+    }
+}
+
+/// What one operation's blocking parts share. The credential is wiped when the last of them is dropped.
+#[derive(Clone)]
+struct Job {
+    git: Git,
+    repo: RepoUrl,
+    credential: Option<GitCredential>,
+}
+
+impl Job {
+    fn new(git: &Git, repo: &RepoUrl, credential: Option<&GitCredential>) -> Self {
+        Self { git: git.clone(), repo: repo.clone(), credential: credential.cloned() }
+    }
+
+    fn admit(&self) -> Result<Source, Fault> {
+        Source::admit(&self.repo, &self.git.inner.config)
+    }
+
+    fn access<'a>(&'a self, source: &'a Source, control: &'a Control) -> Access<'a> {
+        let inner = &self.git.inner;
+        Access {
+            source,
+            credential: self.credential.as_ref(),
+            config: &inner.config,
+            roots: &inner.roots,
+            control,
+        }
+    }
+
+    /// The mirror's name, and the commit if the names or the mirror as it is tell it.
+    fn look_up(&self, wanted: &GitRef, control: &Control) -> Result<(String, Option<Oid>), Fault> {
+        let source = self.admit()?;
+        let remote = Remote::connect(&self.access(&source, control))?;
+        let name = source.mirror_name();
+        let (digits, mut all) = match remote.refs.meaning(wanted)? {
+            Meaning::Commit(commit) => return Ok((name, Some(commit))),
+            Meaning::Id { digits, tips } => (digits, tips),
+        };
+        let mirror = Mirror::open(&self.git.inner.mirror_path(&source));
+        if let Some(mirror) = &mirror {
+            match mirror.find(&digits)? {
+                Found::Nothing => {}
+                Found::One(commit) => all.push(commit),
+                Found::Several(commits) => all.extend(commits),
+            }
+        }
+        all.sort_unstable();
+        all.dedup();
+        match all.as_slice() {
+            [] => Ok((name, None)),
+            [commit] => Ok((name, Some(*commit))),
+            several => Err(ambiguous(&digits, mirror.as_ref(), several)),
+        }
+    }
+
+    /// Fetches the commit of that id, or all branches, and looks again.
+    fn search(&self, _held: &OwnedMutexGuard<()>, wanted: &GitRef, control: &Control) -> Result<Oid, Fault> {
+        let source = self.admit()?;
+        let mirror = Mirror::open_or_create(&self.git.inner.mirror_path(&source))?;
+        let remote = Remote::connect(&self.access(&source, control))?;
+        let digits = wanted.as_str().to_ascii_lowercase();
+        if digits.len() == 40
+            && let Ok(whole) = Oid::from_str(&digits)
+        {
+            match remote.bring(&mirror, &[whole]) {
+                Ok(()) => {
+                    mirror.keep(wanted.as_str(), whole)?;
+                    return Ok(whole);
+                }
+                Err(Fault::NotHandedOut { .. }) => {}
+                Err(fault) => return Err(fault),
+            }
+        }
+        let missing: Vec<Oid> =
+            remote.refs.branch_tips().into_iter().filter(|tip| !mirror.has(*tip)).collect();
+        if !missing.is_empty() {
+            control.line(&format!("looking for {digits} in all branches"));
+            remote.bring(&mirror, &missing)?;
+            for branch in remote.refs.list.iter().filter(|r| r.name.starts_with("refs/heads/")) {
+                mirror.keep(&branch.name, branch.commit())?;
+            }
+        }
+        match mirror.find(&digits)? {
+            Found::Nothing => Err(remote.refs.not_found(wanted)),
+            Found::One(commit) => Ok(commit),
+            Found::Several(commits) => Err(ambiguous(&digits, Some(&mirror), &commits)),
+        }
+    }
+
+    /// The mirror's name, and the commit if it is there.
+    fn present(&self, commit: Oid) -> Result<(String, Option<CommitInfo>), Fault> {
+        let source = self.admit()?;
+        let mirror = Mirror::open(&self.git.inner.mirror_path(&source)).filter(|mirror| mirror.has(commit));
+        let info = mirror.map(|mirror| mirror.info(commit)).transpose()?;
+        Ok((source.mirror_name(), info))
+    }
+
+    fn fetch(
+        &self,
+        held: &OwnedMutexGuard<()>,
+        wanted: &GitRef,
+        commit: Oid,
+        control: &Control,
+    ) -> Result<CommitInfo, Fault> {
+        match self.fetch_once(held, wanted, commit, control) {
+            Err(Fault::Damaged { detail }) => {
+                control.line("the agent's mirror of the repository is damaged: fetching it anew");
+                tracing::warn!("a mirror of {} is damaged, removed: {detail}", self.repo);
+                mirror::remove(&self.git.inner.mirror_path(&self.admit()?))?;
+                self.fetch_once(held, wanted, commit, control)
+            }
+            other => other,
+        }
+    }
+
+    fn fetch_once(
+        &self,
+        _held: &OwnedMutexGuard<()>,
+        wanted: &GitRef,
+        commit: Oid,
+        control: &Control,
+    ) -> Result<CommitInfo, Fault> {
+        let source = self.admit()?;
+        let mirror = Mirror::open_or_create(&self.git.inner.mirror_path(&source))?;
+        // Somebody else may have fetched it while we waited.
+        if !mirror.has(commit) {
+            let remote = Remote::connect(&self.access(&source, control))?;
+            match remote.bring(&mirror, &[commit]) {
+                Err(Fault::NotHandedOut { said }) => {
+                    Self::fetch_by_name(&remote, &mirror, wanted, commit, &said)?;
+                }
+                other => other?,
+            }
+        }
+        mirror.keep(wanted.as_str(), commit)?;
+        mirror.info(commit)
+    }
+
+    /// For hosts that hand out only the tips of branches and tags.
+    fn fetch_by_name(
+        remote: &Remote<'_>,
+        mirror: &Mirror,
+        wanted: &GitRef,
+        commit: Oid,
+        why: &str,
+    ) -> Result<(), Fault> {
+        let gone = |now: &str| {
+            let detail = format!("{wanted} was at {}, which is not to be had any more; {now}", short(commit));
+            Err(said(FailureReason::BranchMoved, detail))
+        };
+        let Some(tip) = remote.refs.named(wanted)?.map(refs::Ref::commit) else {
+            return gone("there is no such branch or tag now");
+        };
+        if tip == commit {
+            return Err(Fault::NotHandedOut { said: why.to_owned() });
+        }
+        remote.bring(mirror, &[tip])?;
+        mirror.keep(wanted.as_str(), tip)?;
+        if mirror.has(commit) { Ok(()) } else { gone(&format!("it is at {} now", short(tip))) }
+    }
+
+    fn checkout(&self, commit: Oid, into: &Path, control: &Control) -> Result<CheckoutInfo, Fault> {
+        let inner = &self.git.inner;
+        let source = self.admit()?;
+        let mirror = Mirror::open(&inner.mirror_path(&source))
+            .filter(|mirror| mirror.has(commit))
+            .ok_or_else(|| said(FailureReason::Internal, format!("the commit {commit} was not fetched")))?;
+        let plan = checkout::plan(mirror.repo(), commit, &inner.config, control)?;
+        plan.write(mirror.repo(), into, control)
+    }
+}
+
+fn object_id(commit: &CommitId) -> Result<Oid, Fault> {
+    match commit.as_str().len() {
+        40 => Oid::from_str(commit.as_str())
+            .map_err(|error| fault::libgit("failed to read a commit id", &error)),
+        _ => Err(pkt::sha256()),
+    }
+}
+
+fn ambiguous(digits: &str, mirror: Option<&Mirror>, commits: &[Oid]) -> Fault {
+    let which = match mirror {
+        Some(mirror) => mirror.describe(commits),
+        None => commits.iter().take(5).map(|id| short(*id)).collect::<Vec<_>>().join(", "),
+    };
+    said(FailureReason::RefAmbiguous, format!("{} commits begin with {digits}: {which}", commits.len()))
+}
