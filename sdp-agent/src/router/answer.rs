@@ -86,23 +86,23 @@ impl Problem {
                 let what = "No service has this path.".into();
                 Self { places, more, ..Self::new(StatusCode::NOT_FOUND, "no_service", what, next.into()) }
             }
-            Refusal::NoTarget { sandbox, service } => {
-                let what = match &sandbox {
-                    Some(sandbox) => {
-                        format!(
-                            "Nothing runs of {service} in the sandbox {sandbox}, and {service} has no baseline."
-                        )
-                    }
-                    None => format!("{service} has no baseline, and this request names no sandbox."),
-                };
-                let next = format!("Deploy it: /sdp deploy {service} <branch>");
-                Self::new(StatusCode::NOT_FOUND, "no_target", what, next)
-            }
+            Refusal::NoTarget { sandbox: Some(sandbox), service } => Self::new(
+                StatusCode::NOT_FOUND,
+                "no_target",
+                format!("Nothing runs of {service} in the sandbox {sandbox}, and {service} has no baseline."),
+                format!("Deploy it: /sdp deploy {service} <branch> to {sandbox}"),
+            ),
+            Refusal::NoTarget { sandbox: None, service } => Self::new(
+                StatusCode::NOT_FOUND,
+                "no_target",
+                format!("{service} has no baseline, and this request names no sandbox."),
+                format!("Name one in the path, {base}~<sandbox>/…, or in the header {SANDBOX}."),
+            ),
             Refusal::Down { sandbox, service, reason } => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "instance_down",
                 format!("{service} in the sandbox {sandbox} does not run: {reason}."),
-                format!("Deploy it again: /sdp deploy {service} <branch>"),
+                format!("Deploy it again: /sdp deploy {service} <branch> to {sandbox}"),
             ),
         }
     }
@@ -222,27 +222,79 @@ mod tests {
             (hello.clone(), PathPrefix::parse("/hello").unwrap()),
             (ServiceName::parse("web").unwrap(), PathPrefix::parse("/").unwrap()),
         ];
-        insta::assert_snapshot!(shown(Refusal::NoTable));
-        insta::assert_snapshot!(shown(Refusal::BadPath { why: "it contains a NUL" }));
-        insta::assert_snapshot!(shown(Refusal::TwoSandboxes));
-        insta::assert_snapshot!(shown(Refusal::UnknownSandbox {
-            name: "alcie".into(),
-            near: Some("alice".into())
-        }));
-        insta::assert_snapshot!(shown(Refusal::UnknownSandbox { name: "bob\n<b>".into(), near: None }));
-        insta::assert_snapshot!(shown(Refusal::NoService {
-            sandbox: Some(alice.clone()),
-            services: services.clone()
-        }));
-        insta::assert_snapshot!(shown(Refusal::NoService { sandbox: None, services }));
-        insta::assert_snapshot!(shown(Refusal::NoService { sandbox: None, services: vec![] }));
-        insta::assert_snapshot!(shown(Refusal::NoTarget {
-            sandbox: Some(alice.clone()),
-            service: hello.clone()
-        }));
-        insta::assert_snapshot!(shown(Refusal::NoTarget { sandbox: None, service: hello.clone() }));
-        let reason = "it crashed".into();
-        insta::assert_snapshot!(shown(Refusal::Down { sandbox: alice, service: hello, reason }));
+        let all = [
+            Refusal::NoTable,
+            Refusal::BadPath { why: "it contains a NUL" },
+            Refusal::TwoSandboxes,
+            Refusal::UnknownSandbox { name: "alcie".into(), near: Some("alice".into()) },
+            Refusal::UnknownSandbox { name: "bob\n<b>".into(), near: None },
+            Refusal::NoService { sandbox: Some(alice.clone()), services: services.clone() },
+            Refusal::NoService { sandbox: None, services },
+            Refusal::NoService { sandbox: None, services: vec![] },
+            Refusal::NoTarget { sandbox: Some(alice.clone()), service: hello.clone() },
+            Refusal::NoTarget { sandbox: None, service: hello.clone() },
+            Refusal::Down { sandbox: alice, service: hello, reason: "it crashed".into() },
+        ];
+        insta::assert_snapshot!(all.map(shown).join("\n"), @r#"
+        503 Service Unavailable
+        This router has no routes yet.
+        It gets them from the SDP server; try again in a moment.
+        (sdp router: no_routes)
+
+        400 Bad Request
+        This path is not accepted: it contains a NUL.
+        Send the path without it.
+        (sdp router: bad_path)
+
+        400 Bad Request
+        The header sdp-sandbox names two different sandboxes.
+        Send it once.
+        (sdp router: two_sandboxes)
+
+        404 Not Found
+        There is no sandbox "alcie".
+        Did you mean alice? A sandbox is made by the first deploy to it.
+        (sdp router: unknown_sandbox)
+
+        404 Not Found
+        There is no sandbox "bob\n<b>".
+        A sandbox is made by the first deploy to it. If a cookie sdp-sandbox names it, delete the cookie.
+        (sdp router: unknown_sandbox)
+
+        404 Not Found
+        No service has this path.
+        These are the services:
+          hello  http://127.0.0.1:8081/~alice/hello/
+          web  http://127.0.0.1:8081/~alice/
+        (sdp router: no_service)
+
+        404 Not Found
+        No service has this path.
+        These are the services:
+          hello  http://127.0.0.1:8081/hello/
+          web  http://127.0.0.1:8081/
+        (sdp router: no_service)
+
+        404 Not Found
+        No service has this path.
+        There are no services yet; an administrator adds them to the catalog.
+        (sdp router: no_service)
+
+        404 Not Found
+        Nothing runs of hello in the sandbox alice, and hello has no baseline.
+        Deploy it: /sdp deploy hello <branch> to alice
+        (sdp router: no_target)
+
+        404 Not Found
+        hello has no baseline, and this request names no sandbox.
+        Name one in the path, http://127.0.0.1:8081/~<sandbox>/…, or in the header sdp-sandbox.
+        (sdp router: no_target)
+
+        503 Service Unavailable
+        hello in the sandbox alice does not run: it crashed.
+        Deploy it again: /sdp deploy hello <branch> to alice
+        (sdp router: instance_down)
+        "#);
     }
 
     #[test]

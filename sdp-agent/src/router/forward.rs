@@ -19,7 +19,7 @@ use http_body_util::{Either, Empty, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use sdp_core::name::{SandboxName, ServiceName};
+use sdp_core::name::{CommitId, SandboxName};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -88,10 +88,11 @@ impl Body for Relayed {
 }
 
 /// Where a request goes, with nothing borrowed from the table.
+#[derive(Default)]
 struct Plan {
     sandbox: Option<SandboxName>,
     by_path: bool,
-    service: ServiceName,
+    service: String,
     served_by: String,
     /// What was taken off the path, as seen from outside.
     prefix: String,
@@ -125,26 +126,27 @@ async fn relay(
     let upgrade = headers::upgrade(parts.version, &parts.headers);
     let replayable = parts.method.is_idempotent() && body.is_end_stream() && upgrade.is_none();
     let mut body = Some(body);
-    let mut again: Option<Sent> = None;
+    let mut again = false;
     for _ in 0..TABLES {
         let live = shared.table.live();
         let choice = choose(shared, &live, parts)?;
-        let (instance, guard) = match &choice.target {
-            Target::Instance { instance, .. } => {
+        let (via, guard, plan) = match &choice.target {
+            Target::Instance { instance, commit } => {
                 let Some(pool) = live.instances.get(instance) else { continue };
                 // Not counted: the instance left the table after we looked, so there is a newer one.
                 let Some(guard) = shared.table.drain.enter(pool.in_flight()) else { continue };
-                (Some(pool), Some(guard))
+                (
+                    Via::Instance(pool),
+                    Some(guard),
+                    Plan::to_instance(shared, &choice, pool.authority(), commit, parts)?,
+                )
             }
-            Target::Baseline { .. } => (None, None),
+            Target::Baseline { url } => {
+                (Via::Baselines, None, Plan::to_baseline(shared, &choice, url, parts)?)
+            }
         };
-        let plan = plan(shared, &choice, instance.map(|pool| pool.origin()), parts)?;
+        let via = if upgrade.is_some() || again { Via::Fresh } else { via };
         let request = |body| upstream_request(shared, peer, parts, &plan, upgrade.as_ref(), body);
-        let via = match instance {
-            _ if upgrade.is_some() || again.is_some() => Via::Fresh,
-            Some(pool) => Via::Instance(pool),
-            None => Via::Baselines,
-        };
         let sent = match body.take() {
             Some(body) if !replayable => shared.clients.send(via, request(Either::Left(body))).await,
             _ => shared.clients.send(via, request(Either::Right(Empty::new()))).await,
@@ -154,12 +156,12 @@ async fn relay(
             Err(error) if !replayable => return Err(unanswered(&plan, &error)),
             Err(error) => {
                 let newer = shared.table.version() > live.index.version();
-                let stale = again.is_none() && error.on_used_connection();
+                let stale = !again && error.on_used_connection();
                 if !newer && !stale {
                     return Err(unanswered(&plan, &error));
                 }
                 tracing::debug!(served_by = plan.served_by, cause = error.cause(), "sent again");
-                again = Some(error);
+                again = true;
             }
         }
     }
@@ -205,47 +207,60 @@ fn choose<'t>(shared: &Shared, live: &'t Live, parts: &Parts) -> Result<Choice<'
         .map_err(|refusal| Problem::from_refusal(refusal, &shared.base_url))
 }
 
-fn plan(
-    shared: &Shared,
-    choice: &Choice<'_>,
-    instance: Option<(Scheme, Authority)>,
-    parts: &Parts,
-) -> Result<Plan, Problem> {
-    let service = &choice.service.service;
-    let sent_host = parts.headers.get(header::HOST).cloned();
-    let (origin, base, served_by, host, baseline) = match (&choice.target, instance) {
-        (Target::Instance { commit, .. }, Some(origin)) => {
-            let sandbox = choice.sandbox.map_or("", SandboxName::as_str);
-            let host = sent_host.or_else(|| HeaderValue::from_str(origin.1.as_str()).ok());
-            (Some(origin), "", format!("sandbox/{sandbox}/{service}@{}", commit.short()), host, None)
-        }
-        (Target::Baseline { url }, _) => {
-            let origin = origin_of(url);
-            let host =
-                origin.as_ref().and_then(|(_, authority)| HeaderValue::from_str(authority.as_str()).ok());
-            let base = url.path().trim_end_matches('/');
-            (origin, base, format!("baseline/{service}"), host, Some((*url).clone()))
-        }
-        (Target::Instance { .. }, None) => (None, "", String::new(), None, None),
-    };
-    let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    let path = PathAndQuery::try_from(format!("{base}{}{query}", choice.rest)).ok();
-    let mut uri = http::uri::Parts::default();
-    uri.path_and_query = path;
-    (uri.scheme, uri.authority) = origin.unzip();
-    let Ok(uri) = Uri::from_parts(uri) else {
-        return Err(Problem::from_refusal(Refusal::BadPath { why: "it is no path" }, &shared.base_url));
-    };
-    Ok(Plan {
-        sandbox: choice.sandbox.cloned(),
-        by_path: choice.by_path,
-        service: service.clone(),
-        served_by,
-        prefix: format!("{}{}", shared.base_url.path().trim_end_matches('/'), choice.taken),
-        uri,
-        host,
-        baseline,
-    })
+impl Plan {
+    fn to_instance(
+        shared: &Shared,
+        choice: &Choice<'_>,
+        authority: &Authority,
+        commit: &CommitId,
+        parts: &Parts,
+    ) -> Result<Self, Problem> {
+        let sandbox = choice.sandbox.map_or("", SandboxName::as_str);
+        let served_by = format!("sandbox/{sandbox}/{}@{}", choice.service.service, commit.short());
+        // What the client asked for, so that the service can build URLs; HTTP/1.0 may not say.
+        let host = parts.headers.get(header::HOST).cloned().or_else(|| as_value(authority));
+        let origin = Some((Scheme::HTTP, authority.clone()));
+        Self::new(shared, choice, origin, "", parts, Self { served_by, host, ..Self::default() })
+    }
+
+    fn to_baseline(shared: &Shared, choice: &Choice<'_>, url: &Url, parts: &Parts) -> Result<Self, Problem> {
+        let served_by = format!("baseline/{}", choice.service.service);
+        let origin = origin_of(url);
+        // Its own, by which OpenShift's router finds it.
+        let host = origin.as_ref().and_then(|(_, authority)| as_value(authority));
+        let base = url.path().trim_end_matches('/');
+        let rest = Self { served_by, host, baseline: Some(url.clone()), ..Self::default() };
+        Self::new(shared, choice, origin, base, parts, rest)
+    }
+
+    fn new(
+        shared: &Shared,
+        choice: &Choice<'_>,
+        origin: Option<(Scheme, Authority)>,
+        base: &str,
+        parts: &Parts,
+        rest: Self,
+    ) -> Result<Self, Problem> {
+        let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let mut uri = http::uri::Parts::default();
+        (uri.scheme, uri.authority) = origin.unzip();
+        uri.path_and_query = PathAndQuery::try_from(format!("{base}{}{query}", choice.rest)).ok();
+        let uri = Uri::from_parts(uri).map_err(|_| {
+            Problem::from_refusal(Refusal::BadPath { why: "it is no path of a URL" }, &shared.base_url)
+        })?;
+        Ok(Self {
+            sandbox: choice.sandbox.cloned(),
+            by_path: choice.by_path,
+            service: choice.service.service.to_string(),
+            prefix: format!("{}{}", shared.base_url.path().trim_end_matches('/'), choice.taken),
+            uri,
+            ..rest
+        })
+    }
+}
+
+fn as_value(authority: &Authority) -> Option<HeaderValue> {
+    HeaderValue::from_str(authority.as_str()).ok()
 }
 
 fn origin_of(url: &Url) -> Option<(Scheme, Authority)> {
@@ -381,9 +396,9 @@ fn unanswered(plan: &Plan, error: &Sent) -> Problem {
         true => (StatusCode::GATEWAY_TIMEOUT, "connect_timeout"),
         false => (StatusCode::BAD_GATEWAY, "unreachable"),
     };
-    let next = match plan.baseline {
-        Some(_) => "Tell whoever runs the baseline.".into(),
-        None => format!("See how it is: /sdp status {}", plan.service),
+    let next = match &plan.sandbox {
+        Some(sandbox) if plan.baseline.is_none() => format!("See how it is: /sdp status {sandbox}"),
+        _ => "Tell whoever runs the baseline.".into(),
     };
     Problem::new(status, code, format!("{} cannot be reached: {cause}.", place_of(plan)), next)
 }

@@ -213,7 +213,7 @@ fn check(path: &str) -> Result<(), Refusal> {
         matches!(name, b"." | b"..")
     });
     if dots {
-        return Err(Refusal::BadPath { why: "it contains a segment . or .." });
+        return Err(Refusal::BadPath { why: "a part of it is . or .., or an encoded form of them" });
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::uri::{Authority, Scheme};
+use http::uri::Authority;
 use http::{Extensions, Request, Response, Uri};
 use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
@@ -102,8 +102,8 @@ impl InstancePool {
     }
 
     /// Where requests to it are sent.
-    pub(crate) fn origin(&self) -> (Scheme, Authority) {
-        (Scheme::HTTP, self.authority.clone())
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.authority
     }
 }
 
@@ -187,7 +187,11 @@ impl Sent {
 
     /// The innermost cause, as people read it.
     pub(crate) fn cause(&self) -> String {
-        self.causes().last().map(ToString::to_string).unwrap_or_default()
+        let Some(cause) = self.causes().last() else { return String::new() };
+        match cause.downcast_ref::<io::Error>() {
+            Some(error) if error.raw_os_error().is_some() => error.kind().to_string(),
+            _ => cause.to_string(),
+        }
     }
 
     fn causes(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
