@@ -24,9 +24,17 @@ pub mod client;
 pub mod deployment;
 pub mod event;
 pub mod failure;
+#[cfg(feature = "platform")]
+pub mod feed;
 pub mod id;
+#[cfg(feature = "platform")]
+pub mod logs;
 pub mod name;
+#[cfg(feature = "platform")]
+pub mod platform;
 pub mod principal;
 pub mod sandbox;
 pub mod secret;
+#[cfg(feature = "platform")]
+mod store;
 pub mod wire;

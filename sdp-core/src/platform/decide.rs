@@ -1,0 +1,438 @@
+//! The rules, as pure functions over the world and the present time: nothing here waits, sends or writes.
+//!
+//! [`command`] decides what a command does, [`agents`] what an agent's report means, and [`due`] what follows from the state
+//! alone: whose turn it is, what has waited too long, what the router must know. `due` is asked again until it has
+//! nothing more to say, so that every rule is written once and holds after a restart too.
+
+pub(super) mod agents;
+pub(super) mod commands;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::PlatformConfig;
+use super::world::{Agent, Note, Open, Running, World};
+use crate::deployment::{Outcome, State, Step};
+use crate::event::{About, EventKind};
+use crate::failure::{Failure, FailureReason};
+use crate::id::{CommandId, DeploymentId, DeploymentNumber, InstanceId};
+use crate::name::AgentName;
+use crate::principal::Principal;
+use crate::sandbox::{InstanceState, StopReason, route_url};
+use crate::wire::ToAgent;
+
+/// How often an agent is asked again whether it has cancelled or stopped something.
+const ASK_AGAIN: Duration = Duration::from_secs(15);
+/// What a step may take beyond its limit before the server stops believing that the agent ends it.
+const GRACE: Duration = Duration::from_secs(60);
+/// How many times a deployment is sent to agents that do not accept it.
+const ATTEMPTS: u32 = 3;
+
+/// One thing to do. Acts of a turn are done in order.
+#[derive(Clone, Debug)]
+pub(super) enum Act {
+    /// Something has happened.
+    Event { by: Principal, about: About, kind: EventKind },
+    /// Something to remember that is no event.
+    Note(Note),
+    /// Tell an agent, once all of this turn is in the store.
+    Send(AgentName, ToAgent),
+    /// Send a deployment to its agent, with its credential if it has one.
+    SendJob(DeploymentNumber),
+    /// Tell all routers the newest table.
+    SendTable,
+}
+
+impl Act {
+    fn system(about: About, kind: EventKind) -> Self {
+        Self::Event { by: Principal::System, about, kind }
+    }
+}
+
+/// The id of the command that sends this attempt: the same for the same attempt, so that repeating it has no second effect.
+pub(super) fn deploy_command(deployment: DeploymentId, attempt: u32) -> CommandId {
+    derived(deployment.as_uuid(), 0x100 + u128::from(attempt))
+}
+
+/// The id of the command that cancels a deployment.
+pub(super) fn cancel_command(deployment: DeploymentId) -> CommandId {
+    derived(deployment.as_uuid(), 0x1)
+}
+
+/// The id of the command that stops an instance.
+pub(super) fn stop_command(instance: InstanceId) -> CommandId {
+    derived(instance.as_uuid(), 0x2)
+}
+
+fn derived(uuid: uuid::Uuid, salt: u128) -> CommandId {
+    uuid::Uuid::from_u128(uuid.as_u128() ^ (salt << 64)).into()
+}
+
+/// What follows from the state alone. Empty when everything waits for somebody else.
+pub(super) fn due(world: &World, limits: &PlatformConfig, now: Timestamp) -> Vec<Act> {
+    // The table first: a switch needs its version.
+    if world.routes_changed {
+        let mut table = world.render_routes();
+        let same = table.services == world.table.services
+            && table.sandboxes == world.table.sandboxes
+            && table.names == world.table.names;
+        if same {
+            table.version = world.table.version;
+        }
+        // Never the version 0 of an empty world: a router that has no table yet must be told.
+        table.version = table.version.max(crate::id::RouteVersion(1));
+        let note = Act::Note(Note::Table(table));
+        return if same { vec![note] } else { vec![note, Act::SendTable] };
+    }
+    for open in world.open.values() {
+        let acts = open_due(world, open, limits, now);
+        if !acts.is_empty() {
+            return acts;
+        }
+    }
+    for running in world.instances.values() {
+        let acts = instance_due(world, running, limits, now);
+        if !acts.is_empty() {
+            return acts;
+        }
+    }
+    Vec::new()
+}
+
+/// When `due` may have something to say though nothing happens until then.
+pub(super) fn next_deadline(world: &World, limits: &PlatformConfig, now: Timestamp) -> Option<Timestamp> {
+    let open = world.open.values().flat_map(|open| open_deadlines(world, open, limits));
+    let instances = world.instances.values().filter_map(|running| instance_deadline(world, running, limits));
+    let unfit = world.agents.values().filter_map(|agent| agent.unfit_until).filter(|until| *until > now);
+    open.chain(instances).chain(unfit).min()
+}
+
+fn after(since: Timestamp, wait: Duration) -> Timestamp {
+    since.checked_add(wait).unwrap_or(Timestamp::MAX)
+}
+
+// ── deployments ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn open_due(world: &World, open: &Open, limits: &PlatformConfig, now: Timestamp) -> Vec<Act> {
+    match (&open.deployment.agent, open.cancel_asked) {
+        (None, Some(_)) => vec![cancelled(open)],
+        (None, None) => waiting_due(world, open, limits, now),
+        (Some(_), _) if open.is_ready() => ready_due(world, open, limits, now),
+        (Some(agent), Some(asked)) => cancelling_due(world, open, agent, asked, limits, now),
+        (Some(agent), None) => working_due(world, open, agent, limits, now),
+    }
+}
+
+fn waiting_due(world: &World, open: &Open, limits: &PlatformConfig, now: Timestamp) -> Vec<Act> {
+    let number = open.deployment.number;
+    if open.deployment.attempt >= ATTEMPTS {
+        let text = format!("it was sent {ATTEMPTS} times, and no agent took it");
+        return failed(open, FailureReason::AgentUnresponsive, text);
+    }
+    if open.job.had_credential && open.credential.is_none() && open.deployment.commit.is_none() {
+        return failed(
+            open,
+            FailureReason::CredentialsGone,
+            "the server was restarted before the fetch".into(),
+        );
+    }
+    if !world.agents.values().any(|agent| agent.connected && fits(agent, open)) {
+        return match open.no_agent_since {
+            None => vec![Act::Note(Note::NoAgentSince(number, Some(now)))],
+            Some(since) if now >= after(since, limits.no_agent_after) => {
+                failed(open, FailureReason::NoAgent, no_agent_detail(world, open))
+            }
+            Some(_) => Vec::new(),
+        };
+    }
+    if open.no_agent_since.is_some() {
+        return vec![Act::Note(Note::NoAgentSince(number, None))];
+    }
+    if now >= after(open.deployment.requested_at, limits.queue_limit) {
+        return failed(open, FailureReason::QueueTimeout, "too much else was ahead of it".into());
+    }
+    let place_taken = world.open.values().any(|other| {
+        other.deployment.number != number
+            && other.deployment.agent.is_some()
+            && other.is_in(&open.deployment.sandbox, &open.deployment.service)
+    });
+    if place_taken {
+        return Vec::new();
+    }
+    let Some(agent) = choose(world, open, now) else { return Vec::new() };
+    let sent =
+        EventKind::DeploymentSent { agent: agent.row.name.clone(), attempt: open.deployment.attempt + 1 };
+    let about = About { agent: Some(agent.row.name.clone()), ..open.about() };
+    vec![Act::system(about, sent), Act::SendJob(number)]
+}
+
+/// Whether an agent has what the service asks for.
+fn fits(agent: &Agent, open: &Open) -> bool {
+    open.job.service.labels.is_subset(&agent.row.labels) && agent.row.capacity > 0
+}
+
+/// The agent for a job: one that most likely has its mirror, caches and kept builds; else the one with the most room.
+fn choose<'a>(world: &'a World, open: &Open, now: Timestamp) -> Option<&'a Agent> {
+    let here = |agent: &Agent| {
+        world
+            .instances
+            .values()
+            .filter(|r| open.is_in(&r.instance.sandbox, &r.instance.service))
+            .any(|r| r.instance.agent == agent.row.name)
+    };
+    world
+        .agents
+        .values()
+        .filter(|agent| agent.connected && fits(agent, open))
+        .filter(|agent| agent.unfit_until.is_none_or(|until| now >= until))
+        .filter(|agent| world.running_on(&agent.row.name) < agent.row.capacity)
+        .max_by_key(|agent| {
+            let preferred = open.job.prefer.as_ref() == Some(&agent.row.name);
+            let room = agent.row.capacity - world.running_on(&agent.row.name);
+            (preferred, here(agent), room, std::cmp::Reverse(&agent.row.name))
+        })
+}
+
+fn no_agent_detail(world: &World, open: &Open) -> String {
+    let labels: Vec<_> = open.job.service.labels.iter().map(ToString::to_string).collect();
+    match (labels.is_empty(), world.agents.values().any(|agent| agent.connected)) {
+        (true, _) => "no agent is connected".to_owned(),
+        (false, true) => format!("no connected agent has all of its labels: {}", labels.join(", ")),
+        (false, false) => format!("no agent is connected; it needs one with: {}", labels.join(", ")),
+    }
+}
+
+fn working_due(
+    world: &World,
+    open: &Open,
+    agent: &AgentName,
+    limits: &PlatformConfig,
+    now: Timestamp,
+) -> Vec<Act> {
+    let (connected, since) = presence(world, agent, open.since);
+    if !open.job.accepted {
+        return if now >= after(open.since, limits.accept_limit) {
+            let reason = format!("{agent} did not take it in time");
+            vec![Act::system(open.about(), EventKind::DeploymentReturned { reason })]
+        } else {
+            Vec::new()
+        };
+    }
+    if !connected {
+        return if now >= after(since, limits.lost_after) {
+            failed(open, FailureReason::AgentLost, format!("{agent} has been away since {since:.0}"))
+        } else {
+            Vec::new()
+        };
+    }
+    if now >= after(open.since.max(since), step_limit(open, limits) + GRACE) {
+        let mut acts = failed(open, FailureReason::Timeout, format!("{agent} did not end the step in time"));
+        let (command, deployment) = (cancel_command(open.deployment.id), open.deployment.id);
+        acts.push(Act::Send(agent.clone(), ToAgent::Cancel { command, deployment }));
+        return acts;
+    }
+    Vec::new()
+}
+
+fn cancelling_due(
+    world: &World,
+    open: &Open,
+    agent: &AgentName,
+    asked: Timestamp,
+    limits: &PlatformConfig,
+    now: Timestamp,
+) -> Vec<Act> {
+    let (connected, since) = presence(world, agent, asked);
+    if !connected {
+        return if now >= after(since, limits.lost_after) {
+            failed(open, FailureReason::AgentLost, format!("{agent} went away while it was to cancel"))
+        } else {
+            Vec::new()
+        };
+    }
+    if now >= after(asked.max(since), limits.cancel_limit) {
+        return failed(open, FailureReason::AgentUnresponsive, format!("{agent} did not confirm the cancel"));
+    }
+    if open.cancel_sent.is_none_or(|sent| now >= after(sent, ASK_AGAIN)) {
+        let (command, deployment) = (cancel_command(open.deployment.id), open.deployment.id);
+        return vec![
+            Act::Note(Note::CancelSent(open.deployment.number, now)),
+            Act::Send(agent.clone(), ToAgent::Cancel { command, deployment }),
+        ];
+    }
+    Vec::new()
+}
+
+/// The agent's part is done: the route is left, or (after a cancel) the instance must go.
+fn ready_due(world: &World, open: &Open, limits: &PlatformConfig, now: Timestamp) -> Vec<Act> {
+    let running = world.instances.get(&open.job.instance).filter(|running| !running.instance.state.is_over());
+    let Some(running) = running else {
+        return match open.cancel_asked {
+            Some(_) => vec![cancelled(open)],
+            None => {
+                let failure =
+                    Failure::new(Step::Switch, FailureReason::Exited, "it ended just after its check");
+                vec![ended(open, Outcome::Failed { failure })]
+            }
+        };
+    };
+    if open.cancel_asked.is_some() {
+        return if running.instance.state == (InstanceState::Starting {}) {
+            vec![drain(running, StopReason::DeploymentEnded {})]
+        } else {
+            Vec::new()
+        };
+    }
+    let switched = open
+        .switch
+        .is_some_and(|version| world.routers().count() > 0 && world.routers().all(|r| r.applied >= version));
+    if switched {
+        let base = world.routers().find_map(|router| router.row.router.as_ref());
+        let prefix = open.job.service.prefix();
+        let url = base.map(|base| route_url(base, &open.deployment.sandbox, &prefix));
+        let replaced = world.instances.values().filter(|other| {
+            other.instance.id != open.job.instance
+                && open.is_in(&other.instance.sandbox, &other.instance.service)
+                && matches!(other.instance.state, InstanceState::Live {} | InstanceState::Unhealthy {})
+        });
+        let mut acts: Vec<Act> = replaced.map(|old| drain(old, StopReason::Replaced {})).collect();
+        acts.insert(0, Act::system(running.about(), EventKind::InstanceLive { url: url.clone() }));
+        let kind = EventKind::DeploymentEnded { outcome: Outcome::Succeeded {}, url };
+        acts.push(Act::system(About { instance: Some(open.job.instance), ..open.about() }, kind));
+        return acts;
+    }
+    if now >= after(open.since, limits.switch_limit) {
+        let detail = match world.routers().next() {
+            Some(router) => format!("the router at {} did not confirm it", router.row.name),
+            None => "no router is connected".to_owned(),
+        };
+        let failure = Failure::new(Step::Switch, FailureReason::RouteNotApplied, detail);
+        return vec![
+            drain(running, StopReason::DeploymentEnded {}),
+            ended(open, Outcome::Failed { failure }),
+        ];
+    }
+    Vec::new()
+}
+
+fn open_deadlines(world: &World, open: &Open, limits: &PlatformConfig) -> Vec<Timestamp> {
+    let Some(agent) = &open.deployment.agent else {
+        let no_agent = open.no_agent_since.map(|since| after(since, limits.no_agent_after));
+        let queue = after(open.deployment.requested_at, limits.queue_limit);
+        return vec![no_agent.unwrap_or(queue)];
+    };
+    if open.is_ready() {
+        return match open.cancel_asked {
+            Some(_) => Vec::new(),
+            None => vec![after(open.since, limits.switch_limit)],
+        };
+    }
+    let (connected, since) = presence(world, agent, open.cancel_asked.unwrap_or(open.since));
+    match open.cancel_asked {
+        _ if !open.job.accepted && open.cancel_asked.is_none() => {
+            vec![after(open.since, limits.accept_limit)]
+        }
+        _ if !connected => vec![after(since, limits.lost_after)],
+        Some(asked) => {
+            let again = open.cancel_sent.map(|sent| after(sent, ASK_AGAIN));
+            again.into_iter().chain([after(asked.max(since), limits.cancel_limit)]).collect()
+        }
+        None => vec![after(open.since.max(since), step_limit(open, limits) + GRACE)],
+    }
+}
+
+/// Whether an agent is connected, and since when that is so.
+fn presence(world: &World, agent: &AgentName, otherwise: Timestamp) -> (bool, Timestamp) {
+    world.agents.get(agent).map_or((false, otherwise), |agent| (agent.connected, agent.row.since))
+}
+
+fn step_limit(open: &Open, limits: &PlatformConfig) -> Duration {
+    let steps = &limits.steps;
+    let seconds = match &open.deployment.state {
+        State::Running { step: Step::Build } => steps.build,
+        State::Running { step: Step::Start } => steps.start,
+        State::Running { step: Step::Check } => steps.check,
+        _ => steps.fetch,
+    };
+    Duration::from_secs(seconds.into())
+}
+
+/// A deployment that failed on the server's word, with the instance it may have started.
+fn failed(open: &Open, reason: FailureReason, detail: String) -> Vec<Act> {
+    let step = match open.deployment.state {
+        State::Running { step } => Some(step),
+        _ => None,
+    };
+    vec![ended(open, Outcome::Failed { failure: Failure::new(step, reason, detail) })]
+}
+
+fn cancelled(open: &Open) -> Act {
+    let by = open.deployment.cancel_requested_by.clone().unwrap_or(Principal::System);
+    ended(open, Outcome::Cancelled { by })
+}
+
+fn ended(open: &Open, outcome: Outcome) -> Act {
+    Act::system(open.about(), EventKind::DeploymentEnded { outcome, url: None })
+}
+
+// ── instances ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+fn drain(running: &Running, reason: StopReason) -> Act {
+    Act::system(running.about(), EventKind::InstanceDraining { reason })
+}
+
+fn instance_due(world: &World, running: &Running, limits: &PlatformConfig, now: Timestamp) -> Vec<Act> {
+    let instance = &running.instance;
+    if instance.state.is_over() {
+        return Vec::new();
+    }
+    let (connected, since) = presence(world, &instance.agent, running.since);
+    if !connected {
+        let of_open = world.open_by_id(instance.deployment).is_some_and(|open| !open.is_ready());
+        return if !of_open && now >= after(since, limits.lost_after) {
+            vec![Act::system(running.about(), EventKind::InstanceLost {})]
+        } else {
+            Vec::new()
+        };
+    }
+    match &instance.state {
+        // Its deployment has ended without it: nobody else will stop it.
+        InstanceState::Starting {} if world.open_by_id(instance.deployment).is_none() => {
+            vec![drain(running, StopReason::DeploymentEnded {})]
+        }
+        InstanceState::Draining { .. } => {
+            let drained = world.routers().count() > 0
+                && world.routers().all(|router| running.drained_by.contains(&router.row.name));
+            let never_routed = instance.url.is_none();
+            let ask = match running.stop_sent {
+                None => drained || never_routed || now >= after(running.since, limits.drain_limit),
+                Some(sent) => now >= after(sent, ASK_AGAIN * 4),
+            };
+            if ask {
+                let stop =
+                    ToAgent::StopInstance { command: stop_command(instance.id), instance: instance.id };
+                vec![Act::Note(Note::StopSent(instance.id, now)), Act::Send(instance.agent.clone(), stop)]
+            } else {
+                Vec::new()
+            }
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn instance_deadline(world: &World, running: &Running, limits: &PlatformConfig) -> Option<Timestamp> {
+    if running.instance.state.is_over() {
+        return None;
+    }
+    let (connected, since) = presence(world, &running.instance.agent, running.since);
+    match (&running.instance.state, connected, running.stop_sent) {
+        (_, false, _) => {
+            let of_open = world.open_by_id(running.instance.deployment).is_some_and(|open| !open.is_ready());
+            (!of_open).then(|| after(since, limits.lost_after))
+        }
+        (InstanceState::Draining { .. }, true, Some(sent)) => Some(after(sent, ASK_AGAIN * 4)),
+        (InstanceState::Draining { .. }, true, None) => Some(after(running.since, limits.drain_limit)),
+        _ => None,
+    }
+}

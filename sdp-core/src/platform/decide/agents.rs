@@ -1,0 +1,302 @@
+//! What an agent's hello and reports mean.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::super::run::{Hello, Report};
+use super::super::world::{Note, Open, World};
+use super::{Act, after, cancelled, ended, stop_command};
+use crate::deployment::{Outcome, State, Step};
+use crate::event::{About, EventKind};
+use crate::failure::{Failure, FailureReason};
+use crate::id::{DeploymentId, InstanceId};
+use crate::name::AgentName;
+use crate::principal::Principal;
+use crate::sandbox::{InstanceState, StopReason};
+use crate::wire::{
+    InstanceAction, InstanceDecision, InstanceReport, InstanceStatus, JobAction, JobDecision, JobResult,
+    Progress, RejectReason, ToAgent,
+};
+
+/// For how long an agent that is busy, or whose disk is full, is not asked again.
+const BUSY_FOR: Duration = Duration::from_secs(1);
+const UNFIT_FOR: Duration = Duration::from_secs(30);
+
+/// What follows from a hello: acts, and a decision for every job and every instance that it names. How many lines of a
+/// job's log are there already is for the caller to fill in.
+pub(crate) fn hello(
+    world: &World,
+    agent: &AgentName,
+    hello: &Hello,
+) -> (Vec<Act>, Vec<JobDecision>, Vec<InstanceDecision>) {
+    let mut acts = Vec::new();
+    let jobs = hello
+        .jobs
+        .iter()
+        .map(|job| {
+            let open =
+                assigned(world, agent, job.deployment).filter(|open| open.deployment.attempt == job.attempt);
+            let action = match open {
+                None => JobAction::Forget {},
+                Some(open) => {
+                    if !open.job.accepted {
+                        acts.push(Act::Note(Note::Accepted(open.deployment.number)));
+                    }
+                    let progress = open.job.progress;
+                    match open.cancel_asked {
+                        Some(_) => JobAction::Cancel { lines: 0, progress },
+                        None => JobAction::Send { lines: 0, progress },
+                    }
+                }
+            };
+            JobDecision { deployment: job.deployment, attempt: job.attempt, action }
+        })
+        .collect();
+    let instances = hello
+        .instances
+        .iter()
+        .map(|report| InstanceDecision {
+            instance: report.instance,
+            action: instance_action(world, agent, report),
+        })
+        .collect();
+
+    // What it should have and does not name is gone.
+    for open in
+        world.open.values().filter(|open| open.deployment.agent.as_ref() == Some(agent) && !open.is_ready())
+    {
+        if hello
+            .jobs
+            .iter()
+            .any(|job| job.deployment == open.deployment.id && job.attempt == open.deployment.attempt)
+        {
+            continue;
+        }
+        if open.job.accepted {
+            acts.extend(lost_with_restart(world, open));
+        } else if open.cancel_asked.is_some() {
+            acts.push(cancelled(open));
+        } else if open.job.had_credential && open.credential.is_none() {
+            let detail = "the server was restarted before the agent took it";
+            let failure = Failure::new(None, FailureReason::CredentialsGone, detail);
+            acts.push(ended(open, Outcome::Failed { failure }));
+        } else {
+            acts.push(Act::SendJob(open.deployment.number));
+        }
+    }
+    for running in
+        world.instances.values().filter(|r| r.instance.agent == *agent && !r.instance.state.is_over())
+    {
+        let of_open = world.open_by_id(running.instance.deployment).is_some_and(|open| !open.is_ready());
+        if of_open || hello.instances.iter().any(|report| report.instance == running.instance.id) {
+            continue;
+        }
+        let reason = match &running.instance.state {
+            InstanceState::Draining { reason } => reason.clone(),
+            _ => StopReason::AgentRestarted {},
+        };
+        acts.push(Act::system(
+            running.about(),
+            EventKind::InstanceStopped { reason, last_lines: Vec::new() },
+        ));
+    }
+    (acts, jobs, instances)
+}
+
+fn instance_action(world: &World, agent: &AgentName, report: &InstanceReport) -> InstanceAction {
+    let known = world.instances.get(&report.instance).filter(|running| running.instance.agent == *agent);
+    let of_open_job = assigned(world, agent, report.deployment)
+        .is_some_and(|open| open.job.instance == report.instance && !open.is_ready());
+    match known {
+        _ if of_open_job => InstanceAction::Keep,
+        // An exit is reported again after the welcome, and answered then.
+        Some(running) if !running.instance.state.is_over() => InstanceAction::Keep,
+        Some(_) | None => InstanceAction::Remove,
+    }
+}
+
+fn lost_with_restart(world: &World, open: &Open) -> Vec<Act> {
+    let step = match open.deployment.state {
+        State::Running { step } => Some(step),
+        _ => None,
+    };
+    let mut acts = instance_gone(world, open);
+    acts.push(match open.cancel_asked {
+        Some(_) => cancelled(open),
+        None => {
+            let detail = "its job died with the agent's former process";
+            ended(
+                open,
+                Outcome::Failed { failure: Failure::new(step, FailureReason::AgentRestarted, detail) },
+            )
+        }
+    });
+    acts
+}
+
+/// The instance of a job that ended badly: the agent has removed it already.
+fn instance_gone(world: &World, open: &Open) -> Vec<Act> {
+    let running = world.instances.get(&open.job.instance).filter(|running| !running.instance.state.is_over());
+    let stopped = |about| {
+        Act::system(
+            about,
+            EventKind::InstanceStopped { reason: StopReason::DeploymentEnded {}, last_lines: Vec::new() },
+        )
+    };
+    running.map(|running| stopped(running.about())).into_iter().collect()
+}
+
+fn assigned<'a>(world: &'a World, agent: &AgentName, deployment: DeploymentId) -> Option<&'a Open> {
+    world.open_by_id(deployment).filter(|open| open.deployment.agent.as_ref() == Some(agent))
+}
+
+/// What follows from a report. What is not this agent's to report is not believed.
+pub(crate) fn report(world: &World, now: Timestamp, agent: &AgentName, report: Report) -> Vec<Act> {
+    match report {
+        Report::Accepted { deployment } => match assigned(world, agent, deployment) {
+            Some(open) if !open.job.accepted => vec![Act::Note(Note::Accepted(open.deployment.number))],
+            _ => Vec::new(),
+        },
+        Report::Rejected { deployment, reason, message } => match assigned(world, agent, deployment) {
+            Some(open) if !open.job.accepted => rejected(open, agent, reason, message, now),
+            _ => Vec::new(),
+        },
+        Report::Progress { deployment, attempt, number, after_line, what } => {
+            let open = assigned(world, agent, deployment)
+                .filter(|open| open.deployment.attempt == attempt && !open.is_ready());
+            match open {
+                Some(open) if number == open.job.progress + 1 => {
+                    let mut acts = vec![Act::Note(Note::Progress(open.deployment.number, number))];
+                    acts.extend(progress(world, agent, open, after_line, what));
+                    acts
+                }
+                _ => Vec::new(),
+            }
+        }
+        Report::LogIncomplete { deployment } => match assigned(world, agent, deployment) {
+            Some(open) => {
+                let detail = "the agent's log and the server's do not agree, after three attempts";
+                let failure = Failure::new(None, FailureReason::LogIncomplete, detail);
+                let mut acts = instance_gone(world, open);
+                acts.push(ended(open, Outcome::Failed { failure }));
+                acts
+            }
+            None => Vec::new(),
+        },
+        Report::Instance(report) => instance(world, agent, report),
+        Report::RoutesApplied { version } => vec![Act::Note(Note::Applied(agent.clone(), version))],
+        Report::Drained { instance } => vec![Act::Note(Note::Drained(instance, agent.clone()))],
+    }
+}
+
+fn rejected(
+    open: &Open,
+    agent: &AgentName,
+    reason: RejectReason,
+    message: String,
+    now: Timestamp,
+) -> Vec<Act> {
+    let wait = match reason {
+        RejectReason::Unsupported => {
+            let failure = Failure::new(None, FailureReason::AgentRefused, format!("{agent}: {message}"));
+            return vec![ended(open, Outcome::Failed { failure })];
+        }
+        RejectReason::Busy => BUSY_FOR,
+        RejectReason::Draining | RejectReason::DiskFull => UNFIT_FOR,
+    };
+    vec![
+        Act::Note(Note::Unfit(agent.clone(), after(now, wait))),
+        Act::system(open.about(), EventKind::DeploymentReturned { reason: format!("{agent}: {message}") }),
+    ]
+}
+
+fn progress(world: &World, agent: &AgentName, open: &Open, after_line: u64, what: Progress) -> Vec<Act> {
+    let about = About { agent: Some(agent.clone()), ..open.about() };
+    let kind = match what {
+        Progress::StepStarted { step } => EventKind::StepStarted { step, first_line: after_line + 1 },
+        Progress::Resolved { commit } => EventKind::CommitResolved { commit },
+        Progress::Fetched { info } => EventKind::CommitFetched { info },
+        Progress::BuildReused { reused } => EventKind::BuildReused { reused },
+        Progress::Noted { text } => EventKind::Noted { text },
+        Progress::Started { address } => {
+            let Some(commit) = open.deployment.commit.clone() else {
+                let failure =
+                    Failure::new(Step::Start, FailureReason::Internal, "the agent started an unknown commit");
+                return vec![ended(open, Outcome::Failed { failure })];
+            };
+            let about = About { instance: Some(open.job.instance), ..about };
+            return vec![Act::system(about, EventKind::InstanceStarted { commit, address })];
+        }
+        Progress::Ended { result } => {
+            return match result {
+                JobResult::Ready {} => {
+                    vec![Act::system(
+                        about,
+                        EventKind::StepStarted { step: Step::Switch, first_line: after_line + 1 },
+                    )]
+                }
+                JobResult::Failed { failure } => {
+                    let mut acts = instance_gone(world, open);
+                    acts.push(ended(open, Outcome::Failed { failure }));
+                    acts
+                }
+                JobResult::Cancelled {} if open.cancel_asked.is_some() => {
+                    let mut acts = instance_gone(world, open);
+                    acts.push(cancelled(open));
+                    acts
+                }
+                // Nobody asked for it: the agent goes away and takes its work with it.
+                JobResult::Cancelled {} => lost_with_restart(world, open),
+            };
+        }
+    };
+    vec![Act::system(about, kind)]
+}
+
+fn instance(world: &World, agent: &AgentName, report: InstanceReport) -> Vec<Act> {
+    let forget = |id: InstanceId| {
+        Act::Send(agent.clone(), ToAgent::StopInstance { command: stop_command(id), instance: id })
+    };
+    let of_job = assigned(world, agent, report.deployment)
+        .is_some_and(|open| open.job.instance == report.instance && !open.is_ready());
+    if of_job {
+        // Its job says what became of it.
+        return Vec::new();
+    }
+    let known = world
+        .instances
+        .get(&report.instance)
+        .filter(|running| running.instance.agent == *agent && !running.instance.state.is_over());
+    let Some(running) = known else {
+        return match report.status {
+            InstanceStatus::Stopped {} => Vec::new(),
+            InstanceStatus::Running { .. } | InstanceStatus::Exited { .. } => vec![forget(report.instance)],
+        };
+    };
+    let asked_for = match &running.instance.state {
+        InstanceState::Draining { reason } => Some(reason.clone()),
+        _ => None,
+    };
+    let (reason, last_lines, answer) = match report.status {
+        InstanceStatus::Running { .. } => return Vec::new(),
+        InstanceStatus::Exited { exit_code, signal, last_lines } => {
+            let crashed = StopReason::Crashed { exit_code, signal };
+            (asked_for.unwrap_or(crashed), last_lines, Some(forget(report.instance)))
+        }
+        InstanceStatus::Stopped {} => (asked_for.unwrap_or(StopReason::AgentRestarted {}), Vec::new(), None),
+    };
+    let stopped = EventKind::InstanceStopped { reason, last_lines };
+    [Act::system(running.about(), stopped)].into_iter().chain(answer).collect()
+}
+
+/// What follows from the end of an agent's connection.
+pub(crate) fn gone(world: &World, agent: &AgentName) -> Vec<Act> {
+    match world.agents.get(agent) {
+        Some(known) if known.connected => {
+            let about = About { agent: Some(agent.clone()), ..About::default() };
+            vec![Act::Event { by: Principal::System, about, kind: EventKind::AgentDisconnected {} }]
+        }
+        _ => Vec::new(),
+    }
+}

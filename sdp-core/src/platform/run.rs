@@ -1,0 +1,654 @@
+//! The loop: takes inputs in turns, lets the rules decide, and then always **append, ring, send**.
+//!
+//! A turn takes what waits (up to [`TURN`] inputs) so that many reports share one commit. If a commit fails, nothing of the turn
+//! has happened: the world is read from the store again, every answer of the turn is the error, and agents are
+//! disconnected, so that they say hello to what is true.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::decide::{self, Act, commands::Verdict};
+use super::world::World;
+use super::{PlatformConfig, PlatformError, Save, session};
+use crate::catalog::Service;
+use crate::deployment::{DeployKind, Deployment};
+use crate::event::{About, Event, EventKind};
+use crate::id::{
+    BootId, CommandId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId, RouteVersion,
+};
+use crate::logs::Logs;
+use crate::name::{AgentName, CommitId, EnvName, GitRef, Label, RepoUrl, SandboxName, ServiceName};
+use crate::principal::Principal;
+use crate::secret::GitCredential;
+use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Store};
+use crate::wire::link::ServerEnd;
+use crate::wire::{
+    Answer, InstanceDecision, InstanceReport, JobDecision, JobReport, JobSpec, Preflight, Progress,
+    RejectReason, RouterReport, ToAgent,
+};
+
+/// How many inputs one turn takes at most.
+const TURN: usize = 128;
+/// How many messages may wait for one agent; an agent that is slower than that is disconnected and says hello again.
+const OUTBOX: usize = 1024;
+/// After a commit that failed: how long until the store is tried again.
+const STORE_PAUSE: Duration = Duration::from_millis(500);
+
+/// Something that the loop takes.
+pub(super) enum Input {
+    Command {
+        by: Principal,
+        command: Command,
+        answer: oneshot::Sender<Result<Reply, PlatformError>>,
+    },
+    Question {
+        question: Question,
+        answer: oneshot::Sender<Result<Answer, PlatformError>>,
+    },
+    Read(Box<dyn FnOnce(&World) + Send>),
+    /// Serve this connection; say when it has ended.
+    Serve {
+        name: AgentName,
+        end: ServerEnd,
+        ended: Option<oneshot::Sender<()>>,
+    },
+    Hello {
+        agent: AgentName,
+        hello: Hello,
+        answer: oneshot::Sender<Result<Welcomed, PlatformError>>,
+    },
+    /// `committed` is answered once what follows is in the store; dropped if it could not be stored.
+    Report {
+        agent: AgentName,
+        epoch: Epoch,
+        report: Report,
+        committed: Option<oneshot::Sender<()>>,
+    },
+    Answered {
+        agent: AgentName,
+        command: CommandId,
+        answer: Answer,
+    },
+    /// Which attempt of this deployment the agent works on, and how far its progress is.
+    Assignment {
+        agent: AgentName,
+        deployment: DeploymentId,
+        answer: oneshot::Sender<Option<(u32, u64)>>,
+    },
+    Gone {
+        agent: AgentName,
+        epoch: Epoch,
+    },
+    Stop,
+}
+
+pub(super) enum Command {
+    Deploy(Box<DeployCommand>),
+    Cancel { deployment: DeploymentId, number: DeploymentNumber },
+    SaveService { service: Box<Service>, save: Save },
+    DeleteService { name: ServiceName },
+    StopInstance { id: InstanceId },
+    DeleteSandbox { name: SandboxName },
+}
+
+pub(super) struct DeployCommand {
+    pub(super) service: ServiceName,
+    pub(super) sandbox: SandboxName,
+    pub(super) git_ref: GitRef,
+    pub(super) env: BTreeMap<EnvName, String>,
+    pub(super) kind: DeployKind,
+    pub(super) commit: Option<CommitId>,
+    pub(super) of: Option<DeploymentNumber>,
+    pub(super) prefer: Option<AgentName>,
+    pub(super) credential: Option<GitCredential>,
+    pub(super) idempotency: Option<super::Idempotency>,
+}
+
+pub(super) enum Reply {
+    Done,
+    Saved { created: bool },
+    Deployment(Box<Deployment>),
+    Known { deployment: DeploymentId },
+}
+
+/// Something to ask an agent.
+pub(super) enum Question {
+    ListRefs { repo: RepoUrl, labels: std::collections::BTreeSet<Label>, credential: Option<GitCredential> },
+    ReadOutput { agent: AgentName, instance: InstanceId, lines: u32 },
+}
+
+/// An agent's hello, but for the protocol number.
+pub(super) struct Hello {
+    pub(super) boot_id: BootId,
+    pub(super) version: String,
+    pub(super) labels: std::collections::BTreeSet<Label>,
+    pub(super) capacity: u32,
+    pub(super) runtimes: Vec<String>,
+    pub(super) preflight: Vec<Preflight>,
+    pub(super) jobs: Vec<JobReport>,
+    pub(super) instances: Vec<InstanceReport>,
+    pub(super) router: Option<RouterReport>,
+}
+
+/// What a session gets for a hello.
+pub(super) struct Welcomed {
+    pub(super) epoch: Epoch,
+    pub(super) jobs: Vec<JobDecision>,
+    pub(super) instances: Vec<InstanceDecision>,
+    /// What the loop has to say from now on; ends when a newer connection takes over or the platform stops.
+    pub(super) outbox: mpsc::Receiver<ToAgent>,
+}
+
+/// An agent's report, once the lines before it are durable.
+pub(super) enum Report {
+    Accepted { deployment: DeploymentId },
+    Rejected { deployment: DeploymentId, reason: RejectReason, message: String },
+    Progress { deployment: DeploymentId, attempt: u32, number: u64, after_line: u64, what: Progress },
+    LogIncomplete { deployment: DeploymentId },
+    Instance(InstanceReport),
+    RoutesApplied { version: RouteVersion },
+    Drained { instance: InstanceId },
+}
+
+/// Time that never jumps: the wall clock when it was started, and the monotonic clock since.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    start: Timestamp,
+    since: Instant,
+}
+
+impl Clock {
+    pub(super) fn start() -> Self {
+        Self { start: Timestamp::now(), since: Instant::now() }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.start.checked_add(self.since.elapsed()).unwrap_or(Timestamp::MAX)
+    }
+
+    fn instant(&self, at: Timestamp) -> Instant {
+        let wait = at.duration_since(self.start).unsigned_abs();
+        if at <= self.start { self.since } else { self.since + wait.min(Duration::from_secs(30 * 24 * 3600)) }
+    }
+}
+
+struct Asked {
+    agent: AgentName,
+    until: Timestamp,
+    answer: oneshot::Sender<Result<Answer, PlatformError>>,
+}
+
+/// What a turn has to say once it is in the store.
+#[derive(Default)]
+struct Turn {
+    sends: Vec<(AgentName, ToAgent)>,
+    /// Called with the error if the turn could not be stored.
+    answers: Vec<Box<dyn FnOnce(Result<(), PlatformError>) + Send>>,
+}
+
+pub(super) struct Run {
+    config: PlatformConfig,
+    store: Store,
+    logs: Logs,
+    world: World,
+    clock: Clock,
+    bell: watch::Sender<EventSeq>,
+    queue: mpsc::Receiver<Input>,
+    inputs: mpsc::WeakSender<Input>,
+    outboxes: HashMap<AgentName, (Epoch, mpsc::Sender<ToAgent>)>,
+    sessions: JoinSet<()>,
+    asked: HashMap<CommandId, Asked>,
+    stopping: watch::Sender<bool>,
+}
+
+impl Run {
+    pub(super) fn new(
+        config: PlatformConfig,
+        store: Store,
+        logs: Logs,
+        world: World,
+        clock: Clock,
+        bell: watch::Sender<EventSeq>,
+        queue: mpsc::Receiver<Input>,
+        inputs: &mpsc::Sender<Input>,
+    ) -> Self {
+        Self {
+            config,
+            store,
+            logs,
+            world,
+            clock,
+            bell,
+            queue,
+            inputs: inputs.downgrade(),
+            outboxes: HashMap::new(),
+            sessions: JoinSet::new(),
+            asked: HashMap::new(),
+            stopping: watch::Sender::new(false),
+        }
+    }
+
+    /// Until it is told to stop, or nobody is left who could tell it anything.
+    pub(super) async fn run(mut self) {
+        // What follows from what the store has: nobody may ever ask.
+        let mut turn = Turn::default();
+        self.settle(&mut turn);
+        self.finish(turn).await;
+        loop {
+            let now = self.clock.now();
+            let deadline = decide::next_deadline(&self.world, &self.config, now);
+            let deadline = deadline.into_iter().chain(self.asked.values().map(|asked| asked.until)).min();
+            let sleep = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(self.clock.instant(at).into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let first = tokio::select! {
+                input = self.queue.recv() => match input {
+                    Some(Input::Stop) | None => break,
+                    Some(input) => Some(input),
+                },
+                Some(ended) = self.sessions.join_next(), if !self.sessions.is_empty() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "the task of an agent's connection failed");
+                    }
+                    None
+                }
+                () = sleep => None,
+            };
+            let mut turn = Turn::default();
+            let mut next = first;
+            let mut taken = 0;
+            let mut stop = false;
+            while let Some(input) = next {
+                self.take(input, &mut turn);
+                taken += 1;
+                next = if taken < TURN { self.queue.try_recv().ok() } else { None };
+                if matches!(next, Some(Input::Stop)) {
+                    stop = true;
+                    next = None;
+                }
+            }
+            self.settle(&mut turn);
+            self.finish(turn).await;
+            if stop {
+                break;
+            }
+        }
+        self.end().await;
+    }
+
+    /// Ends all connections; what agents report from now on they keep and report again after the next start.
+    async fn end(mut self) {
+        self.queue.close();
+        self.stopping.send_replace(true);
+        self.outboxes.clear();
+        // Whoever waits for an answer of the loop gets none; reports are not acknowledged, so they come again.
+        while self.queue.recv().await.is_some() {}
+        while self.sessions.join_next().await.is_some() {}
+    }
+
+    fn take(&mut self, input: Input, turn: &mut Turn) {
+        let now = self.clock.now();
+        match input {
+            Input::Command { by, command, answer } => self.command(now, &by, command, answer, turn),
+            Input::Question { question, answer } => self.ask(now, question, answer, turn),
+            Input::Read(read) => {
+                self.settle(turn);
+                read(&self.world);
+            }
+            Input::Serve { name, end, ended } => {
+                if let Some(inputs) = self.inputs.upgrade() {
+                    let (logs, stopping) = (self.logs.clone(), self.stopping.subscribe());
+                    self.sessions.spawn(async move {
+                        session::serve(name, end, inputs, logs, stopping).await;
+                        drop(ended);
+                    });
+                }
+            }
+            Input::Hello { agent, hello, answer } => self.hello(now, agent, hello, answer, turn),
+            Input::Report { agent, epoch, report, committed } => {
+                if self.outboxes.get(&agent).is_some_and(|(present, _)| *present == epoch) {
+                    let acts = decide::agents::report(&self.world, now, &agent, report);
+                    self.perform(acts, turn);
+                    if let Some(committed) = committed {
+                        turn.answers.push(Box::new(move |stored| {
+                            if stored.is_ok() {
+                                committed.send(()).ok();
+                            }
+                        }));
+                    }
+                }
+            }
+            Input::Answered { agent, command, answer } => {
+                if self.asked.get(&command).is_some_and(|asked| asked.agent == agent)
+                    && let Some(asked) = self.asked.remove(&command)
+                {
+                    drop(asked.answer.send(Ok(answer)));
+                }
+            }
+            Input::Assignment { agent, deployment, answer } => {
+                let open =
+                    self.world.open_by_id(deployment).filter(|o| o.deployment.agent.as_ref() == Some(&agent));
+                answer.send(open.map(|open| (open.deployment.attempt, open.job.progress))).ok();
+            }
+            Input::Gone { agent, epoch } => self.gone(&agent, epoch, turn),
+            // Taken by `run`.
+            Input::Stop => {}
+        }
+    }
+
+    fn command(
+        &mut self,
+        now: Timestamp,
+        by: &Principal,
+        command: Command,
+        answer: oneshot::Sender<Result<Reply, PlatformError>>,
+        turn: &mut Turn,
+    ) {
+        // Rules that are due come first: a command never sees a state that the rules would not leave as it is.
+        self.settle(turn);
+        let id = DeploymentId::new();
+        let verdict = decide::commands::command(&self.world, &self.config, now, by, command, id);
+        let reply = match verdict {
+            Err(error) => {
+                drop(answer.send(Err(error)));
+                return;
+            }
+            Ok(Verdict::Do(acts, reply)) => {
+                self.perform(acts, turn);
+                reply
+            }
+            Ok(Verdict::Save { service, created }) => {
+                let about = About { service: Some(service.name.clone()), ..About::default() };
+                self.world.save_service(*service);
+                let kind = EventKind::ServiceSaved { created };
+                self.perform(vec![Act::Event { by: by.clone(), about, kind }], turn);
+                Reply::Saved { created }
+            }
+            Ok(Verdict::Begin { before, command, idempotency, after }) => {
+                self.perform(before, turn);
+                match self.begin(now, by, *command, idempotency, id) {
+                    Some(deployment) => {
+                        self.perform(after, turn);
+                        Reply::Deployment(Box::new(deployment))
+                    }
+                    None => {
+                        drop(answer.send(Err(PlatformError::Stopping)));
+                        return;
+                    }
+                }
+            }
+        };
+        turn.answers.push(Box::new(move |stored| drop(answer.send(stored.map(|()| reply)))));
+    }
+
+    fn begin(
+        &mut self,
+        now: Timestamp,
+        by: &Principal,
+        command: DeployCommand,
+        idempotency: Option<IdempotencyRow>,
+        id: DeploymentId,
+    ) -> Option<Deployment> {
+        let service = self.world.services.get(&command.service)?.clone();
+        let about = About {
+            deployment: Some(id),
+            service: Some(command.service.clone()),
+            sandbox: Some(command.sandbox.clone()),
+            ..About::default()
+        };
+        let kind = EventKind::DeploymentRequested {
+            number: self.world.number.next(),
+            kind: command.kind,
+            service: command.service,
+            sandbox: command.sandbox,
+            git_ref: command.git_ref,
+            commit: command.commit,
+            of: command.of,
+            env: command.env,
+        };
+        let event = Event { seq: EventSeq(0), at: now, by: by.clone(), about, kind };
+        let job = JobRow {
+            deployment: id,
+            service,
+            instance: InstanceId::new(),
+            prefer: command.prefer,
+            had_credential: command.credential.is_some(),
+            accepted: false,
+            progress: 0,
+        };
+        if let Some(row) = idempotency {
+            self.world.remember_request(row);
+        }
+        self.world.begin(event, job, command.credential)
+    }
+
+    fn ask(
+        &mut self,
+        now: Timestamp,
+        question: Question,
+        answer: oneshot::Sender<Result<Answer, PlatformError>>,
+        turn: &mut Turn,
+    ) {
+        let command = CommandId::new();
+        let (agent, message) = match question {
+            Question::ListRefs { repo, labels, credential } => {
+                let connected = || self.world.agents.values().filter(|agent| agent.connected);
+                // One that would deploy it knows its repository; any other may.
+                let agent = connected()
+                    .find(|agent| labels.is_subset(&agent.row.labels))
+                    .or_else(|| connected().next());
+                let Some(agent) = agent else {
+                    drop(answer.send(Err(PlatformError::NoAgent)));
+                    return;
+                };
+                (agent.row.name.clone(), ToAgent::ListRefs { command, repo, credential })
+            }
+            Question::ReadOutput { agent, instance, lines } => {
+                if !self.outboxes.contains_key(&agent) {
+                    drop(answer.send(Err(PlatformError::AgentAway { agent })));
+                    return;
+                }
+                (agent, ToAgent::ReadOutput { command, instance, lines })
+            }
+        };
+        let until = now.checked_add(self.config.answer_limit).unwrap_or(Timestamp::MAX);
+        self.asked.insert(command, Asked { agent: agent.clone(), until, answer });
+        turn.sends.push((agent, message));
+    }
+
+    fn hello(
+        &mut self,
+        now: Timestamp,
+        agent: AgentName,
+        hello: Hello,
+        answer: oneshot::Sender<Result<Welcomed, PlatformError>>,
+        turn: &mut Turn,
+    ) {
+        // The newest hello wins: the older connection ends with its outbox.
+        if let Some((epoch, _)) = self.outboxes.get(&agent).map(|(epoch, _)| (*epoch, ())) {
+            self.gone(&agent, epoch, turn);
+        }
+        let epoch = self.world.next_epoch(&agent);
+        if self.world.boot_of(&agent).is_some_and(|boot| boot != hello.boot_id) {
+            tracing::info!(%agent, "the agent was restarted");
+        }
+        let (acts, jobs, instances) = decide::agents::hello(&self.world, &agent, &hello);
+        let applied = hello.router.as_ref().map_or(RouteVersion(0), |router| router.applied);
+        let row = AgentRow {
+            name: agent.clone(),
+            epoch,
+            boot_id: hello.boot_id,
+            since: now,
+            version: hello.version.clone(),
+            labels: hello.labels,
+            capacity: hello.capacity,
+            runtimes: hello.runtimes,
+            preflight: hello.preflight,
+            router: hello.router.map(|router| router.base_url),
+        };
+        let (outbox, receiver) = mpsc::channel(OUTBOX);
+        let has_router = row.router.is_some();
+        self.world.agent_connected(row, applied);
+        self.outboxes.insert(agent.clone(), (epoch, outbox));
+        let about = About { agent: Some(agent.clone()), ..About::default() };
+        let connected = EventKind::AgentConnected { version: hello.version };
+        self.perform(vec![Act::Event { by: Principal::System, about, kind: connected }], turn);
+        self.perform(acts, turn);
+        if has_router && !self.world.routes_changed {
+            turn.sends.push((agent, ToAgent::Routes { table: self.world.table.clone() }));
+        }
+        turn.answers.push(Box::new(move |stored| {
+            let welcomed = Welcomed { epoch, jobs, instances, outbox: receiver };
+            drop(answer.send(stored.map(|()| welcomed)));
+        }));
+    }
+
+    fn gone(&mut self, agent: &AgentName, epoch: Epoch, turn: &mut Turn) {
+        if self.outboxes.get(agent).is_none_or(|(present, _)| *present != epoch) {
+            return;
+        }
+        self.outboxes.remove(agent);
+        let asked: Vec<CommandId> = self
+            .asked
+            .iter()
+            .filter(|(_, asked)| asked.agent == *agent)
+            .map(|(command, _)| *command)
+            .collect();
+        for command in asked {
+            if let Some(asked) = self.asked.remove(&command) {
+                drop(asked.answer.send(Err(PlatformError::AgentAway { agent: agent.clone() })));
+            }
+        }
+        let acts = decide::agents::gone(&self.world, agent);
+        self.perform(acts, turn);
+    }
+
+    /// Asks the rules until they have nothing more to say.
+    fn settle(&mut self, turn: &mut Turn) {
+        let now = self.clock.now();
+        loop {
+            let acts = decide::due(&self.world, &self.config, now);
+            if acts.is_empty() {
+                break;
+            }
+            self.perform(acts, turn);
+        }
+        let late: Vec<CommandId> =
+            self.asked.iter().filter(|(_, asked)| now >= asked.until).map(|(command, _)| *command).collect();
+        for command in late {
+            if let Some(asked) = self.asked.remove(&command) {
+                drop(asked.answer.send(Err(PlatformError::NoAnswer { agent: asked.agent })));
+            }
+        }
+    }
+
+    fn perform(&mut self, acts: Vec<Act>, turn: &mut Turn) {
+        for act in acts {
+            match act {
+                Act::Event { by, about, kind } => {
+                    self.world.apply(Event { seq: EventSeq(0), at: self.clock.now(), by, about, kind });
+                }
+                Act::Note(note) => {
+                    if matches!(note, super::world::Note::Table(_)) {
+                        self.world.routes_changed = false;
+                    }
+                    self.world.note(note);
+                }
+                Act::Send(agent, message) => turn.sends.push((agent, message)),
+                Act::SendJob(number) => {
+                    if let Some((agent, message)) = self.job(number) {
+                        turn.sends.push((agent, message));
+                    }
+                }
+                Act::SendTable => {
+                    for router in self.world.routers() {
+                        let table = self.world.table.clone();
+                        turn.sends.push((router.row.name.clone(), ToAgent::Routes { table }));
+                    }
+                }
+            }
+        }
+    }
+
+    fn job(&self, number: DeploymentNumber) -> Option<(AgentName, ToAgent)> {
+        let open = self.world.open.get(&number)?;
+        let deployment = &open.deployment;
+        let service = &open.job.service;
+        let mut env = service.env.clone();
+        env.extend(deployment.env.clone());
+        let spec = JobSpec {
+            number,
+            service: deployment.service.clone(),
+            sandbox: deployment.sandbox.clone(),
+            instance: open.job.instance,
+            repo: service.repo.clone(),
+            git_ref: deployment.git_ref.clone(),
+            commit: deployment.commit.clone(),
+            reuse_build: deployment.kind.may_reuse_build(),
+            subdir: service.subdir.clone(),
+            builder: service.builder.clone(),
+            health: service.health.clone(),
+            env,
+            limits: self.config.steps,
+        };
+        let message = ToAgent::Deploy {
+            command: decide::deploy_command(deployment.id, deployment.attempt),
+            deployment: deployment.id,
+            attempt: deployment.attempt,
+            spec: Box::new(spec),
+            credential: open.credential.clone(),
+        };
+        Some((deployment.agent.clone()?, message))
+    }
+
+    /// Append, ring, send.
+    async fn finish(&mut self, mut turn: Turn) {
+        let writes = self.world.take_unsaved();
+        if !writes.is_empty()
+            && let Err(error) = self.store.write(move |db| writes.save(db)).await
+        {
+            tracing::error!(%error, "a turn could not be stored; nothing of it has happened");
+            for answer in turn.answers.drain(..) {
+                answer(Err(error.clone().into()));
+            }
+            self.reload().await;
+            return;
+        }
+        self.bell.send_if_modified(|newest| std::mem::replace(newest, self.world.seq) != self.world.seq);
+        for answer in turn.answers.drain(..) {
+            answer(Ok(()));
+        }
+        for (agent, message) in turn.sends {
+            let Some((epoch, outbox)) = self.outboxes.get(&agent) else { continue };
+            if outbox.try_send(message).is_err() {
+                tracing::warn!(%agent, "the agent does not take what it is told; its connection is ended");
+                let (agent, epoch) = (agent, *epoch);
+                // The session sees its outbox closed, and the agent says hello again.
+                let mut after = Turn::default();
+                self.gone(&agent, epoch, &mut after);
+            }
+        }
+    }
+
+    /// The store did not take a turn: what is true is what it has.
+    async fn reload(&mut self) {
+        self.outboxes.clear();
+        loop {
+            tokio::time::sleep(STORE_PAUSE).await;
+            match self.store.read(Snapshot::load).await {
+                Ok(snapshot) => {
+                    self.world = World::restore(snapshot, self.clock.now());
+                    return;
+                }
+                Err(error) => tracing::error!(%error, "the store cannot be read; trying again"),
+            }
+        }
+    }
+}

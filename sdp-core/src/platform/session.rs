@@ -1,0 +1,436 @@
+//! One connection of an agent: hello, welcome, then lines to the job logs and reports to the loop.
+//!
+//! Two halves run side by side. The reader appends lines to the logs and queues progress; the acker makes lines durable (one
+//! sync serves all deployments), hands over each progress item once the lines before it are durable, and acknowledges
+//! both. A job's last item, its outcome, is handed over only when the agent's `done` agrees with the log: lines, bytes and
+//! checksum. So no outcome overtakes its lines, and nothing is acknowledged that a power cut could take back.
+//!
+//! Limits: hello within 10 s; 10,000 progress items of one job may wait; a frame that is not understood ends the connection.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use super::run::{Hello, Input, Report, Welcomed};
+use crate::id::{CommandId, DeploymentId, Epoch};
+use crate::logs::{Appended, Logs};
+use crate::name::AgentName;
+use crate::wire::link::{AgentFrame, ServerEnd};
+use crate::wire::{ByeReason, FromAgent, JobAction, LinesBatch, PROTOCOL, Progress, ToAgent};
+
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+const WAITING_PROGRESS: usize = 10_000;
+/// How many times a job's lines are asked for again when they do not agree with its `done`.
+const REWINDS: u32 = 2;
+
+/// What has arrived of a job, and what waits for its lines.
+#[derive(Debug, Default)]
+struct Job {
+    attempt: u32,
+    /// Lines in the log, durable or not.
+    lines: u64,
+    /// The newest progress item that has arrived.
+    arrived: u64,
+    waiting: VecDeque<(u64, u64, Progress)>,
+    done: Option<Done>,
+    rewound: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Done {
+    progress: u64,
+    lines: u64,
+    bytes: u64,
+    checksum: u32,
+}
+
+#[derive(Debug, Default)]
+struct Jobs {
+    known: Mutex<HashMap<DeploymentId, Job>>,
+    /// Jobs that the acker has to look at.
+    dirty: Mutex<HashSet<DeploymentId>>,
+    bell: Notify,
+}
+
+impl Jobs {
+    fn with<T>(&self, id: DeploymentId, change: impl FnOnce(&mut Job) -> T) -> Option<T> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&id).map(change)
+    }
+
+    fn knows(&self, id: DeploymentId) -> bool {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
+    }
+
+    fn insert(&self, id: DeploymentId, job: Job) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(id, job);
+    }
+
+    fn forget(&self, id: DeploymentId) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    fn mark(&self, id: DeploymentId) {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        self.bell.notify_one();
+    }
+
+    fn take_dirty(&self) -> Vec<DeploymentId> {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner).drain().collect()
+    }
+}
+
+struct Session {
+    agent: AgentName,
+    epoch: Epoch,
+    inputs: mpsc::Sender<Input>,
+    logs: Logs,
+    to_agent: mpsc::Sender<ToAgent>,
+    jobs: Arc<Jobs>,
+    /// What was sent in this connection, by command: an answer names only the command.
+    commands: Arc<Mutex<HashMap<CommandId, DeploymentId>>>,
+}
+
+/// Ends a connection: the other side is gone, or said something that cannot be.
+struct End(Option<ByeReason>);
+
+/// Serves a connection until it ends.
+pub(super) async fn serve(
+    agent: AgentName,
+    mut end: ServerEnd,
+    inputs: mpsc::Sender<Input>,
+    logs: Logs,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let hello = match tokio::time::timeout(HELLO_WITHIN, end.rx.recv()).await {
+        Ok(Some(AgentFrame::Control(hello @ FromAgent::Hello { .. }))) => hello,
+        Ok(None) => return,
+        Ok(Some(_)) | Err(_) => return bye(&end.tx, ByeReason::BadFrame).await,
+    };
+    let Some(hello) = checked(hello) else { return bye(&end.tx, ByeReason::Protocol).await };
+    let (answer, answered) = oneshot::channel();
+    if inputs.send(Input::Hello { agent: agent.clone(), hello, answer }).await.is_err() {
+        return bye(&end.tx, ByeReason::Restart).await;
+    }
+    let Ok(Ok(welcomed)) = answered.await else { return bye(&end.tx, ByeReason::Restart).await };
+    let Welcomed { epoch, mut jobs, instances, mut outbox } = welcomed;
+    for decision in &mut jobs {
+        if let JobAction::Send { lines, .. } | JobAction::Cancel { lines, .. } = &mut decision.action {
+            *lines = logs.held(decision.deployment).await.unwrap_or(0);
+        }
+    }
+    tracing::info!(%agent, %epoch, "agent connected");
+    let session = Session {
+        agent: agent.clone(),
+        epoch,
+        inputs: inputs.clone(),
+        logs,
+        to_agent: end.tx.clone(),
+        jobs: Arc::default(),
+        commands: Arc::default(),
+    };
+    let welcome = ToAgent::Welcome { epoch, jobs, instances };
+    let reason = if end.tx.send(welcome).await.is_err() {
+        None
+    } else {
+        let reading = async {
+            loop {
+                let Some(frame) = end.rx.recv().await else { return None };
+                if let Err(End(reason)) = session.frame(frame).await {
+                    return reason;
+                }
+            }
+        };
+        let telling = async {
+            while let Some(message) = outbox.recv().await {
+                session.remember(&message);
+                if end.tx.send(message).await.is_err() {
+                    return None;
+                }
+            }
+            Some(ByeReason::Superseded)
+        };
+        tokio::select! {
+            reason = reading => reason,
+            reason = telling => reason,
+            () = session.acknowledge() => None,
+            _ = stopping.wait_for(|stopping| *stopping) => Some(ByeReason::Restart),
+        }
+    };
+    if let Some(reason) = reason {
+        bye(&end.tx, reason).await;
+    }
+    tracing::info!(%agent, %epoch, ?reason, "agent disconnected");
+    drop(inputs.send(Input::Gone { agent, epoch }).await);
+}
+
+async fn bye(to_agent: &mpsc::Sender<ToAgent>, reason: ByeReason) {
+    let bye = ToAgent::Bye { reason, retry_after_ms: None };
+    // An agent that takes nothing any more is not waited for.
+    drop(tokio::time::timeout(Duration::from_secs(1), to_agent.send(bye)).await);
+}
+
+fn checked(hello: FromAgent) -> Option<Hello> {
+    let FromAgent::Hello {
+        protocol: PROTOCOL,
+        boot_id,
+        version,
+        labels,
+        capacity,
+        runtimes,
+        preflight,
+        jobs,
+        instances,
+        router,
+    } = hello
+    else {
+        return None;
+    };
+    Some(Hello { boot_id, version, labels, capacity, runtimes, preflight, jobs, instances, router })
+}
+
+impl Session {
+    fn remember(&self, message: &ToAgent) {
+        if let ToAgent::Deploy { command, deployment, .. } = message {
+            self.commands.lock().unwrap_or_else(PoisonError::into_inner).insert(*command, *deployment);
+        }
+    }
+
+    fn deployment_of(&self, command: CommandId) -> Option<DeploymentId> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner).get(&command).copied()
+    }
+
+    async fn report(&self, report: Report) -> Result<(), End> {
+        self.input(report, None).await
+    }
+
+    async fn input(&self, report: Report, committed: Option<oneshot::Sender<()>>) -> Result<(), End> {
+        let (agent, epoch) = (self.agent.clone(), self.epoch);
+        self.inputs.send(Input::Report { agent, epoch, report, committed }).await.map_err(|_| End(None))
+    }
+
+    async fn frame(&self, frame: AgentFrame) -> Result<(), End> {
+        let message = match frame {
+            AgentFrame::Lines(batch) => return self.lines(batch).await,
+            AgentFrame::Control(message) => message,
+        };
+        match message {
+            FromAgent::Accepted { command } => {
+                if let Some(deployment) = self.deployment_of(command) {
+                    self.report(Report::Accepted { deployment }).await?;
+                }
+            }
+            FromAgent::Rejected { command, reason, message } => {
+                if let Some(deployment) = self.deployment_of(command) {
+                    self.report(Report::Rejected { deployment, reason, message }).await?;
+                }
+            }
+            FromAgent::Progress { deployment, attempt, number, after_line, what } => {
+                if self.works_on(deployment, attempt).await? {
+                    self.progress(deployment, attempt, number, after_line, what).await?;
+                }
+            }
+            FromAgent::Done { deployment, attempt, progress, lines, bytes, dropped: _, checksum } => {
+                if self.works_on(deployment, attempt).await? {
+                    let done = Done { progress, lines, bytes, checksum };
+                    self.jobs.with(deployment, |job| job.done = Some(done));
+                    self.jobs.mark(deployment);
+                } else {
+                    // It has ended without the agent's word; there is nothing left to bring over.
+                    self.tell(ToAgent::DoneOk { deployment, attempt }).await?;
+                }
+            }
+            FromAgent::Instance { report } => self.report(Report::Instance(report)).await?,
+            FromAgent::RoutesApplied { version } => self.report(Report::RoutesApplied { version }).await?,
+            FromAgent::Drained { instance } => self.report(Report::Drained { instance }).await?,
+            FromAgent::Answer { command, answer } => {
+                let agent = self.agent.clone();
+                self.inputs.send(Input::Answered { agent, command, answer }).await.map_err(|_| End(None))?;
+            }
+            FromAgent::Bye { reason } => {
+                tracing::info!(agent = %self.agent, ?reason, "the agent goes away");
+                return Err(End(None));
+            }
+            FromAgent::Hello { .. } => return Err(End(Some(ByeReason::BadFrame))),
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, message: ToAgent) -> Result<(), End> {
+        self.to_agent.send(message).await.map_err(|_| End(None))
+    }
+
+    /// Whether the agent works on this attempt; what it says of any other is dropped.
+    async fn works_on(&self, id: DeploymentId, attempt: u32) -> Result<bool, End> {
+        if !self.jobs.knows(id) {
+            let (answer, answered) = oneshot::channel();
+            let question = Input::Assignment { agent: self.agent.clone(), deployment: id, answer };
+            self.inputs.send(question).await.map_err(|_| End(None))?;
+            let Some((attempt, progress)) = answered.await.map_err(|_| End(None))? else { return Ok(false) };
+            let lines = self.logs.held(id).await.unwrap_or(0);
+            self.jobs.insert(id, Job { attempt, lines, arrived: progress, ..Job::default() });
+        }
+        Ok(self.jobs.with(id, |job| job.attempt == attempt).unwrap_or(false))
+    }
+
+    async fn lines(&self, batch: LinesBatch) -> Result<(), End> {
+        let (id, attempt) = (batch.deployment, batch.attempt);
+        if !self.works_on(id, attempt).await? {
+            return Ok(());
+        }
+        match self.logs.append(batch).await {
+            Ok(Appended::Added { last } | Appended::Duplicate { last }) => {
+                self.jobs.with(id, |job| job.lines = last);
+                self.jobs.mark(id);
+                Ok(())
+            }
+            Ok(Appended::Gap { last }) => {
+                let progress = self.jobs.with(id, |job| job.arrived).unwrap_or(0);
+                self.tell(ToAgent::Rewind { deployment: id, attempt, lines: last, progress }).await
+            }
+            // Not acknowledged, so it comes again: with the next connection, once there is room.
+            Err(error) => {
+                tracing::error!(agent = %self.agent, deployment = %id, %error, "lines could not be stored");
+                Err(End(Some(ByeReason::Restart)))
+            }
+        }
+    }
+
+    async fn progress(
+        &self,
+        id: DeploymentId,
+        attempt: u32,
+        number: u64,
+        after_line: u64,
+        what: Progress,
+    ) -> Result<(), End> {
+        let gap = self.jobs.with(id, |job| {
+            if number == job.arrived + 1 && job.waiting.len() < WAITING_PROGRESS {
+                job.arrived = number;
+                job.waiting.push_back((number, after_line, what));
+            }
+            (number > job.arrived).then_some((job.lines, job.arrived))
+        });
+        self.jobs.mark(id);
+        match gap.flatten() {
+            Some((lines, progress)) => {
+                self.tell(ToAgent::Rewind { deployment: id, attempt, lines, progress }).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Makes durable, hands over, acknowledges. Ends with the connection.
+    async fn acknowledge(&self) {
+        loop {
+            self.jobs.bell.notified().await;
+            for id in self.jobs.take_dirty() {
+                if let Err(End(_)) = self.acknowledge_job(id).await {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn acknowledge_job(&self, id: DeploymentId) -> Result<(), End> {
+        let Some((attempt, held)) = self.jobs.with(id, |job| (job.attempt, job.lines)) else { return Ok(()) };
+        let durable = match self.logs.durable(id, held).await {
+            Ok(durable) => durable,
+            Err(error) => {
+                tracing::error!(agent = %self.agent, deployment = %id, %error, "a job log could not be synced");
+                return Err(End(None));
+            }
+        };
+        let mut handed_over = Vec::new();
+        let mut ended = None;
+        while let Some((number, after_line, what)) = self
+            .jobs
+            .with(id, |job| {
+                job.waiting.front().is_some_and(|next| next.1 <= durable).then(|| job.waiting.pop_front())
+            })
+            .flatten()
+            .flatten()
+        {
+            if matches!(what, Progress::Ended { .. }) {
+                ended = Some((number, after_line, what));
+                break;
+            }
+            let (committed, wait) = oneshot::channel();
+            self.input(
+                Report::Progress { deployment: id, attempt, number, after_line, what },
+                Some(committed),
+            )
+            .await?;
+            handed_over.push((number, wait));
+        }
+        let mut progress = None;
+        for (number, wait) in handed_over {
+            // Not stored: the loop has ended the connection, and the agent sends it again.
+            wait.await.map_err(|_| End(None))?;
+            progress = Some(number);
+        }
+        if let Some((number, after_line, what)) = ended {
+            let done = self.jobs.with(id, |job| job.done).flatten();
+            match done {
+                Some(done) if done.progress == number && done.lines <= durable => {
+                    return self.finish_job(id, attempt, done, after_line, what).await;
+                }
+                // It waits for its `done`, or for the lines that that names.
+                _ => {
+                    self.jobs.with(id, |job| job.waiting.push_front((number, after_line, what)));
+                }
+            }
+        }
+        let progress = progress.or_else(|| self.jobs.with(id, |job| job.arrived - job.waiting.len() as u64));
+        self.tell(ToAgent::Ack { deployment: id, attempt, lines: durable, progress: progress.unwrap_or(0) })
+            .await
+    }
+
+    async fn finish_job(
+        &self,
+        id: DeploymentId,
+        attempt: u32,
+        done: Done,
+        after_line: u64,
+        what: Progress,
+    ) -> Result<(), End> {
+        let totals = self.logs.totals(id).await.map_err(|error| {
+            tracing::error!(agent = %self.agent, deployment = %id, %error, "a job log could not be read");
+            End(None)
+        })?;
+        let agrees = (totals.lines, totals.bytes, totals.checksum) == (done.lines, done.bytes, done.checksum);
+        if !agrees {
+            let rewound = self.jobs.with(id, |job| {
+                job.rewound += 1;
+                job.rewound
+            });
+            tracing::warn!(agent = %self.agent, deployment = %id, ?totals, ?done, "log and agent do not agree");
+            if rewound.is_some_and(|times| times > REWINDS) {
+                self.report(Report::LogIncomplete { deployment: id }).await?;
+                self.jobs.forget(id);
+                return self.tell(ToAgent::DoneOk { deployment: id, attempt }).await;
+            }
+            self.logs.truncate_to(id, 0).await.map_err(|_| End(None))?;
+            let number = done.progress;
+            self.jobs.with(id, |job| {
+                job.lines = 0;
+                job.done = None;
+                job.waiting.push_front((number, after_line, what));
+            });
+            let progress = number;
+            return self.tell(ToAgent::Rewind { deployment: id, attempt, lines: 0, progress }).await;
+        }
+        let (committed, wait) = oneshot::channel();
+        let report = Report::Progress { deployment: id, attempt, number: done.progress, after_line, what };
+        self.input(report, Some(committed)).await?;
+        wait.await.map_err(|_| End(None))?;
+        self.jobs.forget(id);
+        if let Err(error) = self.logs.close(id).await {
+            tracing::warn!(deployment = %id, %error, "a job log could not be closed");
+        }
+        self.tell(ToAgent::Ack { deployment: id, attempt, lines: done.lines, progress: done.progress })
+            .await?;
+        self.tell(ToAgent::DoneOk { deployment: id, attempt }).await
+    }
+}

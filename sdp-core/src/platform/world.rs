@@ -1,0 +1,587 @@
+//! All state in memory: what is open, not history. It changes in two ways only: by an event ([`World::apply`]), or by a remark
+//! that no one else needs to know ([`World::note`]). Both mark what must be saved in the same transaction.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::Timestamp;
+
+use crate::api::AgentView;
+use crate::catalog::Service;
+use crate::deployment::{Deployment, State, Step};
+use crate::event::{About, Event, EventKind};
+use crate::id::{BootId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId, RouteVersion};
+use crate::name::{AgentName, IdempotencyKey, SandboxName, ServiceName};
+use crate::sandbox::{Instance, InstanceState, RouteTable, Sandbox, StopReason, route_table};
+use crate::secret::GitCredential;
+use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Writes, is_routed};
+
+/// A deployment that has not ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Open {
+    pub(crate) deployment: Deployment,
+    pub(crate) job: JobRow,
+    /// In memory only; gone after a restart, and dropped once the fetch is over.
+    pub(crate) credential: Option<GitCredential>,
+    /// Since when it is where it is: queued, sent, in its step.
+    pub(crate) since: Timestamp,
+    /// Since when no agent that fits is connected.
+    pub(crate) no_agent_since: Option<Timestamp>,
+    pub(crate) cancel_asked: Option<Timestamp>,
+    pub(crate) cancel_sent: Option<Timestamp>,
+    /// The table that sends traffic to its instance, once that is rendered.
+    pub(crate) switch: Option<RouteVersion>,
+}
+
+impl Open {
+    pub(crate) fn about(&self) -> About {
+        About {
+            deployment: Some(self.deployment.id),
+            service: Some(self.deployment.service.clone()),
+            sandbox: Some(self.deployment.sandbox.clone()),
+            ..About::default()
+        }
+    }
+
+    /// Whether the agent's part is done and only the switch is left.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.deployment.state == (State::Running { step: Step::Switch })
+    }
+
+    pub(crate) fn is_in(&self, sandbox: &SandboxName, service: &ServiceName) -> bool {
+        self.deployment.sandbox == *sandbox && self.deployment.service == *service
+    }
+}
+
+/// An instance that is not over, or that the route table still speaks of.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    pub(crate) instance: Instance,
+    /// Since when it is in its state.
+    pub(crate) since: Timestamp,
+    /// The routers that have no request to it under way any more.
+    pub(crate) drained_by: BTreeSet<AgentName>,
+    pub(crate) stop_sent: Option<Timestamp>,
+}
+
+impl Running {
+    pub(crate) fn about(&self) -> About {
+        About {
+            deployment: Some(self.instance.deployment),
+            instance: Some(self.instance.id),
+            service: Some(self.instance.service.clone()),
+            sandbox: Some(self.instance.sandbox.clone()),
+            agent: Some(self.instance.agent.clone()),
+        }
+    }
+}
+
+/// An agent that has connected at least once.
+#[derive(Clone, Debug)]
+pub(crate) struct Agent {
+    pub(crate) row: AgentRow,
+    pub(crate) connected: bool,
+    /// Gave work back a moment ago; asked again after this.
+    pub(crate) unfit_until: Option<Timestamp>,
+    /// The table that its router has in effect.
+    pub(crate) applied: RouteVersion,
+}
+
+impl Agent {
+    pub(crate) fn view(&self, world: &World) -> AgentView {
+        AgentView {
+            name: self.row.name.clone(),
+            connected: self.connected,
+            since: self.row.since,
+            version: self.row.version.clone(),
+            labels: self.row.labels.iter().cloned().collect(),
+            capacity: self.row.capacity,
+            running: world.running_on(&self.row.name),
+            runtimes: self.row.runtimes.clone(),
+            router: self.row.router.is_some(),
+            preflight: self.row.preflight.clone(),
+        }
+    }
+}
+
+/// A change that is no event.
+#[derive(Clone, Debug)]
+pub(crate) enum Note {
+    /// The agent has taken a job.
+    Accepted(DeploymentNumber),
+    /// Progress up to this item is applied.
+    Progress(DeploymentNumber, u64),
+    /// No agent that fits is connected since then; or one is again.
+    NoAgentSince(DeploymentNumber, Option<Timestamp>),
+    /// The agent was told to cancel.
+    CancelSent(DeploymentNumber, Timestamp),
+    /// The agent was told to stop the instance.
+    StopSent(InstanceId, Timestamp),
+    /// A router has no request to the instance under way.
+    Drained(InstanceId, AgentName),
+    /// An agent's router has this table in effect.
+    Applied(AgentName, RouteVersion),
+    /// Do not ask this agent before then.
+    Unfit(AgentName, Timestamp),
+    /// This is the table now.
+    Table(RouteTable),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    pub(crate) seq: EventSeq,
+    pub(crate) number: DeploymentNumber,
+    pub(crate) services: BTreeMap<ServiceName, Service>,
+    pub(crate) sandboxes: BTreeMap<SandboxName, Sandbox>,
+    /// By number, which is the order of the queue.
+    pub(crate) open: BTreeMap<DeploymentNumber, Open>,
+    numbers: HashMap<DeploymentId, DeploymentNumber>,
+    pub(crate) instances: BTreeMap<InstanceId, Running>,
+    pub(crate) agents: BTreeMap<AgentName, Agent>,
+    idempotency: HashMap<(String, IdempotencyKey), (String, DeploymentId)>,
+    /// The newest table.
+    pub(crate) table: RouteTable,
+    /// Set by every event that may change the table.
+    pub(crate) routes_changed: bool,
+    unsaved: Unsaved,
+}
+
+#[derive(Debug, Default)]
+struct Unsaved {
+    writes: Writes,
+    deployments: BTreeSet<DeploymentNumber>,
+    jobs: BTreeSet<DeploymentNumber>,
+    instances: BTreeSet<InstanceId>,
+    agents: BTreeSet<AgentName>,
+}
+
+impl World {
+    /// The world as the store has it. Nobody is connected.
+    pub(crate) fn restore(snapshot: Snapshot, now: Timestamp) -> Self {
+        let mut world =
+            Self { seq: snapshot.seq, number: snapshot.number, routes_changed: true, ..Self::default() };
+        world.services = snapshot.services.into_iter().map(|s| (s.name.clone(), s)).collect();
+        world.sandboxes = snapshot.sandboxes.into_iter().map(|s| (s.name.clone(), s)).collect();
+        for (deployment, job) in snapshot.deployments {
+            let cancel_asked = deployment.cancel_requested_by.is_some().then_some(now);
+            world.numbers.insert(deployment.id, deployment.number);
+            let open = Open {
+                job,
+                credential: None,
+                since: now,
+                no_agent_since: None,
+                cancel_asked,
+                cancel_sent: None,
+                switch: None,
+                deployment,
+            };
+            world.open.insert(open.deployment.number, open);
+        }
+        for instance in snapshot.instances {
+            let running = Running { instance, since: now, drained_by: BTreeSet::new(), stop_sent: None };
+            world.instances.insert(running.instance.id, running);
+        }
+        for mut row in snapshot.agents {
+            // Away since now at the latest: its absence is counted from when somebody could have noticed.
+            row.since = now;
+            let agent = Agent { row, connected: false, unfit_until: None, applied: RouteVersion(0) };
+            world.agents.insert(agent.row.name.clone(), agent);
+        }
+        for row in snapshot.idempotency {
+            world.idempotency.insert((row.principal, row.key), (row.fingerprint, row.deployment));
+        }
+        world
+    }
+
+    pub(crate) fn open_by_id(&self, id: DeploymentId) -> Option<&Open> {
+        self.open.get(self.numbers.get(&id)?)
+    }
+
+    pub(crate) fn known_request(
+        &self,
+        principal: &str,
+        key: &IdempotencyKey,
+    ) -> Option<&(String, DeploymentId)> {
+        self.idempotency.get(&(principal.to_owned(), key.clone()))
+    }
+
+    /// How many jobs an agent has.
+    pub(crate) fn running_on(&self, agent: &AgentName) -> u32 {
+        let busy = self
+            .open
+            .values()
+            .filter(|open| open.deployment.agent.as_ref() == Some(agent) && !open.is_ready());
+        u32::try_from(busy.count()).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn queue_position(&self, id: DeploymentId) -> Option<u32> {
+        let mut waiting = self.open.values().filter(|open| open.deployment.agent.is_none());
+        let position = waiting.position(|open| open.deployment.id == id)?;
+        u32::try_from(position + 1).ok()
+    }
+
+    /// Agents with a router that are connected.
+    pub(crate) fn routers(&self) -> impl Iterator<Item = &Agent> {
+        self.agents.values().filter(|agent| agent.connected && agent.row.router.is_some())
+    }
+
+    /// The table as it must be now: an instance that waits for its switch counts as live.
+    pub(crate) fn render_routes(&self) -> RouteTable {
+        let switching: BTreeSet<InstanceId> = self
+            .open
+            .values()
+            .filter(|open| open.is_ready() && open.cancel_asked.is_none())
+            .map(|open| open.job.instance)
+            .collect();
+        let instances: Vec<Instance> = self
+            .instances
+            .values()
+            .map(|running| {
+                let mut instance = running.instance.clone();
+                if switching.contains(&instance.id) && instance.state == (InstanceState::Starting {}) {
+                    instance.state = InstanceState::Live {};
+                }
+                instance
+            })
+            .collect();
+        route_table(RouteVersion(self.seq.0), self.services.values(), self.sandboxes.values(), &instances)
+    }
+
+    /// Gives an event its place in the sequence, folds it in, and marks what must be saved.
+    pub(crate) fn apply(&mut self, mut event: Event) -> EventSeq {
+        self.seq = self.seq.next();
+        event.seq = self.seq;
+        self.fold(&event);
+        self.unsaved.writes.events.push(event);
+        self.seq
+    }
+
+    fn fold(&mut self, event: &Event) {
+        if let Some(number) = event.about.deployment.and_then(|id| self.numbers.get(&id).copied()) {
+            self.fold_deployment(number, event);
+        }
+        if let Some(id) = event.about.instance {
+            self.fold_instance(id, event);
+        }
+        match &event.kind {
+            EventKind::ServiceDeleted {} => {
+                if let Some(name) = &event.about.service {
+                    self.services.remove(name);
+                    self.unsaved.writes.services_gone.push(name.clone());
+                    self.routes_changed = true;
+                }
+            }
+            EventKind::SandboxCreated {} => {
+                if let Some(name) = event.about.sandbox.clone() {
+                    let sandbox =
+                        Sandbox { name: name.clone(), owner: event.by.clone(), created_at: event.at };
+                    self.unsaved.writes.sandboxes_gone.retain(|gone| *gone != name);
+                    self.unsaved.writes.sandboxes.push(sandbox.clone());
+                    self.sandboxes.insert(name, sandbox);
+                    self.routes_changed = true;
+                }
+            }
+            EventKind::SandboxDeleted {} => {
+                if let Some(name) = &event.about.sandbox {
+                    self.sandboxes.remove(name);
+                    self.unsaved.writes.sandboxes.retain(|new| new.name != *name);
+                    self.unsaved.writes.sandboxes_gone.push(name.clone());
+                    self.routes_changed = true;
+                }
+            }
+            EventKind::AgentDisconnected {} => {
+                if let Some(agent) = event.about.agent.as_ref().and_then(|name| self.agents.get_mut(name)) {
+                    agent.connected = false;
+                    agent.row.since = event.at;
+                    self.unsaved.agents.insert(agent.row.name.clone());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn fold_deployment(&mut self, number: DeploymentNumber, event: &Event) {
+        let Some(open) = self.open.get_mut(&number) else { return };
+        open.deployment.apply(event);
+        match &event.kind {
+            EventKind::DeploymentSent { .. } => {
+                open.since = event.at;
+                open.no_agent_since = None;
+                open.job.accepted = false;
+                self.unsaved.jobs.insert(number);
+            }
+            EventKind::DeploymentReturned { .. } => {
+                open.since = event.at;
+                open.job.accepted = false;
+                self.unsaved.jobs.insert(number);
+            }
+            EventKind::StepStarted { step, .. } => {
+                open.since = event.at;
+                if *step > Step::Fetch {
+                    open.credential = None;
+                }
+                self.routes_changed |= *step == Step::Switch;
+            }
+            EventKind::CancelRequested {} => {
+                open.cancel_asked = Some(event.at);
+                self.routes_changed = true;
+            }
+            EventKind::DeploymentEnded { .. } => {
+                self.routes_changed = true;
+                if let Some(open) = self.open.remove(&number) {
+                    self.numbers.remove(&open.deployment.id);
+                    self.unsaved.jobs.remove(&number);
+                    self.unsaved.deployments.remove(&number);
+                    self.unsaved.writes.jobs_gone.push(open.deployment.id);
+                    self.unsaved.writes.deployments.push(open.deployment);
+                }
+                return;
+            }
+            _ => {}
+        }
+        self.unsaved.deployments.insert(number);
+    }
+
+    fn fold_instance(&mut self, id: InstanceId, event: &Event) {
+        if let EventKind::InstanceStarted { commit, address } = &event.kind {
+            let about = &event.about;
+            let (Some(service), Some(sandbox), Some(deployment), Some(agent)) =
+                (about.service.clone(), about.sandbox.clone(), about.deployment, about.agent.clone())
+            else {
+                return;
+            };
+            let instance = Instance {
+                id,
+                service,
+                sandbox,
+                deployment,
+                commit: commit.clone(),
+                agent,
+                address: Some(*address),
+                url: None,
+                state: InstanceState::Starting {},
+                started_at: event.at,
+                stopped_at: None,
+                last_lines: Vec::new(),
+            };
+            let running = Running { instance, since: event.at, drained_by: BTreeSet::new(), stop_sent: None };
+            self.instances.insert(id, running);
+            self.unsaved.instances.insert(id);
+            return;
+        }
+        let Some(running) = self.instances.get_mut(&id) else { return };
+        let instance = &mut running.instance;
+        match &event.kind {
+            EventKind::InstanceLive { url } => {
+                instance.state = InstanceState::Live {};
+                instance.url.clone_from(url);
+                let (service, sandbox) = (instance.service.clone(), instance.sandbox.clone());
+                self.forget_over(&sandbox, &service);
+            }
+            EventKind::InstanceDraining { reason } => {
+                instance.state = InstanceState::Draining { reason: reason.clone() };
+            }
+            EventKind::InstanceStopped { reason, last_lines } => {
+                instance.state = InstanceState::Stopped { reason: reason.clone() };
+                instance.stopped_at = Some(event.at);
+                instance.last_lines.clone_from(last_lines);
+            }
+            EventKind::InstanceLost {} => {
+                instance.state = InstanceState::Lost {};
+                instance.stopped_at = Some(event.at);
+            }
+            _ => return,
+        }
+        self.routes_changed = true;
+        let Some(running) = self.instances.get_mut(&id) else { return };
+        running.since = event.at;
+        let over = running.instance.state.is_over();
+        let on_purpose = matches!(
+            &running.instance.state,
+            InstanceState::Stopped { reason: StopReason::Stopped { .. } | StopReason::SandboxDeleted {} }
+        );
+        let place = (running.instance.sandbox.clone(), running.instance.service.clone());
+        if over && !is_routed(&running.instance) {
+            let instance = running.instance.clone();
+            self.instances.remove(&id);
+            self.unsaved.instances.remove(&id);
+            self.unsaved.writes.instances.push((instance, false));
+            if on_purpose {
+                self.forget_over(&place.0, &place.1);
+            }
+        } else {
+            self.unsaved.instances.insert(id);
+        }
+    }
+
+    /// The route table need not speak any more of what ended badly in this place: something newer has been decided.
+    fn forget_over(&mut self, sandbox: &SandboxName, service: &ServiceName) {
+        let over: Vec<InstanceId> = self
+            .instances
+            .values()
+            .map(|running| &running.instance)
+            .filter(|i| i.state.is_over() && i.sandbox == *sandbox && i.service == *service)
+            .map(|i| i.id)
+            .collect();
+        for id in over {
+            if let Some(running) = self.instances.remove(&id) {
+                self.unsaved.instances.remove(&id);
+                self.unsaved.writes.instances.push((running.instance, false));
+            }
+        }
+    }
+
+    pub(crate) fn note(&mut self, note: Note) {
+        match note {
+            Note::Accepted(number) => {
+                if let Some(open) = self.open.get_mut(&number) {
+                    open.job.accepted = true;
+                    self.unsaved.jobs.insert(number);
+                }
+            }
+            Note::Progress(number, progress) => {
+                if let Some(open) = self.open.get_mut(&number) {
+                    open.job.progress = progress;
+                    // Whoever reports progress has taken the job, even if its word for that was lost.
+                    open.job.accepted = true;
+                    self.unsaved.jobs.insert(number);
+                }
+            }
+            Note::NoAgentSince(number, since) => {
+                if let Some(open) = self.open.get_mut(&number) {
+                    open.no_agent_since = since;
+                }
+            }
+            Note::CancelSent(number, at) => {
+                if let Some(open) = self.open.get_mut(&number) {
+                    open.cancel_sent = Some(at);
+                }
+            }
+            Note::StopSent(id, at) => {
+                if let Some(running) = self.instances.get_mut(&id) {
+                    running.stop_sent = Some(at);
+                }
+            }
+            Note::Drained(id, router) => {
+                if let Some(running) = self.instances.get_mut(&id) {
+                    running.drained_by.insert(router);
+                }
+            }
+            Note::Applied(agent, version) => {
+                if let Some(agent) = self.agents.get_mut(&agent) {
+                    agent.applied = version;
+                }
+            }
+            Note::Unfit(agent, until) => {
+                if let Some(agent) = self.agents.get_mut(&agent) {
+                    agent.unfit_until = Some(until);
+                }
+            }
+            Note::Table(table) => self.take_table(table),
+        }
+    }
+
+    fn take_table(&mut self, table: RouteTable) {
+        let named: BTreeSet<InstanceId> = table
+            .sandboxes
+            .iter()
+            .filter_map(|route| match route.target {
+                crate::sandbox::RouteTarget::Instance { instance, .. } => Some(instance),
+                crate::sandbox::RouteTarget::Down { .. } => None,
+            })
+            .collect();
+        for running in self.instances.values_mut() {
+            if named.contains(&running.instance.id) {
+                running.drained_by.clear();
+            }
+        }
+        for open in self.open.values_mut() {
+            if open.is_ready() && open.switch.is_none() && named.contains(&open.job.instance) {
+                open.switch = Some(table.version);
+            }
+        }
+        self.table = table;
+    }
+
+    /// A new deployment: the event that begins it, with what is not in the event.
+    pub(crate) fn begin(
+        &mut self,
+        mut event: Event,
+        job: JobRow,
+        credential: Option<GitCredential>,
+    ) -> Option<Deployment> {
+        self.seq = self.seq.next();
+        event.seq = self.seq;
+        let deployment = Deployment::begin(&event)?;
+        let number = deployment.number;
+        self.number = self.number.max(number);
+        self.numbers.insert(deployment.id, number);
+        self.unsaved.deployments.insert(number);
+        self.unsaved.jobs.insert(number);
+        let open = Open {
+            deployment: deployment.clone(),
+            job,
+            credential,
+            since: event.at,
+            no_agent_since: None,
+            cancel_asked: None,
+            cancel_sent: None,
+            switch: None,
+        };
+        self.open.insert(number, open);
+        self.unsaved.writes.events.push(event);
+        Some(deployment)
+    }
+
+    pub(crate) fn remember_request(&mut self, row: IdempotencyRow) {
+        let entry = (row.fingerprint.clone(), row.deployment);
+        self.idempotency.insert((row.principal.clone(), row.key.clone()), entry);
+        self.unsaved.writes.idempotency.push(row);
+    }
+
+    pub(crate) fn save_service(&mut self, service: Service) {
+        self.unsaved.writes.services_gone.retain(|gone| *gone != service.name);
+        self.unsaved.writes.services.push(service.clone());
+        self.services.insert(service.name.clone(), service);
+        self.routes_changed = true;
+    }
+
+    /// An agent has said hello.
+    pub(crate) fn agent_connected(&mut self, row: AgentRow, applied: RouteVersion) {
+        self.unsaved.agents.insert(row.name.clone());
+        let agent = Agent { row, connected: true, unfit_until: None, applied };
+        for running in self.instances.values_mut().filter(|r| r.instance.agent == agent.row.name) {
+            running.stop_sent = None;
+        }
+        for running in self.instances.values_mut() {
+            running.drained_by.remove(&agent.row.name);
+        }
+        for open in self.open.values_mut().filter(|o| o.deployment.agent.as_ref() == Some(&agent.row.name)) {
+            open.cancel_sent = None;
+        }
+        self.agents.insert(agent.row.name.clone(), agent);
+    }
+
+    pub(crate) fn next_epoch(&self, agent: &AgentName) -> Epoch {
+        self.agents.get(agent).map_or(Epoch(1), |agent| agent.row.epoch.next())
+    }
+
+    pub(crate) fn boot_of(&self, agent: &AgentName) -> Option<BootId> {
+        self.agents.get(agent).map(|agent| agent.row.boot_id)
+    }
+
+    /// What has changed since it was last asked, to be saved in one transaction.
+    pub(crate) fn take_unsaved(&mut self) -> Writes {
+        let Unsaved { mut writes, deployments, jobs, instances, agents } = std::mem::take(&mut self.unsaved);
+        writes
+            .deployments
+            .extend(deployments.iter().filter_map(|n| Some(self.open.get(n)?.deployment.clone())));
+        writes.jobs.extend(jobs.iter().filter_map(|n| Some(self.open.get(n)?.job.clone())));
+        for id in instances {
+            if let Some(running) = self.instances.get(&id) {
+                writes.instances.push((running.instance.clone(), is_routed(&running.instance)));
+            }
+        }
+        writes.agents.extend(agents.iter().filter_map(|name| Some(self.agents.get(name)?.row.clone())));
+        writes
+    }
+}

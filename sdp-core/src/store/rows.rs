@@ -1,0 +1,418 @@
+//! The statements: what is written in one turn of the orchestrator, what a start needs, and what lists ask for.
+
+use rusqlite::{Connection, Row, params, params_from_iter};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::StoreError;
+use crate::catalog::Service;
+use crate::deployment::{Deployment, State};
+use crate::event::Event;
+use crate::feed::EventFilter;
+use crate::id::{BootId, DeploymentId, DeploymentNumber, DeploymentRef, Epoch, EventSeq, InstanceId};
+use crate::name::{AgentName, IdempotencyKey, SandboxName, ServiceName};
+use crate::platform::{DeploymentFilter, InstanceFilter, StateFilter};
+use crate::sandbox::{Instance, Sandbox, keeps_route};
+use crate::wire::Preflight;
+
+/// How long an idempotency key is remembered, in milliseconds.
+const IDEMPOTENCY_KEPT: i64 = 7 * 24 * 3600 * 1000;
+
+/// What an unended deployment was asked with, and how far its agent is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JobRow {
+    pub(crate) deployment: DeploymentId,
+    /// The service as it was when the deployment was asked for.
+    pub(crate) service: Service,
+    pub(crate) instance: InstanceId,
+    /// The agent that most likely has what is needed already.
+    pub(crate) prefer: Option<AgentName>,
+    pub(crate) had_credential: bool,
+    pub(crate) accepted: bool,
+    /// The last progress item that was applied.
+    pub(crate) progress: u64,
+}
+
+/// An agent, as far as it must be known before it connects again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AgentRow {
+    pub(crate) name: AgentName,
+    pub(crate) epoch: Epoch,
+    pub(crate) boot_id: BootId,
+    pub(crate) since: jiff::Timestamp,
+    pub(crate) version: String,
+    pub(crate) labels: std::collections::BTreeSet<crate::name::Label>,
+    pub(crate) capacity: u32,
+    pub(crate) runtimes: Vec<String>,
+    pub(crate) preflight: Vec<Preflight>,
+    pub(crate) router: Option<url::Url>,
+}
+
+/// A request that may come again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IdempotencyRow {
+    pub(crate) principal: String,
+    pub(crate) key: IdempotencyKey,
+    pub(crate) fingerprint: String,
+    pub(crate) deployment: DeploymentId,
+    pub(crate) at_ms: i64,
+}
+
+/// Everything that one turn changes; saved in one transaction.
+#[derive(Debug, Default)]
+pub(crate) struct Writes {
+    pub(crate) events: Vec<Event>,
+    pub(crate) deployments: Vec<Deployment>,
+    pub(crate) jobs: Vec<JobRow>,
+    pub(crate) jobs_gone: Vec<DeploymentId>,
+    pub(crate) instances: Vec<(Instance, bool)>,
+    pub(crate) sandboxes: Vec<Sandbox>,
+    pub(crate) sandboxes_gone: Vec<SandboxName>,
+    pub(crate) services: Vec<Service>,
+    pub(crate) services_gone: Vec<ServiceName>,
+    pub(crate) agents: Vec<AgentRow>,
+    pub(crate) idempotency: Vec<IdempotencyRow>,
+}
+
+impl Writes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.events.is_empty()
+            && self.deployments.is_empty()
+            && self.jobs.is_empty()
+            && self.jobs_gone.is_empty()
+            && self.instances.is_empty()
+            && self.sandboxes.is_empty()
+            && self.sandboxes_gone.is_empty()
+            && self.services.is_empty()
+            && self.services_gone.is_empty()
+            && self.agents.is_empty()
+            && self.idempotency.is_empty()
+    }
+
+    pub(crate) fn save(&self, db: &Connection) -> Result<(), StoreError> {
+        for event in &self.events {
+            let about = &event.about;
+            db.prepare_cached(
+                "INSERT INTO event (seq, at_ms, deployment, instance, service, sandbox, agent, body)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![
+                int(event.seq.0),
+                event.at.as_millisecond(),
+                about.deployment.map(|id| id.to_string()),
+                about.instance.map(|id| id.to_string()),
+                about.service.as_ref().map(ServiceName::as_str),
+                about.sandbox.as_ref().map(SandboxName::as_str),
+                about.agent.as_ref().map(AgentName::as_str),
+                json(event)?,
+            ])?;
+        }
+        for deployment in &self.deployments {
+            let (state, outcome) = match &deployment.state {
+                State::Queued {} => ("queued", None),
+                State::Running { .. } => ("running", None),
+                State::Ended { outcome } => ("ended", Some(outcome.code())),
+            };
+            db.prepare_cached(
+                "INSERT INTO deployment (number, id, service, sandbox, state, outcome, body)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (number) DO UPDATE SET state = ?5, outcome = ?6, body = ?7",
+            )?
+            .execute(params![
+                int(deployment.number.0),
+                deployment.id.to_string(),
+                deployment.service.as_str(),
+                deployment.sandbox.as_str(),
+                state,
+                outcome,
+                json(deployment)?,
+            ])?;
+        }
+        for job in &self.jobs {
+            db.prepare_cached("INSERT OR REPLACE INTO job (deployment, body) VALUES (?1, ?2)")?
+                .execute(params![job.deployment.to_string(), json(job)?])?;
+        }
+        for id in &self.jobs_gone {
+            db.prepare_cached("DELETE FROM job WHERE deployment = ?1")?.execute([id.to_string()])?;
+        }
+        for (instance, routed) in &self.instances {
+            db.prepare_cached(
+                "INSERT OR REPLACE INTO instance (id, service, sandbox, over, routed, body)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![
+                instance.id.to_string(),
+                instance.service.as_str(),
+                instance.sandbox.as_str(),
+                instance.state.is_over(),
+                routed,
+                json(instance)?,
+            ])?;
+        }
+        save_named(db, "sandbox", self.sandboxes.iter().map(|s| (s.name.as_str(), s)))?;
+        remove_named(db, "sandbox", self.sandboxes_gone.iter().map(SandboxName::as_str))?;
+        save_named(db, "service", self.services.iter().map(|s| (s.name.as_str(), s)))?;
+        remove_named(db, "service", self.services_gone.iter().map(ServiceName::as_str))?;
+        for agent in &self.agents {
+            db.prepare_cached(
+                "INSERT OR REPLACE INTO agent (name, epoch, boot_id, body) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![
+                agent.name.as_str(),
+                int(agent.epoch.0),
+                agent.boot_id.to_string(),
+                json(agent)?
+            ])?;
+        }
+        for row in &self.idempotency {
+            db.prepare_cached(
+                "INSERT OR REPLACE INTO idempotency (principal, key, fingerprint, deployment, at_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                row.principal,
+                row.key.as_str(),
+                row.fingerprint,
+                row.deployment.to_string(),
+                row.at_ms
+            ])?;
+        }
+        Ok(())
+    }
+}
+
+fn save_named<'a, T: Serialize + 'a>(
+    db: &Connection,
+    table: &str,
+    rows: impl Iterator<Item = (&'a str, &'a T)>,
+) -> Result<(), StoreError> {
+    for (name, row) in rows {
+        db.prepare_cached(&format!("INSERT OR REPLACE INTO {table} (name, body) VALUES (?1, ?2)"))?
+            .execute(params![name, json(row)?])?;
+    }
+    Ok(())
+}
+
+fn remove_named<'a>(
+    db: &Connection,
+    table: &str,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), StoreError> {
+    for name in names {
+        db.prepare_cached(&format!("DELETE FROM {table} WHERE name = ?1"))?.execute([name])?;
+    }
+    Ok(())
+}
+
+/// What a start needs: what is open, not history.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) seq: EventSeq,
+    pub(crate) number: DeploymentNumber,
+    pub(crate) services: Vec<Service>,
+    pub(crate) sandboxes: Vec<Sandbox>,
+    pub(crate) deployments: Vec<(Deployment, JobRow)>,
+    pub(crate) instances: Vec<Instance>,
+    pub(crate) agents: Vec<AgentRow>,
+    pub(crate) idempotency: Vec<IdempotencyRow>,
+}
+
+impl Snapshot {
+    pub(crate) fn load(db: &Connection) -> Result<Self, StoreError> {
+        let seq = db.query_row("SELECT coalesce(max(seq), 0) FROM event", [], |row| row.get::<_, i64>(0))?;
+        let number =
+            db.query_row("SELECT coalesce(max(number), 0) FROM deployment", [], |row| row.get::<_, i64>(0))?;
+        let newest =
+            db.query_row("SELECT coalesce(max(at_ms), 0) FROM idempotency", [], |row| row.get::<_, i64>(0))?;
+        let mut statement = db.prepare(
+            "SELECT d.body, j.body FROM deployment d JOIN job j ON j.deployment = d.id
+             WHERE d.state <> 'ended' ORDER BY d.number",
+        )?;
+        let mut rows = statement.query([])?;
+        let mut deployments = Vec::new();
+        while let Some(row) = rows.next()? {
+            deployments.push((parse("deployment", row.get_ref(0)?)?, parse("job", row.get_ref(1)?)?));
+        }
+        Ok(Self {
+            seq: EventSeq(seq.unsigned_abs()),
+            number: DeploymentNumber(number.unsigned_abs()),
+            services: bodies(db, "service", "SELECT body FROM service ORDER BY name", [])?,
+            sandboxes: bodies(db, "sandbox", "SELECT body FROM sandbox ORDER BY name", [])?,
+            deployments,
+            instances: bodies(
+                db,
+                "instance",
+                "SELECT body FROM instance WHERE over = 0 OR routed = 1 ORDER BY id",
+                [],
+            )?,
+            agents: bodies(db, "agent", "SELECT body FROM agent ORDER BY name", [])?,
+            idempotency: idempotency(db, newest - IDEMPOTENCY_KEPT)?,
+        })
+    }
+}
+
+fn idempotency(db: &Connection, since_ms: i64) -> Result<Vec<IdempotencyRow>, StoreError> {
+    let mut statement = db.prepare(
+        "SELECT principal, key, fingerprint, deployment, at_ms FROM idempotency WHERE at_ms >= ?1",
+    )?;
+    let mut rows = statement.query([since_ms])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let corrupt = |problem: String| StoreError::Corrupt { table: "idempotency", problem };
+        found.push(IdempotencyRow {
+            principal: row.get(0)?,
+            key: IdempotencyKey::parse(row.get::<_, String>(1)?).map_err(|e| corrupt(e.to_string()))?,
+            fingerprint: row.get(2)?,
+            deployment: row
+                .get::<_, String>(3)?
+                .parse()
+                .map_err(|e: crate::id::InvalidId| corrupt(e.to_string()))?,
+            at_ms: row.get(4)?,
+        });
+    }
+    Ok(found)
+}
+
+/// Which events a page of a feed wants.
+#[derive(Debug)]
+pub(crate) struct EventRowFilter {
+    pub(crate) after: EventSeq,
+    pub(crate) filter: EventFilter,
+    pub(crate) limit: u32,
+}
+
+impl EventRowFilter {
+    pub(crate) fn load(&self, db: &Connection) -> Result<Vec<Event>, StoreError> {
+        let mut query = Query::new("SELECT body FROM event WHERE seq > ?", int(self.after.0));
+        query.and("deployment = ?", self.filter.deployment.map(|id| id.to_string()));
+        query.and("service = ?", self.filter.service.as_ref().map(ToString::to_string));
+        query.and("sandbox = ?", self.filter.sandbox.as_ref().map(ToString::to_string));
+        query.end("ORDER BY seq LIMIT ?", self.limit);
+        bodies(db, "event", &query.sql, params_from_iter(query.values))
+    }
+}
+
+pub(crate) fn deployment(
+    db: &Connection,
+    reference: DeploymentRef,
+) -> Result<Option<Deployment>, StoreError> {
+    let found = match reference {
+        DeploymentRef::Id(id) => {
+            bodies(db, "deployment", "SELECT body FROM deployment WHERE id = ?1", [id.to_string()])
+        }
+        DeploymentRef::Number(number) => {
+            bodies(db, "deployment", "SELECT body FROM deployment WHERE number = ?1", [int(number.0)])
+        }
+    };
+    Ok(found?.pop())
+}
+
+pub(crate) fn deployments(db: &Connection, filter: &DeploymentFilter) -> Result<Vec<Deployment>, StoreError> {
+    let before = filter.before.map_or(i64::MAX, |number| int(number.0));
+    let mut query = Query::new("SELECT body FROM deployment WHERE number < ?", before);
+    query.and("service = ?", filter.service.as_ref().map(ToString::to_string));
+    query.and("sandbox = ?", filter.sandbox.as_ref().map(ToString::to_string));
+    query.and(
+        "state = ?",
+        filter.state.map(|state| {
+            match state {
+                StateFilter::Queued => "queued",
+                StateFilter::Running => "running",
+                StateFilter::Ended => "ended",
+            }
+            .to_owned()
+        }),
+    );
+    query.end("ORDER BY number DESC LIMIT ?", filter.limit);
+    bodies(db, "deployment", &query.sql, params_from_iter(query.values))
+}
+
+/// How many instances that are over a list holds at most.
+const MAX_INSTANCES: u32 = 500;
+
+pub(crate) fn instances(db: &Connection, filter: &InstanceFilter) -> Result<Vec<Instance>, StoreError> {
+    let mut query = Query::new("SELECT body FROM instance WHERE over <= ?", i64::from(filter.all));
+    query.and("service = ?", filter.service.as_ref().map(ToString::to_string));
+    query.and("sandbox = ?", filter.sandbox.as_ref().map(ToString::to_string));
+    query.end("ORDER BY id DESC LIMIT ?", MAX_INSTANCES);
+    bodies(db, "instance", &query.sql, params_from_iter(query.values))
+}
+
+pub(crate) fn instance(db: &Connection, id: InstanceId) -> Result<Option<Instance>, StoreError> {
+    Ok(bodies(db, "instance", "SELECT body FROM instance WHERE id = ?1", [id.to_string()])?.pop())
+}
+
+/// Writes something that changes nothing, to see that it can be done.
+pub(crate) fn probe(db: &Connection) -> Result<(), StoreError> {
+    let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    Ok(db.pragma_update(None, "user_version", version)?)
+}
+
+/// Whether the route table depends on an instance though it is over.
+pub(crate) fn is_routed(instance: &Instance) -> bool {
+    keeps_route(&instance.state).is_some()
+}
+
+/// A statement whose conditions depend on what is asked; values are always bound, never spliced.
+struct Query {
+    sql: String,
+    values: Vec<rusqlite::types::Value>,
+}
+
+impl Query {
+    fn new(sql: &str, value: i64) -> Self {
+        Self { sql: sql.to_owned(), values: vec![value.into()] }
+    }
+
+    fn and(&mut self, condition: &str, value: Option<String>) {
+        if let Some(value) = value {
+            self.sql.push_str(" AND ");
+            self.sql.push_str(condition);
+            self.values.push(value.into());
+        }
+    }
+
+    fn end(&mut self, sql: &str, limit: u32) {
+        self.sql.push(' ');
+        self.sql.push_str(sql);
+        self.values.push(i64::from(limit).into());
+    }
+}
+
+fn bodies<T: DeserializeOwned>(
+    db: &Connection,
+    table: &'static str,
+    sql: &str,
+    values: impl rusqlite::Params,
+) -> Result<Vec<T>, StoreError> {
+    let mut statement = db.prepare_cached(sql)?;
+    let mut rows = statement.query(values)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(body(table, row)?);
+    }
+    Ok(found)
+}
+
+fn body<T: DeserializeOwned>(table: &'static str, row: &Row<'_>) -> Result<T, StoreError> {
+    parse(table, row.get_ref(0)?)
+}
+
+fn parse<T: DeserializeOwned>(
+    table: &'static str,
+    value: rusqlite::types::ValueRef<'_>,
+) -> Result<T, StoreError> {
+    let corrupt = |problem: String| StoreError::Corrupt { table, problem };
+    let text = value.as_str().map_err(|error| corrupt(error.to_string()))?;
+    serde_json::from_str(text).map_err(|error| corrupt(error.to_string()))
+}
+
+fn json(value: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(value)
+        .map_err(|error| StoreError::Corrupt { table: "new row", problem: error.to_string() })
+}
+
+/// SQLite's integers are signed; our numbers never reach the sign bit.
+fn int(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
