@@ -284,3 +284,6 @@ pub fn route_url(base: &Url, sandbox: &SandboxName, prefix: &PathPrefix) -> Url 
     url.set_path(&format!("{}/~{sandbox}{prefix}/", base.path().trim_end_matches('/')));
     url
 }
+
+#[cfg(test)]
+mod tests;

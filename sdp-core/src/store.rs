@@ -240,3 +240,6 @@ fn write_loop(connection: &Connection, mut queue: mpsc::Receiver<Write>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

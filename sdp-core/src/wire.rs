@@ -24,6 +24,8 @@
 
 pub mod lines;
 pub mod link;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -1,0 +1,267 @@
+//! The wire as text: a change here is a change of the protocol, and a decision.
+
+use std::collections::BTreeMap;
+
+use super::link::{AgentFrame, RawFrame};
+use super::*;
+use crate::deployment::Step;
+use crate::failure::FailureReason;
+use crate::sandbox::{RouteTarget, SandboxRoute, ServiceRoute};
+use crate::secret::Secret;
+
+fn name<T: std::str::FromStr>(text: &str) -> T
+where
+    T::Err: std::fmt::Debug,
+{
+    text.parse().expect("valid")
+}
+
+fn id<T: From<uuid::Uuid>>(n: u128) -> T {
+    uuid::Uuid::from_u128(n).into()
+}
+
+fn commit() -> CommitId {
+    CommitId::parse("0123456789abcdef0123456789abcdef01234567").expect("valid")
+}
+
+fn from_agent() -> Vec<FromAgent> {
+    let address = "127.0.0.1:20001".parse().expect("valid");
+    let (deployment, instance) = (id(1), id(2));
+    let running = InstanceReport { instance, deployment, status: InstanceStatus::Running { address } };
+    let progress = |number, what| FromAgent::Progress { deployment, attempt: 1, number, after_line: 7, what };
+    let failure = Failure {
+        exit_code: Some(2),
+        line: Some(7),
+        ..Failure::new(Step::Build, FailureReason::BuildFailed, "`make` ended with exit code 2")
+    };
+    vec![
+        FromAgent::Hello {
+            protocol: PROTOCOL,
+            boot_id: id(3),
+            version: "0.1.0".into(),
+            labels: [name("linux")].into(),
+            capacity: 2,
+            runtimes: vec!["process".into()],
+            preflight: vec![Preflight { check: "disk".into(), ok: true, detail: "80 GiB free".into() }],
+            jobs: vec![JobReport { deployment, attempt: 1, done: false, lines: 7, progress: 3 }],
+            instances: vec![running.clone()],
+            router: Some(RouterReport {
+                kind: "builtin".into(),
+                base_url: name("http://127.0.0.1:8081"),
+                applied: RouteVersion(9),
+            }),
+        },
+        FromAgent::Accepted { command: id(4) },
+        FromAgent::Rejected { command: id(4), reason: RejectReason::Busy, message: "2 jobs already".into() },
+        progress(1, Progress::StepStarted { step: Step::Resolve }),
+        progress(2, Progress::Resolved { commit: commit() }),
+        progress(3, Progress::Fetched { info: CommitInfo { author: "Åsa".into(), subject: "Greet".into() } }),
+        progress(4, Progress::BuildReused { reused: true }),
+        progress(5, Progress::Noted { text: "submodules are left out".into() }),
+        progress(6, Progress::Started { address }),
+        progress(7, Progress::Ended { result: JobResult::Ready {} }),
+        progress(7, Progress::Ended { result: JobResult::Failed { failure: failure.clone() } }),
+        progress(7, Progress::Ended { result: JobResult::Cancelled {} }),
+        FromAgent::Done {
+            deployment,
+            attempt: 1,
+            progress: 7,
+            lines: 7,
+            bytes: 70,
+            dropped: 0,
+            checksum: 0xdead_beef,
+        },
+        FromAgent::Instance { report: running },
+        FromAgent::Instance {
+            report: InstanceReport {
+                instance,
+                deployment,
+                status: InstanceStatus::Exited {
+                    exit_code: None,
+                    signal: Some(9),
+                    last_lines: vec!["bye".into()],
+                },
+            },
+        },
+        FromAgent::Instance {
+            report: InstanceReport { instance, deployment, status: InstanceStatus::Stopped {} },
+        },
+        FromAgent::RoutesApplied { version: RouteVersion(9) },
+        FromAgent::Drained { instance },
+        FromAgent::Answer {
+            command: id(4),
+            answer: Answer::Refs {
+                head: Some("main".into()),
+                branches: vec![RefInfo { name: name("main"), commit: commit() }],
+                tags: Vec::new(),
+            },
+        },
+        FromAgent::Answer { command: id(4), answer: Answer::Output { lines: vec!["listening".into()] } },
+        FromAgent::Answer { command: id(4), answer: Answer::Failed { failure } },
+        FromAgent::Bye { reason: ByeReason::Restart },
+    ]
+}
+
+fn to_agent() -> Vec<ToAgent> {
+    let (command, deployment, instance) = (id(4), id(1), id(2));
+    let credential =
+        Some(GitCredential { username: "alice".into(), password: Secret::new("not printed anywhere else") });
+    let decide = |action| JobDecision { deployment, attempt: 1, action };
+    let spec = JobSpec {
+        number: DeploymentNumber(412),
+        service: name("hello"),
+        sandbox: name("alice"),
+        instance,
+        repo: name("https://bitbucket.org/team/hello.git"),
+        git_ref: name("feature/greeting"),
+        commit: None,
+        reuse_build: false,
+        subdir: name("."),
+        builder: Builder::Go { main_package: name("cmd/hello"), args: Vec::new() },
+        health: HealthCheck::Http { path: "/healthz".into() },
+        env: BTreeMap::from([(name("GREETING"), "hi".to_owned())]),
+        limits: StepLimits::default(),
+    };
+    let table = RouteTable {
+        version: RouteVersion(9),
+        services: vec![ServiceRoute {
+            service: name("hello"),
+            prefix: name("/hello"),
+            strip: true,
+            baseline: Some(name("https://apps.example.com/")),
+        }],
+        sandboxes: vec![
+            SandboxRoute {
+                sandbox: name("alice"),
+                service: name("hello"),
+                target: RouteTarget::Instance {
+                    instance,
+                    address: "127.0.0.1:20001".parse().expect("valid"),
+                    commit: commit(),
+                },
+            },
+            SandboxRoute {
+                sandbox: name("bob"),
+                service: name("hello"),
+                target: RouteTarget::Down { reason: "it crashed".into() },
+            },
+        ],
+        names: [name("alice"), name("bob")].into(),
+    };
+    vec![
+        ToAgent::Welcome {
+            epoch: Epoch(3),
+            jobs: vec![
+                decide(JobAction::Send { lines: 7, progress: 3 }),
+                decide(JobAction::Cancel { lines: 7, progress: 3 }),
+                decide(JobAction::Forget {}),
+            ],
+            instances: vec![
+                InstanceDecision { instance, action: InstanceAction::Keep },
+                InstanceDecision { instance: id(5), action: InstanceAction::Remove },
+            ],
+        },
+        ToAgent::Deploy {
+            command,
+            deployment,
+            attempt: 1,
+            spec: Box::new(spec),
+            credential: credential.clone(),
+        },
+        ToAgent::Cancel { command, deployment },
+        ToAgent::StopInstance { command, instance },
+        ToAgent::Routes { table },
+        ToAgent::ListRefs { command, repo: name("/srv/git/hello.git"), credential },
+        ToAgent::ReadOutput { command, instance, lines: 200 },
+        ToAgent::Ack { deployment, attempt: 1, lines: 7, progress: 3 },
+        ToAgent::Rewind { deployment, attempt: 1, lines: 7, progress: 3 },
+        ToAgent::DoneOk { deployment, attempt: 1 },
+        ToAgent::Bye { reason: ByeReason::Superseded, retry_after_ms: Some(500) },
+    ]
+}
+
+fn text(frame: RawFrame) -> String {
+    match frame {
+        RawFrame::Text(text) => text.replace("00000000-0000-0000-0000-00000000000", "…"),
+        RawFrame::Binary(_) => panic!("control is text"),
+    }
+}
+
+#[test]
+fn what_an_agent_says() {
+    let frames = from_agent().into_iter().map(AgentFrame::Control);
+    let texts: Vec<_> = frames.map(|frame| text(frame.encode().expect("encodes"))).collect();
+    insta::assert_snapshot!(texts.join("\n"), @r###"
+    {"type":"hello","protocol":1,"boot_id":"…3","version":"0.1.0","labels":["linux"],"capacity":2,"runtimes":["process"],"preflight":[{"check":"disk","ok":true,"detail":"80 GiB free"}],"jobs":[{"deployment":"…1","attempt":1,"done":false,"lines":7,"progress":3}],"instances":[{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001"}}],"router":{"kind":"builtin","base_url":"http://127.0.0.1:8081/","applied":9}}
+    {"type":"accepted","command":"…4"}
+    {"type":"rejected","command":"…4","reason":"busy","message":"2 jobs already"}
+    {"type":"progress","deployment":"…1","attempt":1,"number":1,"after_line":7,"what":{"type":"step_started","step":"resolve"}}
+    {"type":"progress","deployment":"…1","attempt":1,"number":2,"after_line":7,"what":{"type":"resolved","commit":"0123456789abcdef0123456789abcdef01234567"}}
+    {"type":"progress","deployment":"…1","attempt":1,"number":3,"after_line":7,"what":{"type":"fetched","info":{"author":"Åsa","subject":"Greet"}}}
+    {"type":"progress","deployment":"…1","attempt":1,"number":4,"after_line":7,"what":{"type":"build_reused","reused":true}}
+    {"type":"progress","deployment":"…1","attempt":1,"number":5,"after_line":7,"what":{"type":"noted","text":"submodules are left out"}}
+    {"type":"progress","deployment":"…1","attempt":1,"number":6,"after_line":7,"what":{"type":"started","address":"127.0.0.1:20001"}}
+    {"type":"progress","deployment":"…1","attempt":1,"number":7,"after_line":7,"what":{"type":"ended","result":{"type":"ready"}}}
+    {"type":"progress","deployment":"…1","attempt":1,"number":7,"after_line":7,"what":{"type":"ended","result":{"type":"failed","failure":{"step":"build","reason":"build_failed","detail":"`make` ended with exit code 2","exit_code":2,"line":7}}}}
+    {"type":"progress","deployment":"…1","attempt":1,"number":7,"after_line":7,"what":{"type":"ended","result":{"type":"cancelled"}}}
+    {"type":"done","deployment":"…1","attempt":1,"progress":7,"lines":7,"bytes":70,"dropped":0,"checksum":3735928559}
+    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001"}}}
+    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"exited","exit_code":null,"signal":9,"last_lines":["bye"]}}}
+    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"stopped"}}}
+    {"type":"routes_applied","version":9}
+    {"type":"drained","instance":"…2"}
+    {"type":"answer","command":"…4","answer":{"type":"refs","head":"main","branches":[{"name":"main","commit":"0123456789abcdef0123456789abcdef01234567"}],"tags":[]}}
+    {"type":"answer","command":"…4","answer":{"type":"output","lines":["listening"]}}
+    {"type":"answer","command":"…4","answer":{"type":"failed","failure":{"step":"build","reason":"build_failed","detail":"`make` ended with exit code 2","exit_code":2,"line":7}}}
+    {"type":"bye","reason":"restart"}
+    "###);
+}
+
+#[test]
+fn what_the_server_says() {
+    let texts: Vec<_> = to_agent().iter().map(|message| text(message.encode().expect("encodes"))).collect();
+    insta::assert_snapshot!(texts.join("\n"), @r###"
+    {"type":"welcome","epoch":3,"jobs":[{"deployment":"…1","attempt":1,"action":{"type":"send","lines":7,"progress":3}},{"deployment":"…1","attempt":1,"action":{"type":"cancel","lines":7,"progress":3}},{"deployment":"…1","attempt":1,"action":{"type":"forget"}}],"instances":[{"instance":"…2","action":"keep"},{"instance":"…5","action":"remove"}]}
+    {"type":"deploy","command":"…4","deployment":"…1","attempt":1,"spec":{"number":412,"service":"hello","sandbox":"alice","instance":"…2","repo":"https://bitbucket.org/team/hello.git","git_ref":"feature/greeting","commit":null,"reuse_build":false,"subdir":".","builder":{"type":"go","main_package":"cmd/hello","args":[]},"health":{"type":"http","path":"/healthz"},"env":{"GREETING":"hi"},"limits":{"fetch":600,"build":1800,"start":120,"check":120}},"credential":{"username":"alice","password":"not printed anywhere else"}}
+    {"type":"cancel","command":"…4","deployment":"…1"}
+    {"type":"stop_instance","command":"…4","instance":"…2"}
+    {"type":"routes","table":{"version":9,"services":[{"service":"hello","prefix":"/hello","strip":true,"baseline":"https://apps.example.com/"}],"sandboxes":[{"sandbox":"alice","service":"hello","target":{"type":"instance","instance":"…2","address":"127.0.0.1:20001","commit":"0123456789abcdef0123456789abcdef01234567"}},{"sandbox":"bob","service":"hello","target":{"type":"down","reason":"it crashed"}}],"names":["alice","bob"]}}
+    {"type":"list_refs","command":"…4","repo":"/srv/git/hello.git","credential":{"username":"alice","password":"not printed anywhere else"}}
+    {"type":"read_output","command":"…4","instance":"…2","lines":200}
+    {"type":"ack","deployment":"…1","attempt":1,"lines":7,"progress":3}
+    {"type":"rewind","deployment":"…1","attempt":1,"lines":7,"progress":3}
+    {"type":"done_ok","deployment":"…1","attempt":1}
+    {"type":"bye","reason":"superseded","retry_after_ms":500}
+    "###);
+}
+
+#[test]
+fn every_message_survives_the_wire() {
+    for message in from_agent() {
+        let frame = AgentFrame::Control(message);
+        assert_eq!(AgentFrame::decode(&frame.encode().expect("encodes")).expect("decodes"), frame);
+    }
+    for message in to_agent() {
+        assert_eq!(ToAgent::decode(&message.encode().expect("encodes")).expect("decodes"), message);
+    }
+}
+
+#[test]
+fn a_bad_frame_is_refused_without_repeating_what_it_holds() {
+    let secret = r#"{"type":"deploy","credential":{"username":"a","password":"hunter2"}"#;
+    let error = ToAgent::decode(&RawFrame::Text(secret.into())).expect_err("truncated").to_string();
+    assert!(!error.contains("hunter2"), "{error}");
+    let unknown = RawFrame::Text(r#"{"type":"dance"}"#.into());
+    assert!(AgentFrame::decode(&unknown).is_err());
+    let large = RawFrame::Binary(vec![1; MAX_FRAME + 1].into());
+    assert!(AgentFrame::decode(&large).is_err());
+    let deep = RawFrame::Text("[".repeat(100_000));
+    assert!(AgentFrame::decode(&deep).is_err());
+}
+
+#[test]
+fn a_credential_is_never_shown() {
+    for message in to_agent() {
+        assert!(!format!("{message:?}").contains("not printed"), "{message:?}");
+    }
+}
