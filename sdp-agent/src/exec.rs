@@ -30,7 +30,8 @@ use std::time::Duration;
 
 use sdp_core::wire::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -111,17 +112,15 @@ pub struct Options {
     pub redactor: Redactor,
     /// Between `SIGTERM` and `SIGKILL`.
     pub grace: Duration,
-    /// Whether it gets less of the processor than the agent, and is the first to go when memory runs out.
-    pub background: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { redactor: Redactor::default(), grace: Duration::from_secs(10), background: true }
+        Self { redactor: Redactor::default(), grace: Duration::from_secs(10) }
     }
 }
 
-/// Runs a program to its end, in the background, and hands over each line that it prints.
+/// Runs a build's program to its end and hands over each line that it prints.
 ///
 /// # Errors
 /// When it cannot be started, is stopped, or takes too long; then nothing of it is left.
@@ -148,7 +147,7 @@ pub async fn run_with(
     if stop.is_cancelled() {
         return Err(ExecError::Cancelled);
     }
-    let running = spawn(&program, options.background).await?;
+    let running = spawn(&program, Kind::Build).await?;
     // Boxed: it holds two read buffers' worth of state, and callers' futures stay small.
     let end = Box::pin(supervise(running, &options, &on_line, stop, Some(limit))).await;
     if !end.survivors.is_empty() {
@@ -161,12 +160,22 @@ pub async fn run_with(
     }
 }
 
+/// What a program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It gets less of the processor than the agent, and is the first to go when memory runs out.
+    Build,
+    /// Both its streams are one pipe, so that its lines stay in the order in which it printed them.
+    Service,
+}
+
+type Pipe = Box<dyn AsyncRead + Send + Sync + Unpin>;
+
 /// A program that was started and not yet [supervised](supervise); dropping it kills it.
-#[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
-    stdout: Option<ChildStdout>,
-    stderr: Option<ChildStderr>,
+    stdout: Option<Pipe>,
+    stderr: Option<Pipe>,
     tree: Tree,
     over: bool,
 }
@@ -188,7 +197,7 @@ impl Drop for Running {
 }
 
 /// Starts a program.
-pub(crate) async fn spawn(program: &Program, background: bool) -> Result<Running, ExecError> {
+pub(crate) async fn spawn(program: &Program, kind: Kind) -> Result<Running, ExecError> {
     let path = {
         let program = program.clone();
         tokio::task::spawn_blocking(move || resolve(&program))
@@ -197,10 +206,9 @@ pub(crate) async fn spawn(program: &Program, background: bool) -> Result<Running
     };
     let marker = tree::new_marker();
     let mut tries = 0;
-    let mut child = loop {
-        let mut command = command(program, &path, &marker, background);
-        match command.spawn() {
-            Ok(child) => break child,
+    let (mut child, pipe) = loop {
+        match start(program, &path, &marker, kind) {
+            Ok(started) => break started,
             // A file that was just written may still be open in another child of ours, between its fork and exec.
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_RETRIES => {
                 tries += 1;
@@ -223,11 +231,24 @@ pub(crate) async fn spawn(program: &Program, background: bool) -> Result<Running
             return Err(ExecError::Spawn(error));
         }
     };
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let stdout = pipe.or_else(|| Some(Box::new(child.stdout.take()?)));
+    let stderr = child.stderr.take().map(|pipe| Box::new(pipe) as Pipe);
     Ok(Running { child, stdout, stderr, tree, over: false })
 }
 
-fn command(program: &Program, path: &Path, marker: &str, background: bool) -> Command {
+/// The child, and its pipe if it has only one.
+fn start(program: &Program, path: &Path, marker: &str, kind: Kind) -> io::Result<(Child, Option<Pipe>)> {
+    let mut command = command(program, path, marker, kind);
+    if kind == Kind::Build {
+        return command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map(|child| (child, None));
+    }
+    let (reader, writer) = io::pipe()?;
+    let pipe = pipe::Receiver::from_owned_fd(reader.into())?;
+    let child = command.stdout(writer.try_clone()?).stderr(writer).spawn()?;
+    Ok((child, Some(Box::new(pipe))))
+}
+
+fn command(program: &Program, path: &Path, marker: &str, kind: Kind) -> Command {
     let mut command = Command::new(path);
     command
         .arg0(program.argv.first().map_or(OsStr::new(""), |name| name))
@@ -236,9 +257,7 @@ fn command(program: &Program, path: &Path, marker: &str, background: bool) -> Co
         .env_clear()
         .envs(&program.env)
         .env(tree::MARKER, marker)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .stdin(Stdio::null());
     let setup = move || {
         use rustix::process;
         process::setsid()?;
@@ -246,7 +265,7 @@ fn command(program: &Program, path: &Path, marker: &str, background: bool) -> Co
         process::set_child_subreaper(Some(process::getpid()))?;
         // A core file would be a copy of the memory, secrets and all, and fill the disk.
         process::setrlimit(process::Resource::Core, process::Rlimit { current: Some(0), maximum: Some(0) })?;
-        if background {
+        if kind == Kind::Build {
             // Where the system forbids either, the build is still right, only less polite.
             let _ = process::nice(10);
             let _ = prefer_for_oom();
@@ -418,7 +437,7 @@ impl<F: Future<Output = ()>> Draining<'_, F> {
     }
 }
 
-async fn pump(pipe: Option<impl AsyncRead + Unpin>, lines: &mut Lines<'_>) {
+async fn pump(pipe: Option<Pipe>, lines: &mut Lines<'_>) {
     let Some(mut pipe) = pipe else { return };
     let mut chunk = vec![0; CHUNK];
     loop {

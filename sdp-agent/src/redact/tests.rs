@@ -125,6 +125,9 @@ fn debug_shows_nothing() {
 }
 
 proptest! {
+    // Making a matcher takes a while without optimisation.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn chunks_make_no_difference(
         parts in prop::collection::vec(prop_oneof![

@@ -6,8 +6,8 @@
 //! processes. What was wrong last is what people are told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,10 +62,7 @@ pub(super) async fn until_healthy(
         return if uptime <= limit {
             Ok(())
         } else {
-            Err(format!(
-                "it shall stay up for {seconds} s, but the check may take only {} s",
-                limit.as_secs()
-            ))
+            Err(format!("it shall stay up for {seconds} s, but the check may take only {limit:?}"))
         };
     }
     let mut pause = FIRST;
@@ -81,7 +78,7 @@ pub(super) async fn until_healthy(
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(format!("{problem} (waited {} s)", limit.as_secs()));
+            return Err(format!("{problem} (waited {limit:?})"));
         }
         sleep(pause.min(left)).await;
         pause = (pause * 2).min(SLOWEST);
@@ -150,22 +147,13 @@ async fn get(address: SocketAddr, path: &str) -> Result<u16, String> {
         .header(http::header::CONNECTION, "close")
         .body(Empty::new())
         .map_err(|error| error.to_string())?;
-    // The connection is driven beside the request; its body is nobody's interest.
-    let connection = async {
-        let problem = match connection.await {
-            Ok(()) => "it closed the connection".to_owned(),
-            Err(error) => explain(&error),
-        };
-        Err::<Infallible, _>(problem)
+    // The connection is driven beside the request. When it ends the answer has been handed over, or never will be.
+    let mut answer = pin!(sender.send_request(request));
+    let answer = tokio::select! {
+        answer = &mut answer => answer,
+        _ = connection => answer.await,
     };
-    tokio::select! {
-        biased;
-        answer = sender.send_request(request) => match answer {
-            Ok(response) => Ok(response.status().as_u16()),
-            Err(error) => Err(explain(&error)),
-        },
-        Err(problem) = connection => Err(problem),
-    }
+    answer.map(|response| response.status().as_u16()).map_err(|error| explain(&error))
 }
 
 /// hyper's words are for programmers.

@@ -36,7 +36,7 @@ use super::health::{CheckError, until_healthy};
 use super::output::{Output, TAIL_LINES};
 use super::ports::Ports;
 use crate::builder::{RunPlan, with_basics};
-use crate::exec::{self, ExecError, OnLine, Options, Program, Running, Why, tree::Tree};
+use crate::exec::{self, ExecError, Kind, OnLine, Options, Program, Running, Why, tree::Tree};
 use crate::redact::Redactor;
 
 /// How instances are run.
@@ -188,7 +188,7 @@ impl ProcessRuntime {
         env.insert("PORT".into(), port.to_string().into());
         let argv = spec.run.argv.iter().map(Into::into).collect();
         let program = Program { argv, cwd: spec.run.cwd, env };
-        let running = exec::spawn(&program, false).await.map_err(|error| match error {
+        let running = exec::spawn(&program, Kind::Service).await.map_err(|error| match error {
             ExecError::NotFound { program } => StartError::ToolMissing { program },
             ExecError::Spawn(error) => StartError::Spawn(error),
             other => StartError::Spawn(io::Error::other(other)),
@@ -205,7 +205,7 @@ impl ProcessRuntime {
         self.entries().insert(spec.instance, entry.clone());
         self.changed();
         self.0.tasks.spawn(entry.output.clone().write());
-        let options = Options { redactor: spec.redactor, grace: config.stop_grace, background: false };
+        let options = Options { redactor: spec.redactor, grace: config.stop_grace };
         self.0.tasks.spawn(self.clone().watch(entry, running, options));
         Ok(address)
     }
