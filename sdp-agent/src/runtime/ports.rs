@@ -1,9 +1,14 @@
 //! Which ports of the agent's range are free. A port is leased to an instance until it is forgotten, so that two copies
 //! of a service never get the same one, and a stopped one's is not reused while somebody may still send requests there.
+//!
+//! Between our look and the service's own `bind` the port is anybody's. Other agents on this machine (and tests) keep off
+//! by a lock that lives as long as its holder: an abstract Unix socket named after the port, in the same network namespace.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
 use std::sync::{Mutex, PoisonError};
 
 use sdp_core::id::InstanceId;
@@ -17,7 +22,7 @@ pub(super) struct Ports {
 
 #[derive(Debug, Default)]
 struct Leases {
-    taken: BTreeMap<u16, InstanceId>,
+    taken: BTreeMap<u16, (InstanceId, UnixDatagram)>,
     /// The search goes on where it ended, so that a port that was just given back rests for a while.
     next: u16,
 }
@@ -31,10 +36,11 @@ impl Ports {
     pub(super) fn lease(&self, instance: InstanceId) -> Option<u16> {
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         let start = leases.next.clamp(*self.range.start(), *self.range.end());
-        let port = (start..=*self.range.end())
+        let (port, lock) = (start..=*self.range.end())
             .chain(*self.range.start()..start)
-            .find(|port| !leases.taken.contains_key(port) && self.is_free(*port))?;
-        leases.taken.insert(port, instance);
+            .filter(|port| !leases.taken.contains_key(port))
+            .find_map(|port| Some((port, lock(port)?)).filter(|_| self.is_free(port)))?;
+        leases.taken.insert(port, (instance, lock));
         leases.next =
             port.checked_add(1).filter(|next| self.range.contains(next)).unwrap_or(*self.range.start());
         Some(port)
@@ -43,7 +49,7 @@ impl Ports {
     /// Gives an instance's port back.
     pub(super) fn release(&self, instance: InstanceId) {
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
-        leases.taken.retain(|_, holder| *holder != instance);
+        leases.taken.retain(|_, (holder, _)| *holder != instance);
     }
 
     /// A service listens on the wildcard address or on one of ours: both must be free.
@@ -51,6 +57,11 @@ impl Ports {
         let can_bind = |ip: IpAddr| TcpListener::bind(SocketAddr::new(ip, port)).is_ok();
         port != 0 && can_bind(Ipv4Addr::UNSPECIFIED.into()) && can_bind(self.advertise)
     }
+}
+
+fn lock(port: u16) -> Option<UnixDatagram> {
+    let name = UnixAddr::from_abstract_name(format!("sdp-port-{port}")).ok()?;
+    UnixDatagram::bind_addr(&name).ok()
 }
 
 #[cfg(test)]
@@ -73,6 +84,8 @@ mod tests {
         drop(listener);
         assert_eq!(ports.lease(a), Some(port));
         assert_eq!(ports.lease(b), None, "leased");
+        let another = Ports::new(port..=port, Ipv4Addr::LOCALHOST.into());
+        assert_eq!(another.lease(b), None, "leased by another agent");
         ports.release(b);
         assert_eq!(ports.lease(b), None, "not b's to give back");
         ports.release(a);
@@ -81,13 +94,7 @@ mod tests {
 
     #[test]
     fn a_port_that_was_given_back_rests() {
-        // Somewhere in the upper range there are ten free ports in a row.
-        let range = (40_000..60_000u16).step_by(10).map(|start| start..=start + 9);
-        let all_free = |range: &RangeInclusive<u16>| {
-            let ports = Ports::new(range.clone(), Ipv4Addr::LOCALHOST.into());
-            range.clone().all(|port| ports.is_free(port))
-        };
-        let ports = Ports::new(range.clone().find(all_free).unwrap(), Ipv4Addr::LOCALHOST.into());
+        let ports = Ports::new(40_000..=60_000, Ipv4Addr::LOCALHOST.into());
         let a = InstanceId::new();
         let first = ports.lease(a).unwrap();
         ports.release(a);

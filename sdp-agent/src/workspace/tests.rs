@@ -91,13 +91,14 @@ fn removing_follows_no_link_and_stops_at_nothing() {
     fs::hard_link(outside.join("precious"), tree.join("hard")).unwrap();
     fs::create_dir(tree.join("closed")).unwrap();
     fs::write(tree.join("closed/file"), "x").unwrap();
-    fs::set_permissions(tree.join("closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(tree.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, tree.join("fifo"), FileType::Fifo, Mode::RUSR, 0).unwrap();
-    // Deeper than a path may be long and than descriptors may be open.
+    // Deeper than a path may be long, and than is held open at once.
+    let name = "d".repeat(20);
     let mut at = rustix::fs::open(&tree, OFlags::DIRECTORY, Mode::empty()).unwrap();
-    for _ in 0..4096 {
-        rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
-        at = rustix::fs::openat(&at, "d", OFlags::DIRECTORY, Mode::empty()).unwrap();
+    for _ in 0..300 {
+        rustix::fs::mkdirat(&at, &name, Mode::RWXU).unwrap();
+        at = rustix::fs::openat(&at, &name, OFlags::DIRECTORY, Mode::empty()).unwrap();
     }
     workspaces.remove(id).unwrap();
     assert!(!path.exists());
