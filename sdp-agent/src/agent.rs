@@ -1,0 +1,327 @@
+//! The agent: one life of it, from the lock on its folder to the last task awaited.
+//!
+//! ```text
+//!   open ─▶ ┌ connected: hello, welcome, commands ┐ ─▶ drain: jobs stopped, instances stopped, logs delivered ─▶ bye
+//!           └────────── away: wait, dial ─────────┘
+//! ```
+//! [`run`] is called by `main`, the quickstart and tests. `connection` speaks with the server, `commands` does what it
+//! says, [`crate::job`] does the work, [`crate::spool`] keeps what the work says.
+//!
+//! The invariant: [`run`] returns only when all that it started has ended. What the server may ask for while it is away
+//! is not lost: commands come at least once, states are repeated in each hello, logs stay in the spool.
+
+mod commands;
+mod connection;
+mod hello;
+mod recent;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sdp_core::id::{BootId, DeploymentId, InstanceId};
+use sdp_core::wire::{FromAgent, Preflight};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::git::{Git, GitConfigError};
+use crate::job::{Stop, StopWhy};
+use crate::link::Connector;
+use crate::router::BuiltinRouter;
+use crate::runtime::{ProcessRuntime, RuntimeConfig};
+use crate::spool::Spool;
+use crate::sync::Lock;
+use crate::tools::Tools;
+use crate::workspace::Workspaces;
+use recent::Recent;
+
+/// When the agent ends, logs have so long to reach the server.
+const DELIVER_WITHIN: Duration = Duration::from_secs(2);
+/// So many drained instances are told again after a reconnect.
+const DRAINED_KEPT: usize = 256;
+/// So many questions (lists of branches, output) are answered at once; more wait.
+const QUESTIONS: usize = 8;
+/// So many questions are under way or wait; more are refused.
+const WAITING: usize = 64;
+
+/// Why an agent could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Its folder cannot be used.
+    #[error("failed to use {path}")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another agent uses its folder.
+    #[error("another agent uses {0}; each needs a data_dir of its own")]
+    InUse(PathBuf),
+    /// Git cannot be set up.
+    #[error("failed to set up git")]
+    Git(#[from] GitConfigError),
+    /// The router cannot listen.
+    #[error("failed to start the router")]
+    Router(#[source] io::Error),
+    /// The router ended though nobody asked it to.
+    #[error("the router has ended")]
+    RouterEnded,
+    /// A fault of the agent; its log has the panic.
+    #[error("the agent's connection has ended for good; this is a fault of the agent")]
+    Fault,
+}
+
+/// Runs an agent until `shutdown`.
+///
+/// # Errors
+/// When it cannot begin, or its router fails. What it had started has ended by then.
+pub async fn run(
+    config: Config,
+    connector: Connector,
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
+    let agent = Arc::new(Agent::open(config).await?);
+    let closing = &agent.closing;
+    let mut router = agent.start_router(closing);
+    let mut connection = agent.tasks.spawn({
+        let (agent, closing) = (agent.clone(), closing.clone());
+        async move { agent.stay_connected(connector, closing).await }
+    });
+    let result = tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        () = ended(&mut router) => Err(AgentError::RouterEnded),
+        _ = &mut connection => Err(AgentError::Fault),
+    };
+    agent.drain().await;
+    closing.cancel();
+    agent.tasks.close();
+    agent.tasks.wait().await;
+    result
+}
+
+async fn ended(task: &mut Option<tokio::task::JoinHandle<()>>) {
+    match task {
+        Some(task) => drop(task.await),
+        None => std::future::pending().await,
+    }
+}
+
+struct Agent {
+    config: Config,
+    boot: BootId,
+    tools: Arc<Tools>,
+    spool: Arc<Spool>,
+    router: Option<BuiltinRouter>,
+    tasks: TaskTracker,
+    /// Jobs whose work is not over.
+    running: Lock<HashMap<DeploymentId, Arc<Running>>>,
+    /// Counts up when a job ends, and when the agent begins to drain.
+    ended: watch::Sender<u64>,
+    commands: Lock<Recent>,
+    /// Turns to answer a question, and places to wait for one.
+    questions: Semaphore,
+    waiting: Semaphore,
+    closing: CancellationToken,
+    /// To the server, while there is a connection.
+    outbox: Lock<Option<mpsc::Sender<FromAgent>>>,
+    drained: Drained,
+    draining: AtomicBool,
+    preflight: Vec<Preflight>,
+    /// Held for as long as the agent lives.
+    _lock: File,
+}
+
+/// A job whose work is not over.
+#[derive(Debug)]
+struct Running {
+    attempt: u32,
+    instance: InstanceId,
+    stop: Arc<Stop>,
+    /// The server wants to hear nothing of it any more.
+    forgotten: AtomicBool,
+    /// Cancelled when all of it is over.
+    over: CancellationToken,
+}
+
+/// Instances that a router said are drained: the newest [`DRAINED_KEPT`], numbered.
+struct Drained {
+    newest: watch::Sender<u64>,
+    kept: Lock<VecDeque<(u64, InstanceId)>>,
+}
+
+impl Drained {
+    fn push(&self, instance: InstanceId) {
+        let mut kept = self.kept.lock();
+        let number = *self.newest.borrow() + 1;
+        kept.push_back((number, instance));
+        if kept.len() > DRAINED_KEPT {
+            kept.pop_front();
+        }
+        drop(kept);
+        self.newest.send_replace(number);
+    }
+
+    fn after(&self, number: u64) -> Vec<(u64, InstanceId)> {
+        self.kept.lock().iter().filter(|(n, _)| *n > number).copied().collect()
+    }
+}
+
+impl Agent {
+    async fn open(config: Config) -> Result<Self, AgentError> {
+        let opened = tokio::task::spawn_blocking(move || Opened::open(config)).await;
+        let Opened { config, lock, spool, tools } = opened.map_err(|_| AgentError::Fault)??;
+        let router = match &config.router {
+            Some(router) => Some(BuiltinRouter::bind(router).map_err(AgentError::Router)?),
+            None => None,
+        };
+        let preflight = hello::tools_found(&config).await;
+        Ok(Self {
+            config,
+            boot: BootId::new(),
+            tools: Arc::new(tools),
+            spool: Arc::new(spool),
+            router,
+            tasks: TaskTracker::new(),
+            running: Lock::default(),
+            ended: watch::Sender::new(0),
+            commands: Lock::default(),
+            questions: Semaphore::new(QUESTIONS),
+            waiting: Semaphore::new(WAITING),
+            closing: CancellationToken::new(),
+            outbox: Lock::default(),
+            drained: Drained { newest: watch::Sender::new(0), kept: Lock::default() },
+            draining: AtomicBool::new(false),
+            preflight,
+            _lock: lock,
+        })
+    }
+
+    fn start_router(self: &Arc<Self>, closing: &CancellationToken) -> Option<tokio::task::JoinHandle<()>> {
+        let router = self.router.clone()?;
+        let listening = {
+            let (agent, closing, router) = (self.clone(), closing.clone(), router.clone());
+            async move {
+                loop {
+                    tokio::select! {
+                        () = closing.cancelled() => return,
+                        instance = router.next_drained() => agent.drained.push(instance),
+                    }
+                }
+            }
+        };
+        self.tasks.spawn(listening);
+        let closing = closing.clone();
+        Some(self.tasks.spawn(async move { router.serve(closing).await }))
+    }
+
+    /// Takes no more work, ends what there is, and gives the server a moment to hear of it.
+    async fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        let running: Vec<_> = self.running.lock().values().cloned().collect();
+        for job in &running {
+            job.stop.set(StopWhy::AgentStops);
+        }
+        for job in running {
+            job.over.cancelled().await;
+        }
+        self.tools.runtime.stop_all().await;
+        let connected = self.outbox.lock().is_some();
+        if connected && timeout(DELIVER_WITHIN, self.spool.emptied()).await.is_err() {
+            tracing::warn!("the server has not taken all logs; they are lost with this agent");
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Says something to the server, if there is a connection. To be used for what each hello repeats, and for answers,
+    /// which the server asks for again.
+    async fn tell(&self, message: FromAgent) {
+        let outbox = self.outbox.lock().clone();
+        if let Some(outbox) = outbox {
+            // A connection that has ended meanwhile hears it by the next hello.
+            drop(outbox.send(message).await);
+        }
+    }
+}
+
+/// What is opened on disk before anything else.
+struct Opened {
+    config: Config,
+    lock: File,
+    spool: Spool,
+    tools: Tools,
+}
+
+impl Opened {
+    /// Takes the data folder, and cleans up what a former life left in it. Blocking.
+    fn open(mut config: Config) -> Result<Self, AgentError> {
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| AgentError::Folder { path, source }
+        };
+        create_private(&config.data_dir).map_err(at(&config.data_dir))?;
+        // Without links: paths in it are compared.
+        config.data_dir = config.data_dir.canonicalize().map_err(at(&config.data_dir))?;
+        let data = &config.data_dir;
+        let path = data.join("lock");
+        let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(at(&path))?;
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(AgentError::InUse(data.clone())),
+            Err(error) => return Err(at(&path)(error.into())),
+        }
+        // Processes of a former life are ended before their files are taken away.
+        let left = crate::exec::kill_leftovers(data);
+        if left > 0 {
+            tracing::warn!(processes = left, "killed what an earlier agent left running");
+        }
+        let path = data.join("spool");
+        let spool = Spool::open(path.clone(), config.spool).map_err(at(&path))?;
+        let path = data.join("work");
+        let workspaces = Workspaces::new(&path).map_err(at(&path))?;
+        // Nothing is in use yet: what goes are half-done jobs and builds over the number to be kept.
+        workspaces.sweep(&HashSet::new(), config.build.keep);
+        let path = data.join("instances");
+        let path_of_services = ("PATH".into(), config.build.path.clone().into());
+        let base_env = config.runtime.env.iter().map(|(name, value)| (name.into(), value.into()));
+        let runtime = RuntimeConfig {
+            data_dir: path.clone(),
+            ports: config.runtime.ports.clone(),
+            advertise: config.runtime.advertise,
+            stop_grace: config.runtime.stop_grace,
+            base_env: base_env.chain([path_of_services]).collect(),
+        };
+        let runtime = ProcessRuntime::new(runtime).map_err(at(&path))?;
+        let git = Git::new(config.git.clone(), data.join("mirrors"))?;
+        let tools = Tools::new(git, runtime, config.build.clone(), data.join("caches"), workspaces);
+        Ok(Self { config, lock, spool, tools })
+    }
+}
+
+/// A folder that nobody else can look into.
+fn create_private(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,265 @@
+//! What the server may ask for, and how the agent does it.
+//!
+//! Limits: [`super::QUESTIONS`] lists of branches at once, [`super::WAITING`] with those that wait; as many jobs as the configuration's capacity.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use sdp_core::failure::{Failure, FailureReason};
+use sdp_core::id::{CommandId, DeploymentId, InstanceId};
+use sdp_core::name::RepoUrl;
+use sdp_core::secret::GitCredential;
+use sdp_core::wire::{Answer, FromAgent, InstanceReport, InstanceStatus, RejectReason, ToAgent};
+use tokio_util::sync::CancellationToken;
+
+use super::recent::Reply;
+use super::{Agent, Running};
+use crate::git::GitOp;
+use crate::job::{self, Order, Stop, StopWhy};
+use crate::spool::{JobKey, JobLog, Outflow};
+
+/// How long a list of branches may take.
+const LIST_WITHIN: Duration = Duration::from_secs(30);
+/// The most lines of an instance's output in an answer.
+const MOST_OUTPUT: u32 = 10_000;
+
+impl Agent {
+    /// Does what a command says; an answer that takes time comes later.
+    pub(super) async fn obey(self: &Arc<Self>, command: ToAgent, outflow: &Outflow) -> Option<FromAgent> {
+        match command {
+            ToAgent::Deploy { command, deployment, attempt, spec, credential } => {
+                if let Some(reply) = self.answered(command) {
+                    return Some(reply);
+                }
+                let order = Order { deployment, spec: *spec, credential };
+                let reply = self.take_job(order, attempt, outflow).await;
+                Some(self.answer(command, reply))
+            }
+            ToAgent::Cancel { command, deployment } => {
+                if let Some(reply) = self.answered(command) {
+                    return Some(reply);
+                }
+                let job = self.running.lock().get(&deployment).cloned();
+                if let Some(job) = job {
+                    job.stop.set(StopWhy::Cancelled);
+                }
+                Some(self.answer(command, Reply::Accepted))
+            }
+            ToAgent::StopInstance { command, instance } => {
+                if let Some(reply) = self.answered(command) {
+                    return Some(reply);
+                }
+                let job = self.running.lock().values().find(|job| job.instance == instance).cloned();
+                match job {
+                    Some(job) => job.stop.set(StopWhy::Cancelled),
+                    None => self.stop_instance(instance),
+                }
+                Some(self.answer(command, Reply::Accepted))
+            }
+            ToAgent::Routes { table } => {
+                let Some(router) = &self.router else {
+                    tracing::warn!(version = %table.version, "a route table came, but this agent has no router");
+                    return None;
+                };
+                Some(FromAgent::RoutesApplied { version: router.apply(table) })
+            }
+            ToAgent::ListRefs { command, repo, credential } => {
+                let agent = self.clone();
+                self.tasks.spawn(async move {
+                    let answer = agent.list_refs(repo, credential).await;
+                    agent.tell(FromAgent::Answer { command, answer }).await;
+                });
+                None
+            }
+            ToAgent::ReadOutput { command, instance, lines } => {
+                let agent = self.clone();
+                self.tasks.spawn(async move {
+                    let answer = agent.read_output(instance, lines).await;
+                    agent.tell(FromAgent::Answer { command, answer }).await;
+                });
+                None
+            }
+            other => {
+                // Not its content: that may hold a credential.
+                drop(other);
+                tracing::warn!("the server sent a command that this agent does not know");
+                None
+            }
+        }
+    }
+
+    fn answered(&self, command: CommandId) -> Option<FromAgent> {
+        Some(self.commands.lock().find(command)?.frame(command))
+    }
+
+    fn answer(&self, command: CommandId, reply: Reply) -> FromAgent {
+        self.commands.lock().remember(command, reply.clone());
+        reply.frame(command)
+    }
+
+    async fn take_job(self: &Arc<Self>, order: Order, attempt: u32, outflow: &Outflow) -> Reply {
+        let key = (order.deployment, attempt);
+        if self.spool.find(key).is_some() {
+            return Reply::Accepted;
+        }
+        let held = self.spool.logs().into_iter().map(|log| log.key());
+        let earlier: Vec<JobKey> = held.filter(|(deployment, _)| *deployment == order.deployment).collect();
+        if earlier.iter().any(|(_, held)| *held > attempt) {
+            return Reply::rejected(RejectReason::Unsupported, "a newer attempt of this deployment is here");
+        }
+        if self.is_draining() {
+            return Reply::rejected(RejectReason::Draining, "this agent is going away");
+        }
+        let replaced = self.running.lock().get(&order.deployment).cloned();
+        let at_work = self.running.lock().len() - usize::from(replaced.is_some());
+        if at_work >= usize::try_from(self.config.capacity).unwrap_or(usize::MAX) {
+            let message = format!("it does {} jobs at once, and has them", self.config.capacity);
+            return Reply::rejected(RejectReason::Busy, message);
+        }
+        let full = || Reply::rejected(RejectReason::DiskFull, "too little room is left in its data folder");
+        if !self.has_room() {
+            return full();
+        }
+        let log = {
+            let spool = self.spool.clone();
+            tokio::task::spawn_blocking(move || spool.create(key)).await
+        };
+        let log = match log {
+            Ok(Ok(log)) => log,
+            Ok(Err(error)) => {
+                tracing::error!(deployment.id = %key.0, %error, "failed to make a job's spool");
+                return full();
+            }
+            Err(_) => {
+                return Reply::rejected(RejectReason::Unsupported, "the agent has a fault; see its log");
+            }
+        };
+        for old in earlier {
+            outflow.forget(old);
+            self.forget_job(old);
+        }
+        // Here the journal will record the job (never its credential) before it is accepted.
+        outflow.send_after(key, 0, 0);
+        self.start_job(order, attempt, log, replaced);
+        Reply::Accepted
+    }
+
+    fn start_job(self: &Arc<Self>, order: Order, attempt: u32, log: JobLog, replaced: Option<Arc<Running>>) {
+        let job = Arc::new(Running {
+            attempt,
+            instance: order.spec.instance,
+            stop: Arc::default(),
+            forgotten: AtomicBool::new(false),
+            over: CancellationToken::new(),
+        });
+        let deployment = order.deployment;
+        self.running.lock().insert(deployment, job.clone());
+        let agent = self.clone();
+        self.tasks.spawn(async move {
+            // Whatever happens, those who wait for its end do not wait for ever.
+            let _over = job.over.clone().drop_guard();
+            // Both use the deployment's folder.
+            if let Some(replaced) = replaced {
+                replaced.over.cancelled().await;
+            }
+            let stop: Arc<Stop> = job.stop.clone();
+            Box::pin(job::run(order, agent.tools.clone(), log, stop)).await;
+            if job.forgotten.load(Ordering::Acquire) {
+                agent.discard(job.instance).await;
+                agent.blocking_remove((deployment, job.attempt)).await;
+            }
+            {
+                let mut running = agent.running.lock();
+                if running.get(&deployment).is_some_and(|newest| Arc::ptr_eq(newest, &job)) {
+                    running.remove(&deployment);
+                }
+            }
+            agent.ended.send_modify(|count| *count += 1);
+        });
+    }
+
+    pub(super) fn find_running(&self, (deployment, attempt): JobKey) -> Option<Arc<Running>> {
+        self.running.lock().get(&deployment).filter(|job| job.attempt == attempt).cloned()
+    }
+
+    /// Whether the instance belongs to a job that is not over.
+    pub(super) fn is_at_work_on(&self, instance: InstanceId) -> bool {
+        self.running.lock().values().any(|job| job.instance == instance)
+    }
+
+    /// Stops a job, if it is at work, and keeps nothing of what it said.
+    pub(super) fn forget_job(self: &Arc<Self>, key: JobKey) {
+        match self.find_running(key) {
+            Some(job) => {
+                job.forgotten.store(true, Ordering::Release);
+                job.stop.set(StopWhy::Cancelled);
+            }
+            None => self.remove_log(key),
+        }
+    }
+
+    pub(super) fn remove_log(self: &Arc<Self>, key: JobKey) {
+        let agent = self.clone();
+        self.tasks.spawn(async move { agent.blocking_remove(key).await });
+    }
+
+    async fn blocking_remove(&self, key: JobKey) {
+        let spool = self.spool.clone();
+        drop(tokio::task::spawn_blocking(move || spool.remove(key)).await);
+    }
+
+    /// Stops an instance and forgets it, in the background; then the server is told.
+    pub(super) fn stop_instance(self: &Arc<Self>, instance: InstanceId) {
+        let agent = self.clone();
+        self.tasks.spawn(async move {
+            let known = agent.tools.runtime.reports().into_iter().find(|known| known.instance == instance);
+            agent.discard(instance).await;
+            // One that is not here has no deployment that the agent could name; the server knows it by its own id.
+            let deployment =
+                known.map_or_else(|| DeploymentId::from(uuid::Uuid::nil()), |known| known.deployment);
+            let report = InstanceReport { instance, deployment, status: InstanceStatus::Stopped {} };
+            agent.tell(FromAgent::Instance { report }).await;
+        });
+    }
+
+    async fn discard(&self, instance: InstanceId) {
+        self.tools.runtime.stop(instance).await;
+        self.tools.runtime.forget(instance);
+        self.tools.release(instance).await;
+        self.tools.sweep().await;
+    }
+
+    async fn list_refs(&self, repo: RepoUrl, credential: Option<GitCredential>) -> Answer {
+        let Ok(_place) = self.waiting.try_acquire() else {
+            return failed(FailureReason::AgentRefused, "the agent has too many questions to answer");
+        };
+        let turn = tokio::select! {
+            turn = self.questions.acquire() => turn.ok(),
+            () = self.closing.cancelled() => None,
+        };
+        let Some(_turn) = turn else {
+            return failed(FailureReason::AgentRefused, "the agent is going away");
+        };
+        let operation =
+            GitOp { stop: self.closing.child_token(), limit: LIST_WITHIN, on_line: Arc::new(|_: &str| {}) };
+        match Box::pin(self.tools.git.list_refs(&repo, credential.as_ref(), &operation)).await {
+            Ok(answer) => answer,
+            Err(failure) => Answer::Failed { failure },
+        }
+    }
+
+    async fn read_output(&self, instance: InstanceId, lines: u32) -> Answer {
+        let lines = usize::try_from(lines.min(MOST_OUTPUT)).unwrap_or(0);
+        match self.tools.runtime.output(instance, lines).await {
+            Some(lines) => Answer::Output { lines },
+            None => {
+                failed(FailureReason::AgentRestarted, "the agent has no output of this instance any more")
+            }
+        }
+    }
+}
+
+fn failed(reason: FailureReason, detail: &str) -> Answer {
+    Answer::Failed { failure: Failure::new(None, reason, detail) }
+}

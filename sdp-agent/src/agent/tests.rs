@@ -1,0 +1,135 @@
+//! The whole agent in process: real git, real programs, real processes; the test plays the server over [`link::pair`].
+
+mod jobs;
+mod link;
+mod server;
+mod socket;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use sdp_core::catalog::{Builder, HealthCheck};
+use sdp_core::failure::{Failure, FailureReason};
+use sdp_core::id::{CommandId, DeploymentId, DeploymentNumber, InstanceId};
+use sdp_core::name::{CommitId, GitRef, RepoPath, RepoUrl, SandboxName, ServiceName};
+use sdp_core::wire::{JobResult, JobSpec, Progress, StepLimits, ToAgent};
+use tempfile::TempDir;
+
+use super::*;
+use server::Server;
+
+/// A folder with a repository, and an agent that may use it.
+struct World {
+    folder: TempDir,
+    server: Server,
+    shutdown: CancellationToken,
+    agent: tokio::task::JoinHandle<Result<(), AgentError>>,
+}
+
+impl World {
+    /// An agent that has just said hello and been welcomed.
+    async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::new(folder.path().join("data"));
+        config.git.local_paths = vec![folder.path().to_owned()];
+        config.capacity = 2;
+        config.min_free = 0;
+        change(&mut config);
+        let (connector, server) = Server::new();
+        let shutdown = CancellationToken::new();
+        let agent = crate::run(config, connector, shutdown.clone());
+        #[expect(clippy::disallowed_methods, reason = "the test awaits it in `stop`")]
+        let agent = tokio::spawn(agent);
+        let mut world = Self { folder, server, shutdown, agent };
+        world.server.welcome().await;
+        world
+    }
+
+    /// Ends the agent as SIGTERM does, and waits until nothing of it runs.
+    async fn stop(mut self) -> Server {
+        self.shutdown.cancel();
+        let server = &mut self.server;
+        let ended = tokio::join!(self.agent, server.until_it_hangs_up());
+        ended.0.expect("no panic").expect("no error");
+        self.server
+    }
+
+    fn repo(&self) -> PathBuf {
+        self.folder.path().join("repo.git")
+    }
+
+    /// Commits these files (a `!` before the name makes it executable) to `main`.
+    fn commit(&self, files: &[(&str, &str)]) -> CommitId {
+        let repo = git2::Repository::init_bare(self.repo()).unwrap();
+        let mut tree = repo.treebuilder(None).unwrap();
+        for (name, text) in files {
+            let blob = repo.blob(text.as_bytes()).unwrap();
+            let (name, mode) = match name.strip_prefix('!') {
+                Some(name) => (name, 0o100_755),
+                None => (*name, 0o100_644),
+            };
+            tree.insert(name, blob, mode).unwrap();
+        }
+        let tree = repo.find_tree(tree.write().unwrap()).unwrap();
+        let who = git2::Signature::new("Åsa", "asa@example.com", &git2::Time::new(1_700_000_000, 0)).unwrap();
+        let parent = repo.find_reference("refs/heads/main").ok().map(|main| main.peel_to_commit().unwrap());
+        let parents: Vec<_> = parent.iter().collect();
+        let id = repo
+            .commit(Some("refs/heads/main"), &who, &who, "greet kindly\n\nbody", &tree, &parents)
+            .unwrap();
+        CommitId::parse(id.to_string()).unwrap()
+    }
+
+    fn spec(&self, build: &[&str], run: &[&str]) -> JobSpec {
+        let words = |argv: &[&str]| argv.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        let build = if build.is_empty() { Vec::new() } else { vec![words(build)] };
+        JobSpec {
+            number: DeploymentNumber(412),
+            service: ServiceName::parse("hello").unwrap(),
+            sandbox: SandboxName::parse("alice").unwrap(),
+            instance: InstanceId::new(),
+            repo: RepoUrl::parse(self.repo().to_str().unwrap()).unwrap(),
+            git_ref: GitRef::parse("main").unwrap(),
+            commit: None,
+            reuse_build: false,
+            subdir: RepoPath::parse(".").unwrap(),
+            builder: Builder::Command { build, run: words(run) },
+            health: HealthCheck::Uptime { seconds: 1 },
+            env: BTreeMap::new(),
+            limits: StepLimits::default(),
+        }
+    }
+
+    /// Folders of deployments that are there.
+    fn workspaces(&self) -> usize {
+        std::fs::read_dir(self.folder.path().join("data/work")).map_or(0, Iterator::count)
+    }
+}
+
+/// A command to do that job.
+fn deploy(deployment: DeploymentId, spec: &JobSpec) -> ToAgent {
+    ToAgent::Deploy {
+        command: CommandId::new(),
+        deployment,
+        attempt: 1,
+        spec: Box::new(spec.clone()),
+        credential: None,
+    }
+}
+
+fn failure(result: &JobResult) -> &Failure {
+    match result {
+        JobResult::Failed { failure } => failure,
+        other => panic!("expected a failure: {other:?}"),
+    }
+}
+
+/// Whether a process runs; one that is dead and only not yet reaped by the system does not.
+fn is_alive(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.trim()).join("stat"));
+    stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with(['Z', 'X']))
+}

@@ -1,0 +1,397 @@
+//! The TOML file, the environment's overrides, and what is wrong with them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sdp_core::name::Label;
+use sdp_core::secret::Secret;
+use serde::{Deserialize, Deserializer};
+use url::Url;
+
+use super::{BuildConfig, Config, RuntimeConfig, SpoolLimits};
+use crate::git::{GitConfig, GitConfigError};
+use crate::link::{Connector, InvalidLink, WebSocket};
+use crate::router::RouterConfig;
+
+/// A longer token file is none.
+const MAX_TOKEN_FILE: u64 = 4096;
+
+/// Looks up a variable of the environment.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("failed to read {path}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not TOML, or has a key or value that is not known.
+    #[error("{path}: {problem}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and what is wrong there.
+        problem: String,
+    },
+    /// Something that cannot be left out is missing.
+    #[error("{key} is missing: {hint}")]
+    Missing {
+        /// Which key.
+        key: &'static str,
+        /// What to write.
+        hint: &'static str,
+    },
+    /// A value that cannot be.
+    #[error("{key}: {problem}")]
+    Invalid {
+        /// Which key, or which variable of the environment.
+        key: String,
+        /// What is wrong, as a clause.
+        problem: String,
+    },
+    /// The way to the server cannot be used.
+    #[error("the link to the server cannot be used")]
+    Link(#[from] InvalidLink),
+    /// The section `[git]` does not make sense.
+    #[error(transparent)]
+    Git(#[from] GitConfigError),
+}
+
+fn invalid(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Invalid { key: key.into(), problem: problem.into() }
+}
+
+/// A configuration as it was read; [`Self::config`] and [`Self::connector`] say whether it can work.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConfigFile {
+    server: Option<Url>,
+    #[serde(skip)]
+    token: Option<Secret>,
+    token_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+    insecure_http: bool,
+    data_dir: Option<PathBuf>,
+    labels: BTreeSet<Label>,
+    capacity: Option<u32>,
+    min_free_mib: Option<u64>,
+    git: GitConfig,
+    runtime: RuntimeSection,
+    build: BuildSection,
+    spool: SpoolSection,
+    router: Option<RouterSection>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum RouterSection {
+    Builtin(RouterConfig),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RuntimeKind {
+    #[default]
+    Process,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RuntimeSection {
+    /// Only one kind so far; named, so that a file that means another is refused.
+    #[serde(rename = "kind")]
+    _kind: RuntimeKind,
+    ports: Option<Ports>,
+    advertise: Option<IpAddr>,
+    stop_grace_seconds: Option<u32>,
+    env: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct BuildSection {
+    keep: Option<usize>,
+    path: Option<String>,
+    env: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SpoolSection {
+    per_deployment_mib: Option<u64>,
+    total_mib: Option<u64>,
+}
+
+/// `"20000-29999"`.
+#[derive(Debug)]
+struct Ports(RangeInclusive<u16>);
+
+impl<'de> Deserialize<'de> for Ports {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let range = text.split_once('-').and_then(|(first, last)| {
+            let range = first.trim().parse::<u16>().ok()?..=last.trim().parse::<u16>().ok()?;
+            (*range.start() >= 1024 && !range.is_empty()).then_some(range)
+        });
+        range.map(Self).ok_or_else(|| {
+            serde::de::Error::custom("expected a range of ports above 1023 such as \"20000-29999\"")
+        })
+    }
+}
+
+impl ConfigFile {
+    /// Reads a file, if one is named, and the environment.
+    ///
+    /// # Errors
+    /// When the file cannot be read or has something in it that is not known, or a variable cannot be understood.
+    pub fn load(path: Option<&Path>, env: Environment<'_>) -> Result<Self, ConfigError> {
+        let mut file = match path {
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+                toml::from_str(&text).map_err(|error| ConfigError::Syntax {
+                    path: path.to_owned(),
+                    problem: place(&text, &error),
+                })?
+            }
+            None => Self::default(),
+        };
+        file.apply(env)?;
+        Ok(file)
+    }
+
+    fn apply(&mut self, env: Environment<'_>) -> Result<(), ConfigError> {
+        let text = |name: &str| match env(name) {
+            None => Ok(None),
+            Some(value) if value.is_empty() => Ok(None),
+            Some(value) => value.into_string().map(Some).map_err(|_| invalid(name, "its value is not UTF-8")),
+        };
+        if let Some(server) = text("SDP_AGENT_SERVER")? {
+            let url = server.parse().map_err(|_| invalid("SDP_AGENT_SERVER", "it is not a URL"))?;
+            self.server = Some(url);
+        }
+        if let Some(token) = text("SDP_AGENT_TOKEN")? {
+            self.token = Some(Secret::new(token));
+        }
+        if let Some(path) = text("SDP_AGENT_TOKEN_FILE")? {
+            self.token_file = Some(path.into());
+        }
+        if let Some(path) = text("SDP_AGENT_CA_FILE")? {
+            self.ca_file = Some(path.into());
+        }
+        if let Some(path) = text("SDP_AGENT_DATA_DIR")? {
+            self.data_dir = Some(path.into());
+        }
+        if let Some(labels) = text("SDP_AGENT_LABELS")? {
+            self.labels = labels
+                .split(',')
+                .map(|label| Label::parse(label.trim()))
+                .collect::<Result<_, _>>()
+                .map_err(|error| invalid("SDP_AGENT_LABELS", error.to_string()))?;
+        }
+        if let Some(capacity) = text("SDP_AGENT_CAPACITY")? {
+            let number = capacity.parse().map_err(|_| invalid("SDP_AGENT_CAPACITY", "it is not a number"))?;
+            self.capacity = Some(number);
+        }
+        Ok(())
+    }
+
+    /// Checks all but the way to the server.
+    ///
+    /// # Errors
+    /// The first thing that cannot work.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        let data_dir = self.data_dir.as_deref().ok_or(ConfigError::Missing {
+            key: "data_dir",
+            hint: "the agent's own folder, e.g. data_dir = \"/var/lib/sdp-agent\" (or SDP_AGENT_DATA_DIR)",
+        })?;
+        if !data_dir.is_absolute() {
+            return Err(invalid("data_dir", format!("{} is not an absolute path", data_dir.display())));
+        }
+        let mut config = Config::new(data_dir);
+        config.labels.clone_from(&self.labels);
+        if self.labels.len() > 50 {
+            return Err(invalid("labels", "at most 50"));
+        }
+        if let Some(capacity) = self.capacity {
+            if !(1..=256).contains(&capacity) {
+                return Err(invalid("capacity", "1 to 256"));
+            }
+            config.capacity = capacity;
+        }
+        if let Some(mib) = self.min_free_mib {
+            config.min_free = bytes("min_free_mib", mib)?;
+        }
+        self.git.validate()?;
+        config.git = self.git.clone();
+        config.runtime = self.runtime.config()?;
+        config.build = self.build.config()?;
+        config.spool = self.spool.limits()?;
+        config.router = self.router.as_ref().map(|RouterSection::Builtin(router)| router.clone());
+        if let Some(router) = &config.router
+            && router.listen.ip().is_unspecified()
+            && router.base_url.is_none()
+        {
+            return Err(invalid("router.base_url", "needed when the router listens on all addresses"));
+        }
+        Ok(config)
+    }
+
+    /// Checks the way to the server, and reads the token.
+    ///
+    /// # Errors
+    /// What is missing or cannot be used.
+    pub fn connector(&self) -> Result<Connector, ConfigError> {
+        let server = self.server.as_ref().ok_or(ConfigError::Missing {
+            key: "server",
+            hint: "the server's address, e.g. server = \"https://sdp.example.com\" (or SDP_AGENT_SERVER)",
+        })?;
+        if server.scheme() == "http" && !self.insecure_http && !is_loopback(server) {
+            let problem = "http would send the token in the clear; use https, or set insecure_http = true";
+            return Err(invalid("server", problem));
+        }
+        let token = match (&self.token, &self.token_file) {
+            (Some(token), _) => token.clone(),
+            (None, Some(path)) => read_token(path)?,
+            (None, None) => {
+                return Err(ConfigError::Missing {
+                    key: "token_file",
+                    hint: "a file with the agent's token, readable by its owner alone (or SDP_AGENT_TOKEN)",
+                });
+            }
+        };
+        Ok(Connector::WebSocket(WebSocket::new(server, &token, self.ca_file.as_deref())?))
+    }
+}
+
+/// Where a TOML error is and what it is, without the line itself: there may be a secret in it.
+fn place(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map(|before| format!("line {}: ", before.matches('\n').count() + 1));
+    format!("{}{}", line.unwrap_or_default(), error.message())
+}
+
+impl RuntimeSection {
+    fn config(&self) -> Result<RuntimeConfig, ConfigError> {
+        let mut config = RuntimeConfig::default();
+        if let Some(Ports(range)) = &self.ports {
+            config.ports = range.clone();
+        }
+        if let Some(address) = self.advertise {
+            if address.is_unspecified() || address.is_multicast() {
+                return Err(invalid("runtime.advertise", "an address at which routers reach this machine"));
+            }
+            config.advertise = address;
+        }
+        if let Some(seconds) = self.stop_grace_seconds {
+            if !(1..=600).contains(&seconds) {
+                return Err(invalid("runtime.stop_grace_seconds", "1 to 600"));
+            }
+            config.stop_grace = Duration::from_secs(seconds.into());
+        }
+        config.env = variables("runtime.env", &self.env)?;
+        Ok(config)
+    }
+}
+
+impl BuildSection {
+    fn config(&self) -> Result<BuildConfig, ConfigError> {
+        let mut config = BuildConfig::default();
+        if let Some(keep) = self.keep {
+            if keep > 100 {
+                return Err(invalid("build.keep", "at most 100"));
+            }
+            config.keep = keep;
+        }
+        if let Some(path) = &self.path {
+            let absolute = path.split(':').all(|folder| folder.starts_with('/'));
+            if !absolute {
+                return Err(invalid("build.path", "absolute folders with : between them"));
+            }
+            config.path.clone_from(path);
+        }
+        config.env = variables("build.env", &self.env)?;
+        Ok(config)
+    }
+}
+
+impl SpoolSection {
+    fn limits(&self) -> Result<SpoolLimits, ConfigError> {
+        let mut limits = SpoolLimits::default();
+        if let Some(mib) = self.per_deployment_mib {
+            limits.per_deployment = bytes("spool.per_deployment_mib", mib)?;
+            limits.total = limits.total.max(limits.per_deployment);
+        }
+        if let Some(mib) = self.total_mib {
+            limits.total = bytes("spool.total_mib", mib)?;
+        }
+        if limits.total < limits.per_deployment {
+            return Err(invalid("spool.total_mib", "less than spool.per_deployment_mib"));
+        }
+        Ok(limits)
+    }
+}
+
+/// Names that every program could be given, and no NUL.
+fn variables(key: &str, env: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ConfigError> {
+    let sane = |name: &str, value: &str| {
+        !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0') && name != "PATH"
+    };
+    match env.iter().find(|(name, value)| !sane(name, value)) {
+        Some((name, _)) if name == "PATH" => Err(invalid(key, "PATH is set with build.path")),
+        Some((name, _)) => Err(invalid(key, format!("{name:?} cannot be a variable"))),
+        None => Ok(env.clone()),
+    }
+}
+
+fn bytes(key: &str, mib: u64) -> Result<u64, ConfigError> {
+    match mib {
+        1..=16_777_216 => Ok(mib << 20),
+        _ => Err(invalid(key, "1 to 16777216 MiB")),
+    }
+}
+
+fn is_loopback(server: &Url) -> bool {
+    match server.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
+    }
+}
+
+fn read_token(path: &Path) -> Result<Secret, ConfigError> {
+    let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
+    let wrong = |problem: String| invalid("token_file", format!("{} {problem}", path.display()));
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let meta = file.metadata().map_err(unreadable)?;
+    let mode = meta.permissions().mode() & 0o777;
+    if !meta.is_file() {
+        return Err(wrong("is not a file".into()));
+    }
+    if mode & 0o077 != 0 {
+        return Err(wrong(format!("can be read by others (mode {mode:04o}): chmod 600 it")));
+    }
+    let mut text = String::new();
+    file.take(MAX_TOKEN_FILE).read_to_string(&mut text).map_err(unreadable)?;
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(wrong("is empty".into()));
+    }
+    Ok(Secret::new(token))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+use std::error::Error;
+use std::fmt::Write as _;
+
+use super::*;
+
+fn no_env(_: &str) -> Option<OsString> {
+    None
+}
+
+/// Loads a file of that text, checks all of it, and says what `--check-config` would say.
+fn verdict(text: &str, env: Environment<'_>) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.toml");
+    std::fs::write(&path, text.replace("$DIR", folder.path().to_str().unwrap())).unwrap();
+    for (name, mode) in [("token", 0o600), ("open-token", 0o644), ("empty-token", 0o600)] {
+        let token = folder.path().join(name);
+        std::fs::write(&token, if name == "empty-token" { "\n" } else { "sdpa_hunter2\n" }).unwrap();
+        std::fs::set_permissions(&token, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let result = ConfigFile::load(Some(&path), env).and_then(|file| Ok((file.config()?, file.connector()?)));
+    let said = match result {
+        Ok((config, connector)) => {
+            assert!(!format!("{connector:?}").contains("hunter2"));
+            format!("ok: {config:?}")
+        }
+        Err(error) => {
+            let mut said = error.to_string();
+            let mut source = error.source();
+            while let Some(error) = source {
+                write!(said, ": {error}").unwrap();
+                source = error.source();
+            }
+            said
+        }
+    };
+    said.replace(folder.path().to_str().unwrap(), "$DIR")
+}
+
+const GOOD: &str = r#"
+server = "https://sdp.example.com"
+token_file = "$DIR/token"
+data_dir = "/var/lib/sdp-agent"
+"#;
+
+#[test]
+fn the_shortest_configuration_is_enough() {
+    let said = verdict(GOOD, &no_env);
+    assert!(said.starts_with("ok: Config { data_dir: \"/var/lib/sdp-agent\""), "{said}");
+}
+
+#[test]
+fn every_section_is_understood() {
+    let text = GOOD.to_owned()
+        + r#"
+labels = ["go", "vm-3"]
+capacity = 3
+min_free_mib = 100
+[runtime]
+kind = "process"
+ports = "20000-20099"
+advertise = "10.0.0.7"
+stop_grace_seconds = 3
+[build]
+keep = 5
+path = "/usr/bin:/bin"
+env = { GOPROXY = "off" }
+[git]
+origins = ["https://git.example.com"]
+[spool]
+per_deployment_mib = 64
+total_mib = 1024
+[router]
+kind = "builtin"
+listen = "127.0.0.1:8081"
+base_url = "http://127.0.0.1:8081"
+"#;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.toml");
+    std::fs::write(&path, text).unwrap();
+    let config = ConfigFile::load(Some(&path), &no_env).unwrap().config().unwrap();
+    assert_eq!(config.labels.iter().map(Label::as_str).collect::<Vec<_>>(), ["go", "vm-3"]);
+    assert_eq!((config.capacity, config.min_free, config.build.keep), (3, 100 << 20, 5));
+    assert_eq!((config.runtime.ports, config.runtime.stop_grace.as_secs()), (20_000..=20_099, 3));
+    assert_eq!(config.runtime.advertise, IpAddr::from([10, 0, 0, 7]));
+    assert_eq!(config.git.origins[0].as_str(), "https://git.example.com/");
+    assert_eq!(config.build.env["GOPROXY"], "off");
+    assert_eq!(config.spool, SpoolLimits { per_deployment: 64 << 20, total: 1 << 30 });
+    assert_eq!(config.router.unwrap().listen.port(), 8081);
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let env = |name: &str| {
+        let value = match name {
+            "SDP_AGENT_SERVER" => "http://127.0.0.1:8080",
+            "SDP_AGENT_TOKEN" => "sdpa_other",
+            "SDP_AGENT_DATA_DIR" => "/srv/agent",
+            "SDP_AGENT_LABELS" => "a, b",
+            "SDP_AGENT_CAPACITY" => "7",
+            _ => return None,
+        };
+        Some(OsString::from(value))
+    };
+    let file = ConfigFile::load(None, &env).unwrap();
+    let config = file.config().unwrap();
+    assert_eq!((config.data_dir.to_str(), config.capacity, config.labels.len()), (Some("/srv/agent"), 7, 2));
+    assert!(file.connector().is_ok());
+}
+
+#[test]
+fn each_problem_is_named() {
+    let changed = |from: &str, to: &str| verdict(&GOOD.replace(from, to), &no_env);
+    let with = |more: &str| verdict(&format!("{GOOD}{more}"), &no_env);
+    let said = [
+        changed("server =", "sever ="),
+        changed("token_file = \"$DIR/token\"", "token = \"hunter2\""),
+        changed("https://sdp.example.com", "http://sdp.example.com"),
+        changed("https://sdp.example.com", "https://me:pw@sdp.example.com"),
+        changed("$DIR/token", "$DIR/open-token"),
+        changed("$DIR/token", "$DIR/empty-token"),
+        changed("$DIR/token", "$DIR/nowhere"),
+        changed("token_file", "ca_file"),
+        changed("/var/lib/sdp-agent", "data"),
+        with("capacity = 0"),
+        with("labels = [\"a b\"]"),
+        with("[runtime]\nkind = \"docker\""),
+        with("[runtime]\nports = \"80-90\""),
+        with("[runtime]\nadvertise = \"0.0.0.0\""),
+        with("[build]\npath = \"bin\""),
+        with("[build]\nenv = { PATH = \"/bin\" }"),
+        with("[spool]\ntotal_mib = 1"),
+        with("[git]\norigins = [\"https://git.example.com/team\"]"),
+        with("[router]\nkind = \"builtin\"\nlisten = \"0.0.0.0:80\""),
+    ];
+    insta::assert_snapshot!(said.join("\n--\n"), @r#"
+$DIR/agent.toml: line 2: unknown field `sever`, expected one of `server`, `token_file`, `ca_file`, `insecure_http`, `data_dir`, `labels`, `capacity`, `min_free_mib`, `git`, `runtime`, `build`, `spool`, `router`
+--
+$DIR/agent.toml: line 3: unknown field `token`, expected one of `server`, `token_file`, `ca_file`, `insecure_http`, `data_dir`, `labels`, `capacity`, `min_free_mib`, `git`, `runtime`, `build`, `spool`, `router`
+--
+server: http would send the token in the clear; use https, or set insecure_http = true
+--
+the link to the server cannot be used: the server's address must be like https://sdp.example.com, without user, password, ? or #
+--
+token_file: $DIR/open-token can be read by others (mode 0644): chmod 600 it
+--
+token_file: $DIR/empty-token is empty
+--
+failed to read $DIR/nowhere: No such file or directory (os error 2)
+--
+token_file is missing: a file with the agent's token, readable by its owner alone (or SDP_AGENT_TOKEN)
+--
+data_dir: data is not an absolute path
+--
+capacity: 1 to 256
+--
+$DIR/agent.toml: line 5: invalid label: letters, digits and . _ - =, at most 63
+--
+$DIR/agent.toml: line 6: unknown variant `docker`, expected `process`
+--
+$DIR/agent.toml: line 6: expected a range of ports above 1023 such as "20000-29999"
+--
+runtime.advertise: an address at which routers reach this machine
+--
+build.path: absolute folders with : between them
+--
+build.env: PATH is set with build.path
+--
+spool.total_mib: less than spool.per_deployment_mib
+--
+git.origins: https://git.example.com is not of the form https://host or https://host:port
+--
+router.base_url: needed when the router listens on all addresses
+"#);
+}

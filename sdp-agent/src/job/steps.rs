@@ -1,0 +1,370 @@
+//! The steps of a job, one after the other.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sdp_core::deployment::Step;
+use sdp_core::failure::{Failure, FailureReason};
+use sdp_core::name::CommitId;
+use sdp_core::wire::{Progress, Stream};
+use tokio::time::Instant;
+
+use super::{Halt, Order, Stop, Undo};
+use crate::builder::{self, BuildContext, RunPlan};
+use crate::exec::{self, ExecError, Program};
+use crate::git::GitOp;
+use crate::redact::Redactor;
+use crate::runtime::{CheckError, StartError, StartSpec};
+use crate::spool::JobLog;
+use crate::tools::Tools;
+use crate::workspace::{KeptBuild, spec_hash};
+
+/// So many lines of a service that does not become healthy go into the log.
+const LAST_LINES: usize = 50;
+const NO_ROOM: &str = "there is no room left in the agent's folder";
+
+/// Work in progress.
+pub(super) struct Steps<'a> {
+    order: Order,
+    tools: &'a Tools,
+    log: &'a JobLog,
+    stop: &'a Stop,
+    undo: &'a mut Undo,
+    redactor: Redactor,
+}
+
+impl<'a> Steps<'a> {
+    pub(super) fn new(
+        order: Order,
+        tools: &'a Tools,
+        log: &'a JobLog,
+        stop: &'a Stop,
+        undo: &'a mut Undo,
+    ) -> Self {
+        // The build never gets the credential; should it find its way there all the same, it is not printed.
+        let redactor = match &order.credential {
+            Some(login) => {
+                let password = login.password.expose();
+                Redactor::new([password, &format!("{}:{password}", login.username)])
+            }
+            None => Redactor::default(),
+        };
+        Self { order, tools, log, stop, undo, redactor }
+    }
+
+    pub(super) async fn run(mut self) -> Result<(), Halt> {
+        let fetch_until = Instant::now() + seconds(self.order.spec.limits.fetch);
+        let commit = match self.order.spec.commit.clone() {
+            Some(commit) => commit,
+            None => self.resolve(fetch_until).await?,
+        };
+        let plan = match self.reuse(&commit).await? {
+            Some(plan) => plan,
+            None => {
+                let tree = Box::pin(self.fetch(&commit, fetch_until)).await?;
+                Box::pin(self.build(&commit, &tree)).await?
+            }
+        };
+        self.start(&commit, plan).await?;
+        self.check().await
+    }
+
+    async fn resolve(&mut self, until: Instant) -> Result<CommitId, Halt> {
+        self.begin(Step::Resolve)?;
+        let spec = &self.order.spec;
+        self.say(&format!("looking for {} in {}", spec.git_ref, spec.repo));
+        let operation = self.git_operation(until)?;
+        let credential = self.order.credential.as_ref();
+        let commit = self.tools.git.resolve(&spec.repo, &spec.git_ref, credential, &operation).await;
+        let commit = self.settle(Step::Resolve, commit)?;
+        self.say(&format!("{} is at commit {}", spec.git_ref, commit.short()));
+        self.log.progress(Progress::Resolved { commit: commit.clone() });
+        Ok(commit)
+    }
+
+    /// How to run a kept build of the commit, if one was asked for and is still there.
+    async fn reuse(&mut self, commit: &CommitId) -> Result<Option<RunPlan>, Halt> {
+        let spec = &self.order.spec;
+        if !spec.reuse_build {
+            return Ok(None);
+        }
+        let hash = spec_hash(&spec.builder, &spec.subdir);
+        let kept = self.tools.find_kept(&spec.service, commit, &hash, spec.instance).await;
+        self.log.progress(Progress::BuildReused { reused: kept.is_some() });
+        if let Some(kept) = kept {
+            self.order.credential = None;
+            return Ok(Some(kept.run));
+        }
+        let text = format!("the kept build of {} was gone; it is built again at that commit", commit.short());
+        self.log.progress(Progress::Noted { text });
+        Ok(None)
+    }
+
+    async fn fetch(&mut self, commit: &CommitId, until: Instant) -> Result<PathBuf, Halt> {
+        self.begin(Step::Fetch)?;
+        let spec = &self.order.spec;
+        let operation = self.git_operation(until)?;
+        let git = &self.tools.git;
+        if git.has_commit(&spec.repo, commit).await {
+            self.say(&format!("commit {} is here already", commit.short()));
+        } else {
+            self.say(&format!("fetching {} of {}", spec.git_ref, spec.repo));
+        }
+        let credential = self.order.credential.as_ref();
+        let info = git.fetch(&spec.repo, &spec.git_ref, commit, credential, &operation).await;
+        let info = self.settle(Step::Fetch, info)?;
+        self.log.progress(Progress::Fetched { info });
+        // Nothing after this needs it.
+        self.order.credential = None;
+        self.undo.workspace = true;
+        let folder = self.tools.create_workspace(self.order.deployment, spec.instance).await;
+        let tree = self.settle_io(Step::Fetch, folder)?.join("source");
+        let checkout = git.checkout(&spec.repo, commit, &tree, &operation).await;
+        let checkout = self.settle(Step::Fetch, checkout)?;
+        self.say(&format!("{} files", checkout.files));
+        if checkout.has_submodules {
+            self.say("the commit has submodules; they are left out");
+        }
+        if checkout.has_lfs {
+            self.say("the commit keeps files in Git LFS; they are left as pointers");
+        }
+        Ok(tree)
+    }
+
+    async fn build(&mut self, commit: &CommitId, tree: &Path) -> Result<RunPlan, Halt> {
+        self.begin(Step::Build)?;
+        let spec = &self.order.spec;
+        let until = Instant::now() + seconds(spec.limits.build);
+        let source = self.tools.service_dir(tree, &spec.subdir).await;
+        let source = self.settle_io(Step::Build, source)?;
+        let source = self.settle(Step::Build, source)?;
+        let workspace = tree.parent().unwrap_or(tree).to_owned();
+        let context = BuildContext {
+            source,
+            output: workspace.join("output"),
+            caches: self.tools.caches.clone(),
+            base_env: self.base_env(),
+        };
+        self.settle_io(Step::Build, tokio::fs::create_dir_all(&context.caches).await)?;
+        let plan = builder::plan(&spec.builder, &context);
+        if plan.build.is_empty() {
+            self.say("nothing to build");
+        }
+        for program in plan.build {
+            self.build_command(program, until).await?;
+        }
+        // Asked again: the build ran programs of the repository, which may have put a link in its place.
+        let still = self.tools.service_dir(tree, &spec.subdir).await;
+        let still = self.settle_io(Step::Build, still)?;
+        self.settle(Step::Build, still)?;
+        let kept = KeptBuild {
+            service: spec.service.clone(),
+            sandbox: spec.sandbox.clone(),
+            commit: commit.clone(),
+            spec_hash: spec_hash(&spec.builder, &spec.subdir),
+            run: plan.run.clone(),
+            kept_at: Timestamp::now(),
+        };
+        let kept = self.tools.keep(self.order.deployment, kept).await;
+        self.settle_io(Step::Build, kept)?;
+        Ok(plan.run)
+    }
+
+    async fn build_command(&self, program: Program, until: Instant) -> Result<(), Halt> {
+        let name = program.argv.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
+        let words: Vec<_> = program.argv.iter().map(|word| word.to_string_lossy()).collect();
+        self.say(&words.join(" "));
+        let log = self.log.clone();
+        let on_line = Arc::new(move |stream: Stream, line: &[u8]| log.line(Step::Build, stream, line));
+        let options = exec::Options { redactor: self.redactor.clone(), ..exec::Options::default() };
+        let limit = until.saturating_duration_since(Instant::now());
+        let ended = Box::pin(exec::run_with(program, options, on_line, self.stop.token(), limit)).await;
+        let halt = |reason, detail: String| Err(Halt::failed(Step::Build, reason, detail));
+        match ended {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => {
+                let mut failure =
+                    Failure::new(Step::Build, FailureReason::BuildFailed, format!("{name}: {status}"));
+                failure.exit_code = status.code();
+                Err(failure.into())
+            }
+            Err(ExecError::Cancelled) => Err(Halt::Stopped),
+            Err(ExecError::TimedOut) => halt(
+                FailureReason::Timeout,
+                format!("the build took longer than {} s", self.order.spec.limits.build),
+            ),
+            Err(ExecError::NotFound { program }) => {
+                halt(FailureReason::ToolMissing, format!("{program} is not on this agent"))
+            }
+            Err(error) => {
+                let detail = match std::error::Error::source(&error) {
+                    Some(source) => format!("{name}: {error}: {source}"),
+                    None => format!("{name}: {error}"),
+                };
+                halt(FailureReason::BuildFailed, detail)
+            }
+        }
+    }
+
+    async fn start(&mut self, commit: &CommitId, run: RunPlan) -> Result<(), Halt> {
+        self.begin(Step::Start)?;
+        let spec = &self.order.spec;
+        self.say(&run.argv.join(" "));
+        let mut env: BTreeMap<String, String> =
+            spec.env.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
+        let ours = [
+            ("SDP_SERVICE", spec.service.to_string()),
+            ("SDP_SANDBOX", spec.sandbox.to_string()),
+            ("SDP_COMMIT", commit.to_string()),
+            ("SDP_REF", spec.git_ref.to_string()),
+            ("SDP_DEPLOYMENT", spec.number.to_string()),
+        ];
+        env.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+        let start = StartSpec {
+            instance: spec.instance,
+            deployment: self.order.deployment,
+            run,
+            env,
+            redactor: Redactor::default(),
+        };
+        self.undo.instance = true;
+        let limit = seconds(spec.limits.start);
+        let started = tokio::time::timeout(limit, Box::pin(self.tools.runtime.start(start))).await;
+        let address = match started {
+            Ok(Ok(address)) => address,
+            Ok(Err(error)) => return Err(self.not_started(&error)),
+            Err(_) => {
+                let detail = format!("the start took longer than {} s", spec.limits.start);
+                return Err(Halt::failed(Step::Start, FailureReason::Timeout, detail));
+            }
+        };
+        self.log.progress(Progress::Started { address });
+        Ok(())
+    }
+
+    async fn check(&mut self) -> Result<(), Halt> {
+        self.begin(Step::Check)?;
+        let spec = &self.order.spec;
+        let limit = seconds(spec.limits.check);
+        let runtime = &self.tools.runtime;
+        let checked = Box::pin(runtime.check(spec.instance, &spec.health, limit, self.stop.token())).await;
+        match checked {
+            Ok(took) => {
+                self.say(&format!("healthy after {} ms", took.as_millis()));
+                // Between here and the end it must not be cancelled any more, or somebody would be told both.
+                if self.stop.is_set() { Err(Halt::Stopped) } else { Ok(()) }
+            }
+            Err(CheckError::Cancelled) => Err(Halt::Stopped),
+            Err(CheckError::Exited { exit_code, signal, last_lines }) => {
+                self.print(&last_lines);
+                let how = match (exit_code, signal) {
+                    (Some(code), _) => format!("exit status {code}"),
+                    (None, Some(signal)) => format!("signal {signal}"),
+                    (None, None) => "unknown exit status".to_owned(),
+                };
+                let detail = format!("the service ended before it was healthy: {how}");
+                let mut failure = Failure::new(Step::Check, FailureReason::Exited, detail);
+                failure.exit_code = exit_code;
+                Err(failure.into())
+            }
+            Err(error) => {
+                // What it printed is the best hint at why.
+                self.print(&runtime.output(spec.instance, LAST_LINES).await.unwrap_or_default());
+                Err(Halt::failed(Step::Check, FailureReason::HealthCheckFailed, error.to_string()))
+            }
+        }
+    }
+
+    fn print(&self, lines: &[String]) {
+        for line in lines {
+            self.log.line(Step::Check, Stream::Stdout, line.as_bytes());
+        }
+    }
+
+    fn not_started(&self, error: &StartError) -> Halt {
+        let (reason, detail) = match error {
+            StartError::ToolMissing { .. } => (FailureReason::ToolMissing, error.to_string()),
+            StartError::Spawn(source) => (FailureReason::StartFailed, format!("{error}: {source}")),
+            StartError::Folder(source) if is_full(source) => (FailureReason::DiskFull, NO_ROOM.to_owned()),
+            StartError::Folder(source) => {
+                tracing::error!(deployment.id = %self.order.deployment, error = %source, "failed to make an instance's folder");
+                (FailureReason::Internal, error.to_string())
+            }
+            StartError::NoPort(_) => (FailureReason::StartFailed, error.to_string()),
+            StartError::Over | StartError::ShuttingDown => (FailureReason::AgentRestarted, error.to_string()),
+        };
+        Halt::failed(Step::Start, reason, detail)
+    }
+
+    /// A step begins, unless the job is to stop.
+    fn begin(&mut self, step: Step) -> Result<(), Halt> {
+        if self.stop.is_set() {
+            return Err(Halt::Stopped);
+        }
+        self.undo.step = Some(step);
+        self.log.progress(Progress::StepStarted { step });
+        Ok(())
+    }
+
+    fn say(&self, text: &str) {
+        self.log.say(self.undo.step.unwrap_or(Step::Resolve), text);
+    }
+
+    fn git_operation(&self, until: Instant) -> Result<GitOp, Halt> {
+        let step = self.undo.step.unwrap_or(Step::Resolve);
+        let limit = until.saturating_duration_since(Instant::now());
+        if limit.is_zero() {
+            let detail = format!("it took longer than {} s", self.order.spec.limits.fetch);
+            return Err(Halt::failed(step, FailureReason::Timeout, detail));
+        }
+        let log = self.log.clone();
+        let on_line = Arc::new(move |line: &str| log.say(step, line));
+        Ok(GitOp { stop: self.stop.token().clone(), limit, on_line })
+    }
+
+    /// A failure that comes from being stopped is none.
+    fn settle<T>(&self, step: Step, result: Result<T, Failure>) -> Result<T, Halt> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(_) if self.stop.is_set() => Err(Halt::Stopped),
+            Err(mut failure) => {
+                failure.step = failure.step.or(Some(step));
+                Err(failure.into())
+            }
+        }
+    }
+
+    fn settle_io<T>(&self, step: Step, result: io::Result<T>) -> Result<T, Halt> {
+        result.map_err(|error| {
+            tracing::error!(deployment.id = %self.order.deployment, %step, %error, "a job met a fault of the disk");
+            let (reason, detail) = if is_full(&error) {
+                (FailureReason::DiskFull, NO_ROOM)
+            } else {
+                (FailureReason::Internal, "the agent could not use its own folder; see its log")
+            };
+            Halt::failed(step, reason, detail)
+        })
+    }
+
+    /// What the operator gives to builds; of the agent's own environment they get nothing.
+    fn base_env(&self) -> BTreeMap<OsString, OsString> {
+        let build = &self.tools.build;
+        let mut env: BTreeMap<OsString, OsString> =
+            build.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        env.insert("PATH".into(), build.path.clone().into());
+        env
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn seconds(seconds: u32) -> Duration {
+    Duration::from_secs(u64::from(seconds))
+}
