@@ -1,0 +1,128 @@
+//! The `sdp-agent` program: reads its configuration, runs the agent until it is told to stop.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use sdp_agent::config::{Config, ConfigFile};
+use sdp_agent::link::Connector;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Builds and runs branches on this machine, for an SDP server.
+#[derive(Debug, Parser)]
+#[command(name = "sdp-agent", version, after_help = EXAMPLES)]
+struct Arguments {
+    /// The configuration file (TOML). Without one, the environment alone counts.
+    #[arg(long, value_name = "FILE", env = "SDP_AGENT_CONFIG")]
+    config: Option<PathBuf>,
+    /// Say whether the configuration can work, and end.
+    #[arg(long)]
+    check_config: bool,
+    /// Write the log as JSON, one object a line.
+    #[arg(long, env = "SDP_AGENT_LOG_JSON")]
+    log_json: bool,
+}
+
+const EXAMPLES: &str = r#"Examples:
+  sdp-agent --config /etc/sdp/agent.toml
+  sdp-agent --config agent.toml --check-config
+
+A configuration:
+  server     = "https://sdp.example.com"
+  token_file = "/etc/sdp/agent.token"     # mode 0600; the agent's name comes with the token
+  data_dir   = "/var/lib/sdp-agent"
+  labels     = ["go"]                     # what services may ask for
+  capacity   = 4                          # jobs at once; default: cores
+
+  [git]
+  origins     = ["https://bitbucket.org"] # hosts it may fetch from; exact scheme, host and port
+  local_paths = ["/srv/git"]
+
+  [runtime]
+  kind      = "process"
+  ports     = "20000-29999"               # services get one each, in the variable PORT
+  advertise = "127.0.0.1"                 # where the router reaches them
+
+  [build]
+  keep = 2                                # builds kept of each service in each sandbox
+  env  = { GOPROXY = "https://proxy.golang.org" }
+
+  [spool]
+  per_deployment_mib = 256                # a longer log keeps its beginning and its end
+
+  [router]                                # only where this agent is to route
+  kind     = "builtin"
+  listen   = "127.0.0.1:8081"
+  base_url = "http://127.0.0.1:8081"
+
+Variables that override it: SDP_AGENT_SERVER, SDP_AGENT_TOKEN, SDP_AGENT_TOKEN_FILE, SDP_AGENT_CA_FILE,
+SDP_AGENT_DATA_DIR, SDP_AGENT_LABELS (with commas), SDP_AGENT_CAPACITY. SDP_AGENT_LOG sets what is logged,
+e.g. "info" or "sdp_agent=debug".
+
+SIGTERM and Ctrl-C end it: builds and services are stopped, and what they said is delivered first.
+"#;
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the program's own output")]
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let configuration = ConfigFile::load(arguments.config.as_deref(), &|name| std::env::var_os(name))
+        .and_then(|file| Ok((file.config()?, file.connector()?)));
+    let (config, connector) = match configuration {
+        Ok(configuration) => configuration,
+        Err(error) => {
+            eprintln!("sdp-agent: {:#}", anyhow::Error::new(error));
+            return ExitCode::from(2);
+        }
+    };
+    if arguments.check_config {
+        println!("ok");
+        return ExitCode::SUCCESS;
+    }
+    start_logging(arguments.log_json);
+    match run(config, connector) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_logging(json: bool) {
+    let filter = EnvFilter::try_from_env("SDP_AGENT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if json {
+        log.json().init();
+    } else {
+        log.init();
+    }
+}
+
+#[tokio::main]
+async fn run(config: Config, connector: Connector) -> Result<()> {
+    let shutdown = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for Ctrl-C")?;
+    let agent = sdp_agent::run(config, connector, shutdown.clone());
+    tokio::pin!(agent);
+    let told = async {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "Ctrl-C",
+        }
+    };
+    tokio::select! {
+        ended = &mut agent => return Ok(ended?),
+        signal = told => tracing::info!(signal, "ending: builds and services are being stopped"),
+    }
+    shutdown.cancel();
+    // A second one is for the impatient: processes are killed by the next start.
+    tokio::select! {
+        ended = &mut agent => Ok(ended?),
+        _ = terminate.recv() => anyhow::bail!("ended at once, as told twice"),
+        _ = interrupt.recv() => anyhow::bail!("ended at once, as told twice"),
+    }
+}
