@@ -1,0 +1,172 @@
+//! Cancel, stop, restart, redeploy, rollback: on a number, or on a service in a sandbox.
+
+use sdp_core::api::{AgainRequest, Deployment, Instance};
+use sdp_core::client::{DeploymentFilter, InstanceFilter, StateFilter};
+use sdp_core::deployment::Outcome;
+use sdp_core::id::DeploymentRef;
+use sdp_core::name::{SandboxName, ServiceName};
+use sdp_core::sandbox::InstanceState;
+
+use crate::bot::{Asker, Reaction, Trouble};
+use crate::command::{Target, Verb};
+use crate::message::answer as say;
+
+impl Asker {
+    pub(crate) async fn act(&self, verb: Verb, on: Target) -> Result<Reaction, Trouble> {
+        match verb {
+            Verb::Cancel => self.cancel(on).await,
+            Verb::Stop => self.stop(on).await,
+            Verb::Restart => self.restart(on).await,
+            Verb::Redeploy => {
+                let deployment = match on {
+                    Target::Deployment(deployment) => deployment,
+                    Target::Service { service, sandbox } => {
+                        let sandbox = self.sandbox(sandbox)?;
+                        let newest = self.deployments(&service, &sandbox, None, 1).await?.into_iter().next();
+                        newest.ok_or_else(|| say::never_deployed(&service, &sandbox))?.id.into()
+                    }
+                };
+                self.again(self.client.redeploy(deployment, &AgainRequest::default()).await)
+            }
+            Verb::Rollback => {
+                let deployment = match on {
+                    Target::Deployment(deployment) => deployment,
+                    Target::Service { service, sandbox } => {
+                        let sandbox = self.sandbox(sandbox)?;
+                        let ended =
+                            self.deployments(&service, &sandbox, Some(StateFilter::Ended), 50).await?;
+                        let succeeded =
+                            |past: &Deployment| matches!(past.outcome(), Some(Outcome::Succeeded {}));
+                        let newest = ended.into_iter().find(succeeded);
+                        newest.ok_or_else(|| say::nothing_to_go_back_to(&service, &sandbox))?.id.into()
+                    }
+                };
+                self.again(self.client.rollback(deployment, &AgainRequest::default()).await)
+            }
+        }
+    }
+
+    fn again(
+        &self,
+        created: Result<sdp_core::api::DeploymentCreated, sdp_core::client::ClientError>,
+    ) -> Result<Reaction, Trouble> {
+        Ok(Reaction::Follow(Box::new(created?)))
+    }
+
+    async fn cancel(&self, on: Target) -> Result<Reaction, Trouble> {
+        let deployment = match on {
+            Target::Deployment(deployment) => deployment,
+            Target::Service { service, sandbox } => {
+                let sandbox = self.sandbox(sandbox)?;
+                let unfinished = self.unfinished(&service, &sandbox).await?;
+                unfinished.first().ok_or_else(|| say::nothing_to_cancel(&service, &sandbox))?.id.into()
+            }
+        };
+        let view = self.client.cancel(deployment).await?;
+        Ok(Reaction::Say(say::cancelling(&view.deployment)))
+    }
+
+    async fn stop(&self, on: Target) -> Result<Reaction, Trouble> {
+        match self.running(&on).await? {
+            Some(instance) => {
+                let stopped = self.client.stop_instance(instance.id).await?;
+                Ok(Reaction::Say(say::stopping(&stopped)))
+            }
+            None => Err(self.nothing_runs(on).await?),
+        }
+    }
+
+    async fn restart(&self, on: Target) -> Result<Reaction, Trouble> {
+        match self.running(&on).await? {
+            Some(instance) => {
+                self.again(self.client.restart_instance(instance.id, &AgainRequest::default()).await)
+            }
+            None => Err(self.nothing_runs(on).await?),
+        }
+    }
+
+    /// What runs; a number names what that deployment left running.
+    pub(super) async fn running(&self, on: &Target) -> Result<Option<Instance>, Trouble> {
+        match on {
+            Target::Deployment(deployment) => {
+                let view = self.client.deployment(*deployment).await?;
+                let Some(instance) = view.deployment.instance else { return Ok(None) };
+                let instance = self.client.instance(instance).await?;
+                Ok(Some(instance).filter(|instance| !instance.state.is_over()))
+            }
+            Target::Service { service, sandbox } => {
+                let sandbox = self.sandbox(sandbox.clone())?;
+                self.running_in(service, &sandbox).await
+            }
+        }
+    }
+
+    /// What serves a service in a sandbox: the live one, else the newest that is not on its way out.
+    pub(super) async fn running_in(
+        &self,
+        service: &ServiceName,
+        sandbox: &SandboxName,
+    ) -> Result<Option<Instance>, Trouble> {
+        let filter =
+            InstanceFilter { service: Some(service.clone()), sandbox: Some(sandbox.clone()), all: false };
+        let mut instances = self.client.instances(&filter).await?;
+        instances.retain(|instance| {
+            !instance.state.is_over() && !matches!(instance.state, InstanceState::Draining { .. })
+        });
+        let live = instances.iter().position(|instance| {
+            matches!(instance.state, InstanceState::Live {} | InstanceState::Unhealthy {})
+        });
+        Ok((!instances.is_empty()).then(|| instances.swap_remove(live.unwrap_or(0))))
+    }
+
+    /// Nothing runs; but perhaps something is on its way, which can be cancelled.
+    pub(super) async fn nothing_runs(&self, on: Target) -> Result<Trouble, Trouble> {
+        Ok(match on {
+            Target::Deployment(deployment) => {
+                let view = self.client.deployment(deployment).await?;
+                say::nothing_runs_of(&view.deployment).into()
+            }
+            Target::Service { service, sandbox } => {
+                let sandbox = self.sandbox(sandbox)?;
+                let unfinished = self.unfinished(&service, &sandbox).await?;
+                say::nothing_runs(&service, &sandbox, unfinished.first()).into()
+            }
+        })
+    }
+
+    /// Deployments that have not ended, the running ones first.
+    pub(super) async fn unfinished(
+        &self,
+        service: &ServiceName,
+        sandbox: &SandboxName,
+    ) -> Result<Vec<Deployment>, Trouble> {
+        let mut unfinished = self.deployments(service, sandbox, Some(StateFilter::Running), 10).await?;
+        unfinished.extend(self.deployments(service, sandbox, Some(StateFilter::Queued), 10).await?);
+        Ok(unfinished)
+    }
+
+    async fn deployments(
+        &self,
+        service: &ServiceName,
+        sandbox: &SandboxName,
+        state: Option<StateFilter>,
+        limit: u32,
+    ) -> Result<Vec<Deployment>, Trouble> {
+        let filter = DeploymentFilter {
+            service: Some(service.clone()),
+            sandbox: Some(sandbox.clone()),
+            state,
+            limit: Some(limit),
+            cursor: None,
+        };
+        Ok(self.client.deployments(&filter).await?.deployments)
+    }
+
+    /// A deployment as it stands, by number.
+    pub(super) async fn view(
+        &self,
+        deployment: DeploymentRef,
+    ) -> Result<sdp_core::api::DeploymentView, Trouble> {
+        Ok(self.client.deployment(deployment).await?)
+    }
+}

@@ -1,0 +1,172 @@
+//! Commands that only look: status, list, who, where, open, logs, sandbox, branches.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use sdp_core::api::{Deployment, Instance, SandboxView};
+use sdp_core::client::{ClientError, DeploymentFilter, InstanceFilter, StateFilter};
+use sdp_core::id::DeploymentId;
+use sdp_core::name::{SandboxName, ServiceName};
+
+use crate::bot::{Asker, Trouble};
+use crate::command::{StatusOf, Target};
+use crate::message::{Message, answer as say};
+
+/// How many lines `logs` shows when no number is given.
+const LOG_LINES: u32 = 20;
+/// How many running instances are looked up by branch name in one answer.
+const MAX_LOOKED_UP: usize = 30;
+
+impl Asker {
+    pub(crate) async fn status(&self, of: Option<StatusOf>) -> Result<Message, Trouble> {
+        let sandbox = match of {
+            Some(StatusOf::Deployment(deployment)) => {
+                let view = self.view(deployment).await?;
+                return Ok(say::deployment_status(&view, Timestamp::now()));
+            }
+            Some(StatusOf::Sandbox(sandbox)) => sandbox,
+            None => self.sandbox(None)?,
+        };
+        match self.sandbox_status(&sandbox).await {
+            Err(Trouble::Server(ClientError::Problem(problem))) if problem.status == 404 => {
+                // People also ask for the status of a service.
+                if let Ok(service) = sandbox.as_str().parse::<ServiceName>()
+                    && self.client.service(&service).await.is_ok()
+                {
+                    return self.where_is(service).await;
+                }
+                if Some(&sandbox) == self.own_sandbox().as_ref() {
+                    return Ok(say::sandbox_not_yet(&sandbox));
+                }
+                Err(ClientError::Problem(problem).into())
+            }
+            answer => answer,
+        }
+    }
+
+    async fn sandbox_status(&self, sandbox: &SandboxName) -> Result<Message, Trouble> {
+        let of = |state| DeploymentFilter {
+            sandbox: Some(sandbox.clone()),
+            state: Some(state),
+            limit: Some(20),
+            ..DeploymentFilter::default()
+        };
+        let (running, queued) = (of(StateFilter::Running), of(StateFilter::Queued));
+        let (view, running, queued) = tokio::join!(
+            self.client.sandbox(sandbox),
+            self.client.deployments(&running),
+            self.client.deployments(&queued)
+        );
+        let view = view?;
+        let mut under_way = running?.deployments;
+        under_way.extend(queued?.deployments);
+        let branches = self.branches_of(&view.instances).await;
+        Ok(say::sandbox(&view, &under_way, &branches, Timestamp::now()))
+    }
+
+    /// Which deployments started these instances, so that people see branches and not only commits. What cannot be
+    /// looked up is left out.
+    async fn branches_of(&self, instances: &[Instance]) -> HashMap<DeploymentId, Deployment> {
+        let mut found = HashMap::new();
+        for instance in instances.iter().take(MAX_LOOKED_UP) {
+            if let Ok(view) = self.client.deployment(instance.deployment.into()).await {
+                found.insert(instance.deployment, view.deployment);
+            }
+        }
+        found
+    }
+
+    pub(crate) async fn list(&self, all: bool) -> Result<Message, Trouble> {
+        let mut sandboxes = self.client.sandboxes().await?;
+        if !all && let Some(person) = &self.person {
+            sandboxes.retain(|view: &SandboxView| view.sandbox.owner.as_person() == Some(person));
+        }
+        Ok(say::list(&sandboxes, all, Timestamp::now()))
+    }
+
+    pub(crate) async fn who(&self, service: ServiceName) -> Result<Message, Trouble> {
+        let (instances, sandboxes) = self.instances_and_sandboxes(&service).await?;
+        let branches = self.branches_of(&instances).await;
+        Ok(say::who(&service, &instances, &sandboxes, &branches, Timestamp::now()))
+    }
+
+    pub(crate) async fn where_is(&self, service: ServiceName) -> Result<Message, Trouble> {
+        let known = self.client.service(&service).await?;
+        let filter = InstanceFilter { service: Some(service), ..InstanceFilter::default() };
+        let instances = self.client.instances(&filter).await?;
+        Ok(say::where_is(&known, &instances))
+    }
+
+    async fn instances_and_sandboxes(
+        &self,
+        service: &ServiceName,
+    ) -> Result<(Vec<Instance>, Vec<SandboxView>), Trouble> {
+        let filter = InstanceFilter { service: Some(service.clone()), ..InstanceFilter::default() };
+        let (known, instances, sandboxes) = tokio::join!(
+            self.client.service(service),
+            self.client.instances(&filter),
+            self.client.sandboxes()
+        );
+        known?;
+        Ok((instances?, sandboxes?))
+    }
+
+    pub(crate) async fn open(
+        &self,
+        service: ServiceName,
+        sandbox: Option<SandboxName>,
+    ) -> Result<Message, Trouble> {
+        let sandbox = self.sandbox(sandbox)?;
+        match self.running_in(&service, &sandbox).await? {
+            Some(instance) => Ok(say::open(&instance)),
+            None => {
+                // Whether there is such a service at all: the server says what was probably meant.
+                self.client.service(&service).await?;
+                Err(self.nothing_runs(Target::Service { service, sandbox: Some(sandbox) }).await?)
+            }
+        }
+    }
+
+    pub(crate) async fn logs(&self, of: Target, lines: Option<u32>) -> Result<Message, Trouble> {
+        let lines = lines.unwrap_or(LOG_LINES);
+        match of {
+            Target::Deployment(deployment) => {
+                let (view, window) =
+                    tokio::join!(self.client.deployment(deployment), self.client.log_tail(deployment, lines));
+                Ok(say::build_log(&view?, &window?))
+            }
+            Target::Service { service, sandbox } => {
+                let sandbox = self.sandbox(sandbox)?;
+                match self.running_in(&service, &sandbox).await? {
+                    Some(instance) => {
+                        let output = self.client.instance_output(instance.id, lines).await?;
+                        Ok(say::output(&instance, &output))
+                    }
+                    None => {
+                        self.client.service(&service).await?;
+                        Err(self.nothing_runs(Target::Service { service, sandbox: Some(sandbox) }).await?)
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn sandbox_show(&self, name: &SandboxName) -> Result<Message, Trouble> {
+        self.sandbox_status(name).await
+    }
+
+    pub(crate) async fn sandbox_delete(&self, name: &SandboxName) -> Result<Message, Trouble> {
+        let view = self.client.sandbox(name).await?;
+        self.client.delete_sandbox(name).await?;
+        Ok(say::sandbox_deleted(&view))
+    }
+
+    pub(crate) async fn branches(
+        &self,
+        service: &ServiceName,
+        text: Option<&str>,
+    ) -> Result<Message, Trouble> {
+        let list = self.client.branches(service, text).await?;
+        Ok(say::branches(service, text, &list))
+    }
+}

@@ -1,0 +1,194 @@
+//! What somebody typed, from the words to the answer: parse, ask the server on their behalf, say what came of it.
+//!
+//! Called by whoever plays the chat; one call per command, each in a task of the caller's. Everything is said through the
+//! [`Chat`]; a deployment is handed to the [`Follower`], which posts its message and keeps it true.
+
+use sdp_core::api::DeploymentCreated;
+use sdp_core::client::{Client, ClientError};
+use sdp_core::name::{PersonName, SandboxName};
+use sdp_core::principal::Principal;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Duration, timeout};
+
+use crate::chat::{Chat, ChatGone, Conversation};
+use crate::command::{self, Command, Mistake};
+use crate::follow::{Follower, Track};
+use crate::message::{Message, answer as say, help};
+use crate::store::Store;
+
+/// How long a link that signs in is waited for before the message is posted without it.
+const LINK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What somebody typed.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// Who; none: whoever the token belongs to.
+    pub person: Option<PersonName>,
+    /// Where.
+    pub conversation: Conversation,
+    /// What.
+    pub text: String,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Heard {
+    /// It was answered.
+    Answered {
+        /// Whether it could be done.
+        ok: bool,
+    },
+    /// A deployment is under way and its message is there; this tells when it has ended, and whether it succeeded.
+    Following(oneshot::Receiver<bool>),
+}
+
+/// The bot in one chat; clones are the same bot.
+#[derive(Clone, Debug)]
+pub struct Bot {
+    client: Client,
+    chat: Chat,
+    tracks: mpsc::Sender<Track>,
+}
+
+/// What a command leads to.
+#[derive(Debug)]
+pub(crate) enum Reaction {
+    /// Something to say.
+    Say(Message),
+    /// A deployment to follow.
+    Follow(Box<DeploymentCreated>),
+}
+
+/// Why a command could not be done.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// It was not understood, or lacks something.
+    Mistake(Mistake),
+    /// The server refused it, or is away.
+    Server(ClientError),
+    /// Anything else, in words.
+    Cannot(Box<Message>),
+}
+
+impl From<ClientError> for Trouble {
+    fn from(error: ClientError) -> Self {
+        Self::Server(error)
+    }
+}
+
+impl From<Mistake> for Trouble {
+    fn from(mistake: Mistake) -> Self {
+        Self::Mistake(mistake)
+    }
+}
+
+impl From<Message> for Trouble {
+    fn from(message: Message) -> Self {
+        Self::Cannot(Box::new(message))
+    }
+}
+
+/// Somebody who asks, and the client that speaks for them.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    pub(crate) person: Option<PersonName>,
+    pub(crate) client: Client,
+}
+
+impl Asker {
+    /// Their own sandbox, where that is known.
+    pub(crate) fn own_sandbox(&self) -> Option<SandboxName> {
+        self.person.clone().map(|name| Principal::person(name).own_sandbox())
+    }
+
+    /// The sandbox they named, else their own.
+    pub(crate) fn sandbox(&self, named: Option<SandboxName>) -> Result<SandboxName, Trouble> {
+        named.or_else(|| self.own_sandbox()).ok_or_else(|| say::which_sandbox().into())
+    }
+}
+
+impl Bot {
+    /// A bot in a chat, and the follower that has to run beside it.
+    #[must_use]
+    pub fn new(client: Client, chat: Chat, store: Store) -> (Self, Follower) {
+        let (follower, tracks) = Follower::new(client.clone(), chat.clone(), store);
+        (Self { client, chat, tracks }, follower)
+    }
+
+    /// Does what somebody typed, and says what came of it. Returns when the answer can be seen.
+    ///
+    /// # Errors
+    /// [`ChatGone`]: nobody can see anything any more.
+    pub async fn hear(&self, said: Said) -> Result<Heard, ChatGone> {
+        let Said { person, conversation, text } = said;
+        let client = match &person {
+            Some(person) => self.client.on_behalf_of(person.clone()),
+            None => self.client.clone(),
+        };
+        let asker = Asker { person, client };
+        let reaction = match command::parse(&text) {
+            Ok(command) => self.react(command, &asker).await,
+            Err(mistake) => Err(mistake.into()),
+        };
+        let (message, ok) = match reaction {
+            Ok(Reaction::Follow(created)) => return self.follow(*created, asker, conversation).await,
+            Ok(Reaction::Say(message)) => (message, true),
+            Err(Trouble::Mistake(mistake)) => (say::mistake(&mistake), false),
+            Err(Trouble::Server(error)) => {
+                tracing::info!(code = error.code(), error = %error, "a command could not be done");
+                (say::refused(&error), false)
+            }
+            Err(Trouble::Cannot(message)) => (*message, false),
+        };
+        self.chat.say(&conversation, message).await?;
+        Ok(Heard::Answered { ok })
+    }
+
+    async fn react(&self, command: Command, asker: &Asker) -> Result<Reaction, Trouble> {
+        let message = match command {
+            Command::Deploy(deploy) => return asker.deploy(deploy).await,
+            Command::Act { verb, on } => return asker.act(verb, on).await,
+            Command::Status(of) => asker.status(of).await?,
+            Command::List { all } => asker.list(all).await?,
+            Command::Who(service) => asker.who(service).await?,
+            Command::Where(service) => asker.where_is(service).await?,
+            Command::Open { service, sandbox } => asker.open(service, sandbox).await?,
+            Command::Logs { of, lines } => asker.logs(of, lines).await?,
+            Command::SandboxShow(name) => asker.sandbox_show(&name).await?,
+            Command::SandboxDelete(name) => asker.sandbox_delete(&name).await?,
+            Command::Services => say::services(&asker.client.services().await?),
+            Command::Branches { service, text } => asker.branches(&service, text.as_deref()).await?,
+            Command::Agents => say::agents(&asker.client.agents().await?, jiff::Timestamp::now()),
+            Command::Whoami => {
+                say::whoami(asker.person.as_ref(), asker.own_sandbox().as_ref(), asker.client.base())
+            }
+            Command::Help(topic) => help::help(topic),
+        };
+        Ok(Reaction::Say(message))
+    }
+
+    async fn follow(
+        &self,
+        created: DeploymentCreated,
+        asker: Asker,
+        conversation: Conversation,
+    ) -> Result<Heard, ChatGone> {
+        let log_link = if self.chat.abilities.private && asker.person.is_some() {
+            let link = asker.client.sign_in_link(Some(created.log_url.path()));
+            match timeout(LINK_TIMEOUT, link).await {
+                Ok(Ok(link)) => Some(link.url),
+                Ok(Err(error)) => {
+                    tracing::warn!(code = error.code(), "no link that signs in; the plain one is shown");
+                    None
+                }
+                Err(_) => None,
+            }
+        } else {
+            None
+        };
+        let (ended, following) = oneshot::channel();
+        let track = Track { conversation, person: asker.person, created, log_link, ended };
+        self.tracks.send(track).await.map_err(|_| ChatGone)?;
+        Ok(Heard::Following(following))
+    }
+}

@@ -1,0 +1,281 @@
+//! The grammar: what people type in any chat, as a value. Pure; one parser for every chat.
+//!
+//! ```text
+//! deploy <service> [branch|tag|commit] [to <sandbox>] [KEY=value …]        deploy payments@feature/a qa-42
+//! status [sandbox|412]   list [mine|all]   who|where <service>   open <service> [in <sandbox>]   logs <service|412> [n]
+//! cancel|stop|restart|redeploy|rollback <service|412> [in <sandbox>]
+//! sandbox show|delete <name>   services   branches <service> [text]   agents   whoami   help [command|all]
+//! ```
+//! It accepts what people really type: `payments@branch`; `to`, `in`, `on` or a bare third word for the sandbox; addresses of
+//! branches, in angle brackets with a text too; backticks; an em dash for `--`; numbers with or without `#`. Whatever it does
+//! not understand is a [`Mistake`] that says what was probably meant. What a chat must not hold (a key or a value that
+//! looks like a secret) is refused without being repeated.
+//!
+//! `parse(command.to_string())` gives the command again. Limit: [`MAX_TEXT`] bytes.
+
+mod address;
+mod grammar;
+mod secrets;
+#[cfg(test)]
+mod tests;
+mod words;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use sdp_core::id::DeploymentRef;
+use sdp_core::name::{EnvName, GitRef, SandboxName, ServiceName};
+
+pub use address::RepoAddress;
+pub use secrets::looks_like_a_secret;
+
+/// The longest command, in bytes.
+pub const MAX_TEXT: usize = 4000;
+
+/// What somebody wants.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Build and run a branch.
+    Deploy(Deploy),
+    /// Where something stands.
+    Status(Option<StatusOf>),
+    /// What runs.
+    List {
+        /// Everybody's, not only one's own.
+        all: bool,
+    },
+    /// Who has a service in their sandbox.
+    Who(ServiceName),
+    /// Where a service answers.
+    Where(ServiceName),
+    /// The address of a service in a sandbox.
+    Open {
+        /// Which.
+        service: ServiceName,
+        /// Where; without one: one's own.
+        sandbox: Option<SandboxName>,
+    },
+    /// The last lines: of a running service, or of a deployment's build.
+    Logs {
+        /// Of what.
+        of: Target,
+        /// How many lines.
+        lines: Option<u32>,
+    },
+    /// One of the verbs that act on what is there.
+    Act {
+        /// Which.
+        verb: Verb,
+        /// On what.
+        on: Target,
+    },
+    /// What is in a sandbox.
+    SandboxShow(SandboxName),
+    /// Stop everything in a sandbox and delete it.
+    SandboxDelete(SandboxName),
+    /// Which services there are.
+    Services,
+    /// Branches and tags of a service.
+    Branches {
+        /// Which.
+        service: ServiceName,
+        /// Part of the name.
+        text: Option<String>,
+    },
+    /// Which agents there are.
+    Agents,
+    /// Who one is to SDP.
+    Whoami,
+    /// How to use it.
+    Help(Option<Topic>),
+}
+
+/// A deploy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deploy {
+    /// What.
+    pub service: Wanted,
+    /// Branch, tag or commit.
+    pub git_ref: Option<GitRef>,
+    /// Where to.
+    pub sandbox: Option<SandboxName>,
+    /// Variables.
+    pub env: BTreeMap<EnvName, String>,
+}
+
+/// A service as people name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// By its name.
+    Service(ServiceName),
+    /// By the address of its repository.
+    Repo(RepoAddress),
+}
+
+/// The verbs that act on what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Give up an unfinished deployment.
+    Cancel,
+    /// Stop what runs.
+    Stop,
+    /// Start the running commit anew.
+    Restart,
+    /// Deploy the same commit again.
+    Redeploy,
+    /// Deploy the commit that ran before.
+    Rollback,
+}
+
+impl Verb {
+    /// As it is typed.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cancel => "cancel",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+            Self::Redeploy => "redeploy",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
+/// A deployment, or a service in a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A deployment, by number.
+    Deployment(DeploymentRef),
+    /// A service; without a sandbox: in one's own.
+    Service {
+        /// Which.
+        service: ServiceName,
+        /// Where.
+        sandbox: Option<SandboxName>,
+    },
+}
+
+/// Of what one wants to know how it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StatusOf {
+    /// A deployment.
+    Deployment(DeploymentRef),
+    /// A sandbox.
+    Sandbox(SandboxName),
+}
+
+/// What help is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// Everything.
+    All,
+    /// One command, by its name in [`VERBS`].
+    Command(&'static str),
+}
+
+/// All commands, as they are typed.
+pub const VERBS: [&str; 19] = [
+    "deploy", "status", "list", "who", "where", "open", "logs", "cancel", "stop", "restart", "redeploy",
+    "rollback", "sandbox", "services", "branches", "agents", "whoami", "help", "quit",
+];
+
+/// A text that is no command: what is wrong, and what was probably meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct Mistake {
+    /// Stable code, e.g. `unknown_command`, `secret_in_chat`.
+    pub code: &'static str,
+    /// What is wrong, as a sentence. It may repeat what was typed (never a secret); show it as [`crate::text::Text`].
+    pub problem: String,
+    /// What to type instead.
+    pub hint: Option<String>,
+}
+
+impl Mistake {
+    fn new(code: &'static str, problem: impl Into<String>) -> Self {
+        Self { code, problem: problem.into(), hint: None }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Reads a command; a leading `/sdp` or `@sdp` may be there or not.
+///
+/// # Errors
+/// [`Mistake`]: no command, and why.
+pub fn parse(text: &str) -> Result<Command, Mistake> {
+    grammar::parse(text)
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deploy(deploy) => deploy.fmt(f),
+            Self::Status(None) => f.write_str("status"),
+            Self::Status(Some(StatusOf::Deployment(deployment))) => write!(f, "status {deployment}"),
+            Self::Status(Some(StatusOf::Sandbox(sandbox))) => write!(f, "status {sandbox}"),
+            Self::List { all } => f.write_str(if *all { "list all" } else { "list mine" }),
+            Self::Who(service) => write!(f, "who {service}"),
+            Self::Where(service) => write!(f, "where {service}"),
+            Self::Open { service, sandbox } => {
+                write!(f, "open {service}")?;
+                in_sandbox(f, sandbox.as_ref())
+            }
+            Self::Logs { of, lines } => {
+                write!(f, "logs {of}")?;
+                lines.map_or(Ok(()), |lines| write!(f, " {lines}"))
+            }
+            Self::Act { verb, on } => write!(f, "{} {on}", verb.as_str()),
+            Self::SandboxShow(name) => write!(f, "sandbox show {name}"),
+            Self::SandboxDelete(name) => write!(f, "sandbox delete {name}"),
+            Self::Services => f.write_str("services"),
+            Self::Branches { service, text } => {
+                write!(f, "branches {service}")?;
+                text.as_ref().map_or(Ok(()), |text| write!(f, " {}", words::quoted(text)))
+            }
+            Self::Agents => f.write_str("agents"),
+            Self::Whoami => f.write_str("whoami"),
+            Self::Help(None) => f.write_str("help"),
+            Self::Help(Some(Topic::All)) => f.write_str("help all"),
+            Self::Help(Some(Topic::Command(command))) => write!(f, "help {command}"),
+        }
+    }
+}
+
+impl fmt::Display for Deploy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.service {
+            Wanted::Service(service) => write!(f, "deploy {service}")?,
+            Wanted::Repo(address) => write!(f, "deploy {address}")?,
+        }
+        if let Some(git_ref) = &self.git_ref {
+            write!(f, " {}", words::quoted(git_ref.as_str()))?;
+        }
+        if let Some(sandbox) = &self.sandbox {
+            write!(f, " to {sandbox}")?;
+        }
+        for (name, value) in &self.env {
+            write!(f, " {name}={}", words::quoted(value))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deployment(deployment) => deployment.fmt(f),
+            Self::Service { service, sandbox } => {
+                service.fmt(f)?;
+                in_sandbox(f, sandbox.as_ref())
+            }
+        }
+    }
+}
+
+fn in_sandbox(f: &mut fmt::Formatter<'_>, sandbox: Option<&SandboxName>) -> fmt::Result {
+    sandbox.map_or(Ok(()), |sandbox| write!(f, " in {sandbox}"))
+}

@@ -1,0 +1,153 @@
+//! The bot as a program: a console on the terminal, or one command for scripts.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use sdp_bot::config::Config;
+use sdp_bot::console::{self, Look, Options};
+use sdp_core::client::Client;
+use sdp_core::name::PersonName;
+use sdp_core::secret::Secret;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+/// SDP's chat bot: say `deploy payments feature/refund`, and watch it until it runs.
+///
+/// Settings come from the file given by --config; environment variables override it (SDP_SERVER, SDP_TOKEN_FILE,
+/// SDP_TOKEN, SDP_PERSON, SDP_DATA, SDP_LOG), and options override those.
+#[derive(Parser)]
+#[expect(clippy::doc_markdown, reason = "shown as it stands by --help")]
+#[command(
+    version,
+    after_help = "Examples:
+  sdp-bot --server https://sdp.example.com --token-file bot.token --as alice
+  sdp-bot exec 'deploy hello main' --server https://sdp.example.com --token-file ci.token
+  echo 'status' | sdp-bot console --config bot.toml
+  sdp-bot --config bot.toml --check-config"
+)]
+struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+#[derive(Args)]
+#[expect(clippy::doc_markdown, reason = "shown as it stands by --help")]
+struct Settings {
+    /// Configuration file (TOML: server, token_file, person, data, log).
+    #[arg(long, global = true, value_name = "FILE", env = "SDP_BOT_CONFIG")]
+    config: Option<PathBuf>,
+    /// Say whether the configuration can be used, and end.
+    #[arg(long, global = true)]
+    check_config: bool,
+    /// URL of the server.
+    #[arg(long, global = true, value_name = "URL")]
+    server: Option<Url>,
+    /// File with the token. Without it: the variable SDP_TOKEN.
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The person to speak for; needs a bot's token.
+    #[arg(long = "as", global = true, value_name = "PERSON")]
+    person: Option<PersonName>,
+    /// Folder for the bot's own database.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Play the chat on this terminal; piped input is run line by line, each command to its end (the default).
+    Console,
+    /// Run one command, print its story, and exit with 0 if it succeeded, else 1.
+    Exec {
+        /// The command, e.g. 'deploy hello main'.
+        #[arg(required = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let _already_there = rustls::crypto::ring::default_provider().install_default();
+    match run(Cli::parse()) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            complain(&format!("sdp-bot: {error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<u8> {
+    let Settings { config, check_config, server, token_file, person, data } = cli.settings;
+    let config = Config::read(config.as_deref())?.with_env(|name| std::env::var(name).ok())?;
+    let config = Config {
+        server: server.or(config.server),
+        token_file: token_file.clone().or(config.token_file),
+        person: person.or(config.person),
+        data: data.or(config.data),
+        log: config.log,
+    };
+    // An option is meant for this one call: it wins over the variable.
+    let from_env = std::env::var("SDP_TOKEN").ok().filter(|_| token_file.is_none()).map(Secret::new);
+    let client = Client::new(config.server()?, config.token(from_env)?)?;
+    let filter = EnvFilter::try_new(config.log.as_deref().unwrap_or("off")).context("log")?;
+    if check_config {
+        say(&format!("the configuration can be used; the server is {}", client.base()));
+        return Ok(0);
+    }
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let store = match &config.data {
+        Some(folder) => {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            Some(folder.join("bot.db"))
+        }
+        None => None,
+    };
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let mut signals = tokio::task::JoinSet::new();
+        signals.spawn(on_signal(shutdown.clone()));
+        let output = tokio::io::stdout();
+        let ended = match cli.what.unwrap_or(What::Console) {
+            What::Console => {
+                let options = Options { store, ..Options::detect(config.person) };
+                console::run(client, console::stdin(), output, options, shutdown).await
+            }
+            What::Exec { command } => {
+                let detected = Options::detect(config.person);
+                let options = Options { look: Look::Script, store: None, ..detected };
+                console::exec(client, &command.join(" "), output, options, shutdown).await
+            }
+        };
+        signals.shutdown().await;
+        ended
+    });
+    Ok(result?.exit_code())
+}
+
+/// Ctrl-C or SIGTERM.
+async fn on_signal(shutdown: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+    shutdown.cancel();
+}
+
+#[expect(clippy::print_stdout, reason = "the program's own output")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "the program's own output")]
+fn complain(text: &str) {
+    eprintln!("{text}");
+}

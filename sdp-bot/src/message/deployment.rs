@@ -1,0 +1,362 @@
+//! What a deployment's message and its thread say.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sdp_core::deployment::{DeployKind, Deployment, Outcome, State, Step, StepTime};
+use sdp_core::failure::Failure;
+use sdp_core::name::CommitId;
+use sdp_core::sandbox::StopReason;
+use url::Url;
+
+use super::{Message, Tone, duration, elapsed, ordinal};
+use crate::text::Text;
+use crate::thread::{After, Facts, Serving};
+
+/// The message of a deployment: always true, edited in place.
+#[must_use]
+pub fn root(deployment: &Deployment, facts: &Facts, after: Option<&After>, now: Timestamp) -> Message {
+    let (tone, state) = state(deployment, facts, after, now);
+    let mut message = Message::new(tone, heading(deployment).plain(": ").then(state));
+    if let Some(commit) = &deployment.commit {
+        message = message.line(commit_line(deployment, commit));
+    }
+    if !deployment.env.is_empty() {
+        let names: Vec<&str> = deployment.env.keys().map(AsRef::as_ref).collect();
+        message = message.line(Text::new().dim("with ").plain(names.join(", ")));
+    }
+    let serves = deployment.url.as_ref().filter(|_| after.is_none());
+    if let Some(url) = serves {
+        message = message.line(Text::new().dim("url ").link(url));
+    }
+    let log = facts.log_link.as_ref().unwrap_or(&facts.log_url);
+    message = message.line(Text::new().dim("log ").link(log));
+    if let Some(since) = facts.away_since
+        && !deployment.is_ended()
+    {
+        let away = duration(between(since, now));
+        message.notice = Some(Text::new().plain(format!(
+            "SDP's server has not answered for {away}; what runs goes on, but this may be out of date"
+        )));
+    }
+    actions(message, deployment, facts, serves, after)
+}
+
+fn actions(
+    message: Message,
+    deployment: &Deployment,
+    facts: &Facts,
+    serves: Option<&Url>,
+    after: Option<&After>,
+) -> Message {
+    let number = deployment.number;
+    let message = match serves {
+        Some(url) => message.open("Open", url),
+        None => message,
+    };
+    let message = message.open("Log", &facts.log_url);
+    match deployment.outcome() {
+        None if deployment.cancel_requested_by.is_some() => message,
+        None => message.offer("Cancel", format!("cancel {number}")),
+        Some(Outcome::Succeeded {}) if after.is_none() => message
+            .offer("Redeploy", format!("redeploy {number}"))
+            .offer("Roll back", format!("rollback {number}"))
+            .offer("Stop", format!("stop {number}")),
+        Some(Outcome::Succeeded {}) => message.offer("Redeploy", format!("redeploy {number}")),
+        Some(Outcome::Superseded { .. }) => message,
+        Some(_) => message.offer("Retry", format!("redeploy {number}")),
+    }
+}
+
+/// `#412 payments feature/refund → alice`.
+#[must_use]
+pub fn heading(deployment: &Deployment) -> Text {
+    let text = Text::new().strong(format!("#{} {}", deployment.number, deployment.service)).plain(" ");
+    let what = match deployment.kind {
+        DeployKind::Redeploy => "redeploy of ",
+        DeployKind::Rollback => "rollback to ",
+        DeployKind::Restart => "restart of ",
+        _ => "",
+    };
+    let text = match deployment.of {
+        Some(number) if !what.is_empty() => text.plain(format!("{what}#{number} ")),
+        _ => text.plain(what),
+    };
+    let text = text.code(&deployment.git_ref).plain(" → ").strong(&deployment.sandbox);
+    if deployment.requested_by.own_sandbox() == deployment.sandbox {
+        text
+    } else {
+        text.dim(format!(" (asked by {})", deployment.requested_by))
+    }
+}
+
+fn commit_line(deployment: &Deployment, commit: &CommitId) -> Text {
+    let text = Text::new().code(commit.short());
+    match &deployment.commit_info {
+        Some(info) => text.plain(format!(" {}", info.subject)).dim(format!(" · {}", info.author)),
+        None => text,
+    }
+}
+
+fn state(deployment: &Deployment, facts: &Facts, after: Option<&After>, now: Timestamp) -> (Tone, Text) {
+    match &deployment.state {
+        _ if !deployment.is_ended() && deployment.cancel_requested_by.is_some() => {
+            (Tone::Working, Text::new().strong("cancelling"))
+        }
+        State::Queued {} => (Tone::Waiting, queued(facts.queue_position)),
+        State::Running { step } => {
+            let text = Text::new().strong(doing(*step));
+            let text = match deployment.steps.last() {
+                Some(current) => text.plain(format!(" {}", elapsed(between(current.started_at, now)))),
+                None => text,
+            };
+            (
+                Tone::Working,
+                match facts.usual {
+                    Some(usual) => text.dim(format!(
+                        " ({} in all, usually {})",
+                        elapsed(between(deployment.requested_at, now)),
+                        duration(usual)
+                    )),
+                    None => text,
+                },
+            )
+        }
+        State::Ended { outcome } => match (outcome, after) {
+            (Outcome::Succeeded {}, None) => {
+                (Tone::Good, Text::new().strong("running").plain(took(deployment)))
+            }
+            (Outcome::Succeeded {}, Some(after)) => ended_after(after),
+            (Outcome::Failed { failure }, _) => (Tone::Bad, failed(failure).plain(took(deployment))),
+            (Outcome::Cancelled { by }, _) => {
+                (Tone::Over, Text::new().strong("cancelled").plain(format!(" by {by}")))
+            }
+            (Outcome::Superseded { number, .. }, _) => (
+                Tone::Over,
+                Text::new().strong("superseded").plain(format!(" by #{number}, which was asked for later")),
+            ),
+            _ => (Tone::Over, Text::new().strong(outcome.code())),
+        },
+        _ => (Tone::Working, Text::new().strong("working")),
+    }
+}
+
+fn queued(position: Option<u32>) -> Text {
+    match position {
+        None => Text::new().strong("queued"),
+        Some(0 | 1) => Text::new().strong("queued").plain(", next in line"),
+        Some(n) => Text::new().strong("queued").plain(format!(", {} in line", ordinal(n))),
+    }
+}
+
+fn failed(failure: &Failure) -> Text {
+    match failure.step {
+        Some(step) => Text::new().strong(format!("failed in {step}")),
+        None => Text::new().strong("failed"),
+    }
+}
+
+fn ended_after(after: &After) -> (Tone, Text) {
+    match after {
+        After::Lost => (Tone::Bad, Text::new().strong("lost").plain(": its agent is gone")),
+        After::Draining { reason } | After::Stopped { reason, .. } => match reason {
+            StopReason::Replaced {} => {
+                (Tone::Over, Text::new().strong("replaced").plain(" by a newer deployment"))
+            }
+            StopReason::Stopped { by } => {
+                (Tone::Over, Text::new().strong("stopped").plain(format!(" by {by}")))
+            }
+            StopReason::SandboxDeleted {} => {
+                (Tone::Over, Text::new().strong("stopped").plain(": the sandbox was deleted"))
+            }
+            StopReason::Crashed { exit_code, signal } => {
+                (Tone::Bad, Text::new().strong("crashed").plain(crash(*exit_code, *signal)))
+            }
+            StopReason::AgentRestarted {} => {
+                (Tone::Bad, Text::new().strong("stopped").plain(": its agent was restarted"))
+            }
+            _ => (Tone::Over, Text::new().strong("stopped")),
+        },
+    }
+}
+
+fn crash(exit_code: Option<i32>, signal: Option<i32>) -> String {
+    match (exit_code, signal) {
+        (Some(code), _) => format!(" with exit code {code}"),
+        (None, Some(signal)) => format!(", ended by signal {signal}"),
+        (None, None) => String::new(),
+    }
+}
+
+fn doing(step: Step) -> &'static str {
+    match step {
+        Step::Resolve => "resolving",
+        Step::Fetch => "fetching",
+        Step::Build => "building",
+        Step::Start => "starting",
+        Step::Check => "checking",
+        Step::Switch => "switching",
+        _ => "working",
+    }
+}
+
+fn took(deployment: &Deployment) -> String {
+    deployment
+        .ended_at
+        .map(|end| format!(" after {}", duration(between(deployment.requested_at, end))))
+        .unwrap_or_default()
+}
+
+fn between(from: Timestamp, to: Timestamp) -> Duration {
+    to.duration_since(from).try_into().unwrap_or_default()
+}
+
+/// A step that went well.
+#[must_use]
+pub fn step_done(deployment: &Deployment, step: &StepTime) -> Message {
+    let commit = deployment.commit.as_ref().map_or("", CommitId::short);
+    let text = Text::new();
+    let text = match step.step {
+        Step::Resolve => {
+            text.strong("resolve").plain(" ").code(&deployment.git_ref).plain(" is ").code(commit)
+        }
+        Step::Fetch => match &deployment.commit_info {
+            Some(info) => {
+                text.strong("fetch").plain(format!(" {} ", info.subject)).dim(format!("· {}", info.author))
+            }
+            None => text.strong("fetch").plain(" ").code(commit),
+        },
+        Step::Start => match &deployment.agent {
+            Some(agent) => text.strong("start").plain(" on ").plain(agent),
+            None => text.strong("start"),
+        },
+        Step::Check => text.strong("check").plain(" it is healthy"),
+        Step::Switch => text
+            .strong("switch")
+            .plain(format!(" {}'s requests for {} go to it", deployment.sandbox, deployment.service)),
+        other => text.strong(other.as_str()),
+    };
+    let text = match step.ended_at {
+        Some(end) => text.dim(format!(" {}", duration(between(step.started_at, end)))),
+        None => text,
+    };
+    Message::new(Tone::Good, text)
+}
+
+/// A kept build is used, or is gone.
+#[must_use]
+pub fn build_reused(deployment: &Deployment, reused: bool) -> Message {
+    let text = Text::new();
+    let text = if reused { text.plain("The kept build") } else { text.plain("The kept build is gone:") };
+    let text = match &deployment.commit {
+        Some(commit) => text.plain(if reused { " of " } else { " " }).code(commit.short()),
+        None => text.plain(" it"),
+    };
+    let text = text.plain(if reused {
+        " is used: nothing to fetch, nothing to build"
+    } else {
+        " is fetched and built again"
+    });
+    Message::new(Tone::Note, text)
+}
+
+/// A remark of SDP.
+#[must_use]
+pub fn note(text: &str) -> Message {
+    Message::new(Tone::Note, Text::from(text))
+}
+
+/// Somebody wants it cancelled.
+#[must_use]
+pub fn cancel_requested(deployment: &Deployment, by: &str) -> Message {
+    let text = format!("{by} asked to cancel #{}; stopping what it started", deployment.number);
+    Message::new(Tone::Note, Text::from(text.as_str()))
+}
+
+/// It runs.
+#[must_use]
+pub fn succeeded(deployment: &Deployment) -> Message {
+    let text = Text::new().strong("running").plain(took(deployment));
+    Message::new(
+        Tone::Good,
+        match &deployment.url {
+            Some(url) => text.plain(" ").link(url),
+            None => text,
+        },
+    )
+}
+
+/// It failed: who asked is called, with the reason, the next step and the last lines.
+#[must_use]
+pub fn failure(deployment: &Deployment, failure: &Failure, facts: &Facts) -> Message {
+    let text = match deployment.requested_by.as_person() {
+        Some(person) => Text::new().mention(person).plain(" "),
+        None => Text::new(),
+    };
+    let place = failure.step.map_or_else(|| "It failed".to_owned(), |step| format!("{step} failed"));
+    let exit = failure.exit_code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
+    let text = text.strong(place).plain(format!(": {}{exit}", failure.reason.sentence()));
+    let mut message = Message::new(Tone::Bad, text);
+    if !failure.detail.is_empty() && failure.detail != failure.reason.sentence() {
+        message = message.line(Text::new().plain(&failure.detail));
+    }
+    message = message.line(Text::new().dim("next ").plain(failure.reason.hint()));
+    if let Some(serving) = &facts.serving {
+        message = message.line(still_serves(deployment, serving));
+    }
+    let link = facts.failure_link.clone().unwrap_or_else(|| {
+        let mut url = facts.log_url.clone();
+        url.set_fragment(failure.line.map(|line| format!("L{line}")).as_deref());
+        url
+    });
+    message = message.line(Text::new().dim("log ").link(&link));
+    message.block(&facts.tail).offer("Retry", format!("redeploy {}", deployment.number))
+}
+
+fn still_serves(deployment: &Deployment, serving: &Serving) -> Text {
+    let text = Text::new().plain("Nothing was switched: ").code(serving.commit.short());
+    let text = text.plain(format!(" still serves {} in {}", deployment.service, deployment.sandbox));
+    match &serving.url {
+        Some(url) => text.plain(" ").link(url),
+        None => text,
+    }
+}
+
+/// It was cancelled; said only when everything is gone.
+#[must_use]
+pub fn cancelled(by: &str) -> Message {
+    let text = Text::new().strong("cancelled").plain(format!(" by {by}; nothing that it started is left"));
+    Message::new(Tone::Over, text)
+}
+
+/// A newer one took its place.
+#[must_use]
+pub fn superseded(number: impl std::fmt::Display) -> Message {
+    let text = Text::new().strong("superseded").plain(format!(" by #{number}; nothing was built"));
+    Message::new(Tone::Over, text).offer("Status", format!("status {number}"))
+}
+
+/// What ran has ended by itself: the owner hears it once.
+#[must_use]
+pub fn broke(deployment: &Deployment, after: &After) -> Option<Message> {
+    let (tone, text) = ended_after(after);
+    if tone != Tone::Bad {
+        return None;
+    }
+    let called = match deployment.requested_by.as_person() {
+        Some(person) => Text::new().mention(person).plain(" "),
+        None => Text::new(),
+    };
+    let title = called.plain(format!("{} in {} ", deployment.service, deployment.sandbox)).then(text);
+    let lines: &[String] = match after {
+        After::Stopped { last_lines, .. } => last_lines,
+        _ => &[],
+    };
+    let skipped = lines.len().saturating_sub(15);
+    Some(
+        Message::new(tone, title)
+            .line(Text::new().dim("next ").plain(format!("redeploy {}", deployment.number)))
+            .block(&lines[skipped..])
+            .offer("Redeploy", format!("redeploy {}", deployment.number)),
+    )
+}

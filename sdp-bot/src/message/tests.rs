@@ -1,0 +1,203 @@
+//! The words of answers.
+
+use std::collections::HashMap;
+
+use insta::assert_snapshot;
+use jiff::Timestamp;
+use sdp_core::api::{AgentView, BranchList, CreateDeployment, Preflight, Problem, SandboxView};
+use sdp_core::client::ClientError;
+use sdp_core::principal::Principal;
+use sdp_core::sandbox::{Instance, InstanceState, Sandbox};
+use serde_json::json;
+
+use super::*;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn instance(service: &str, sandbox: &str, state: InstanceState) -> Instance {
+    Instance {
+        id: sdp_core::id::InstanceId::new(),
+        service: service.parse().unwrap(),
+        sandbox: sandbox.parse().unwrap(),
+        deployment: sdp_core::id::DeploymentId::new(),
+        commit: "1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d".parse().unwrap(),
+        agent: "vm-1".parse().unwrap(),
+        address: None,
+        url: Some(format!("http://{sandbox}.localhost/{service}").parse().unwrap()),
+        state,
+        started_at: at(-4000),
+        stopped_at: None,
+        last_lines: Vec::new(),
+    }
+}
+
+fn sandbox(name: &str, instances: Vec<Instance>) -> SandboxView {
+    let owner = Principal::person("alice".parse().unwrap());
+    SandboxView {
+        sandbox: Sandbox { name: name.parse().unwrap(), owner, created_at: at(-90_000) },
+        instances,
+    }
+}
+
+#[test]
+fn durations_read_as_people_say_them() {
+    let said: Vec<String> = [0, 40, 999, 9_940, 12_400, 65_000, 3_720_000, 90_000_000, 900_000_000]
+        .into_iter()
+        .map(|ms| duration(Duration::from_millis(ms)))
+        .collect();
+    assert_snapshot!(said.join(", "), @"0.0 s, 0.0 s, 1.0 s, 9.9 s, 12 s, 1 min 05 s, 1 h 02 min, 1 day, 10 days");
+    assert_eq!(
+        [1, 2, 3, 4, 11, 12, 13, 21, 102, 111].map(ordinal).join(" "),
+        "1st 2nd 3rd 4th 11th 12th 13th 21st 102nd 111th"
+    );
+}
+
+#[test]
+fn sandboxes_and_who_runs_what() {
+    let view = sandbox(
+        "alice",
+        vec![
+            instance("hello", "alice", InstanceState::Live {}),
+            instance("ledger", "alice", InstanceState::Starting {}),
+        ],
+    );
+    let none = HashMap::new();
+    let mut text = answer::sandbox(&view, &[], &none, at(0)).to_plain();
+    text += &answer::sandbox(&sandbox("empty", vec![]), &[], &none, at(0)).to_plain();
+    text += &answer::list(&[view.clone(), sandbox("qa", vec![])], true, at(0)).to_plain();
+    text += &answer::list(&[], false, at(0)).to_plain();
+    let service = "hello".parse().unwrap();
+    text +=
+        &answer::who(&service, &view.instances[..1], std::slice::from_ref(&view), &none, at(0)).to_plain();
+    text += &answer::who(&service, &[], &[], &none, at(0)).to_plain();
+    text += &answer::sandbox_deleted(&view).to_plain();
+    text += &answer::open(&view.instances[0]).to_plain();
+    assert_snapshot!(text, @r"
+    · alice of alice
+      hello `1a2b3c4d` running for 1 h 06 min
+        http://alice.localhost/hello
+      ledger `1a2b3c4d` starting for 1 h 06 min
+        http://alice.localhost/ledger
+    · empty of alice
+      nothing runs here; all requests go to the baseline
+    · 2 sandboxes
+      alice of alice: hello 1a2b3c4d, ledger 1a2b3c4d · made 1 day ago
+      qa of alice: nothing runs · made 1 day ago
+    · You have no sandbox yet.
+      one is made when you first deploy: deploy <service> <branch>
+    · hello runs in
+      alice `1a2b3c4d` running for 1 h 06 min · alice
+    · Nobody has hello in a sandbox; all its requests go to the baseline.
+      [Deploy] deploy hello
+    ✓ Sandbox alice is deleted; the 2 services that ran in it are being stopped.
+      hello `1a2b3c4d`
+      ledger `1a2b3c4d`
+    · hello in alice http://alice.localhost/hello
+      [Open] http://alice.localhost/hello
+    ");
+}
+
+#[test]
+fn a_refusal_says_what_was_meant_and_what_to_do() {
+    let problem: Problem = serde_json::from_value(json!({
+        "status": 404, "code": "unknown_service", "title": "There is no service “helo”.",
+        "hint": "say services for a list", "did_you_mean": "hello"
+    }))
+    .unwrap();
+    let wanted = CreateDeployment {
+        service: "helo".parse().unwrap(),
+        git_ref: Some("main".parse().unwrap()),
+        sandbox: None,
+        env: Default::default(),
+        git_credential: None,
+    };
+    let mut text = answer::unknown_service(&problem, &wanted).to_plain();
+    text += &answer::refused(&ClientError::Problem(Box::new(problem))).to_plain();
+    text += &answer::refused(&ClientError::Unexpected {
+        server: "http://sdp".into(),
+        status: 502,
+        text: "Bad Gateway".into(),
+    })
+    .to_plain();
+    assert_snapshot!(text, @r"
+    ✗ There is no service “helo”. Did you mean `hello`?
+      next say services for a list
+      [Deploy] deploy hello main
+    ✗ There is no service “helo”. Did you mean `hello`?
+      next say services for a list
+    ✗ SDP's server does not answer at the moment. Nothing was done.
+      that is http://sdp answered 502, not as SDP does: Bad Gateway
+      next try again in a minute; what already runs goes on without it
+    ");
+}
+
+#[test]
+fn agents_and_branches() {
+    let agent = |name: &str, connected| AgentView {
+        name: name.parse().unwrap(),
+        connected,
+        since: at(-100),
+        version: "0.1.0".into(),
+        labels: vec![],
+        capacity: 4,
+        running: 1,
+        runtimes: vec!["process".into()],
+        router: connected,
+        preflight: vec![Preflight { check: "go".into(), ok: false, detail: "not found in PATH".into() }],
+    };
+    let commit: sdp_core::name::CommitId = "1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d".parse().unwrap();
+    let list: BranchList = serde_json::from_value(json!({
+        "head": "main",
+        "branches": [{"name": "feature/a", "commit": commit}, {"name": "main", "commit": commit}],
+        "tags": [{"name": "v1.0", "commit": commit}]
+    }))
+    .unwrap();
+    let mut text = answer::agents(&[agent("vm-1", true), agent("vm-2", false)], at(0)).to_plain();
+    text += &answer::branches(&"hello".parse().unwrap(), None, &list).to_plain();
+    assert_snapshot!(text, @r"
+    · 1 of 2 agents connected
+      vm-1 1 of 4 jobs · process, router · connected for 1 min 40 s · 0.1.0
+        go: not found in PATH
+      vm-2 away for 1 min 40 s
+        go: not found in PATH
+    · hello has 2 branches and 1 tags
+      `feature/a` 1a2b3c4d
+      `main` 1a2b3c4d · the repository's default
+      tag `v1.0` 1a2b3c4d
+    ");
+}
+
+#[test]
+fn help_shows_five_verbs_first() {
+    let mut text = help::help(None).to_plain();
+    text += &help::help(Some(crate::command::Topic::Command("deploy"))).to_plain();
+    assert_snapshot!(text, @r"
+    · what you can say
+      `deploy <service> [branch|tag|commit] [to <sandbox>] [KEY=value …]`  build a branch and run it in your sandbox
+      `status [sandbox|412]`  what runs, and where a deployment stands
+      `open <service> [in <sandbox>]`  its address in a sandbox
+      `logs <service|412> [n]`  the last lines of a running service, or of a build
+      `rollback <service|412> [in <sandbox>]`  deploy what ran before
+      everything else: `help all`
+    · `deploy <service> [branch|tag|commit] [to <sandbox>] [KEY=value …]`
+      build a branch and run it in your sandbox
+      for example `deploy payments feature/refund`
+      Without a branch: the last one in that sandbox, else the service's default branch.
+      payments@feature/a, a bare third word as sandbox, and addresses of branches work too.
+      Variables have upper-case names; secrets do not belong in a chat.
+    ");
+    let all = help::help(Some(crate::command::Topic::All)).to_plain();
+    for verb in crate::command::VERBS {
+        assert!(all.contains(&format!("`{verb}")), "{verb}");
+    }
+}
+
+#[test]
+fn a_fingerprint_changes_with_the_words_and_only_with_them() {
+    let message = |words: &str| Message::new(Tone::Plain, Text::from(words));
+    assert_eq!(message("a").fingerprint(), message("a").fingerprint());
+    assert_ne!(message("a").fingerprint(), message("b").fingerprint());
+    assert_ne!(message("a").fingerprint(), message("a").line(Text::from("")).fingerprint());
+}

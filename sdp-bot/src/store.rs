@@ -1,0 +1,289 @@
+//! What the bot must not forget: how far it has read the feed, and where its messages sit. A small SQLite of its own.
+//!
+//! Called by [`crate::follow`]. A message is recorded before it is posted (an intent, without a place) and again when its
+//! place is known, so that after a restart nothing that was promised is missing. Every call runs on a blocking thread.
+//!
+//! Limit: the newest [`KEEP`] messages are kept.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use sdp_core::id::{DeploymentId, EventSeq};
+use sdp_core::name::PersonName;
+
+use crate::chat::{Conversation, Place};
+
+/// How many messages are kept.
+pub const KEEP: u32 = 5000;
+
+const SCHEMA: &str = "
+CREATE TABLE cursor (one INTEGER PRIMARY KEY CHECK (one = 1), seq INTEGER NOT NULL) STRICT;
+CREATE TABLE message (
+    deployment TEXT PRIMARY KEY,
+    conversation TEXT NOT NULL,
+    person TEXT,
+    place TEXT,
+    told TEXT NOT NULL DEFAULT '[]',
+    fingerprint INTEGER NOT NULL DEFAULT 0,
+    over INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX message_open ON message (deployment) WHERE over = 0;
+PRAGMA user_version = 1;
+";
+
+/// The store could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// SQLite's own.
+    #[error("cannot use the bot's database")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The file was written by a newer version.
+    #[error("the bot's database has version {found}; this program knows up to 1")]
+    Newer {
+        /// Its version.
+        found: i64,
+    },
+    /// The thread that worked on it has ended.
+    #[error("the bot's database was interrupted")]
+    Interrupted,
+}
+
+/// A message as it was left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its deployment.
+    pub deployment: DeploymentId,
+    /// Where it was asked for.
+    pub conversation: Conversation,
+    /// Who asked, where a person did.
+    pub person: Option<PersonName>,
+    /// Where it sits; none if that was not known yet.
+    pub place: Option<Place>,
+    /// Keys of the replies that are there.
+    pub told: BTreeSet<String>,
+    /// What it said last.
+    pub fingerprint: i64,
+}
+
+/// The bot's memory; clones share it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    connection: Arc<Mutex<Connection>>,
+}
+
+impl Store {
+    /// Opens the file, or makes it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::with(Connection::open(path)?)
+    }
+
+    /// A memory that ends with the process.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn in_memory() -> Result<Self, StoreError> {
+        Self::with(Connection::open_in_memory()?)
+    }
+
+    fn with(mut connection: Connection) -> Result<Self, StoreError> {
+        connection.busy_timeout(Duration::from_secs(5))?;
+        // In-memory databases answer `memory`; files get a write-ahead log.
+        let _mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+        connection.execute_batch("PRAGMA synchronous = NORMAL")?;
+        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        match version {
+            0 => {
+                let transaction = connection.transaction()?;
+                transaction.execute_batch(SCHEMA)?;
+                transaction.commit()?;
+            }
+            1 => {}
+            found => return Err(StoreError::Newer { found }),
+        }
+        Ok(Self { connection: Arc::new(Mutex::new(connection)) })
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let connection = self.connection.clone();
+        let done = tokio::task::spawn_blocking(move || {
+            work(&connection.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        Ok(done.await.map_err(|_| StoreError::Interrupted)??)
+    }
+
+    /// The last event that was read.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn cursor(&self) -> Result<Option<EventSeq>, StoreError> {
+        let seq =
+            self.call(|db| db.query_row("SELECT seq FROM cursor", [], |row| row.get::<_, i64>(0)).optional());
+        Ok(seq.await?.map(|seq| EventSeq(seq.cast_unsigned())))
+    }
+
+    /// Remembers the last event that was read.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn save_cursor(&self, seq: EventSeq) -> Result<(), StoreError> {
+        self.call(move |db| {
+            db.execute(
+                "INSERT INTO cursor (one, seq) VALUES (1, ?1) ON CONFLICT (one) DO UPDATE SET seq = ?1",
+                [seq.0.cast_signed()],
+            )
+            .map(drop)
+        })
+        .await
+    }
+
+    /// Records that a message is going to be posted.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn intend(
+        &self,
+        deployment: DeploymentId,
+        conversation: Conversation,
+        person: Option<PersonName>,
+    ) -> Result<(), StoreError> {
+        self.call(move |db| {
+            db.execute(
+                "INSERT OR IGNORE INTO message (deployment, conversation, person) VALUES (?1, ?2, ?3)",
+                params![deployment.to_string(), conversation.0, person.as_ref().map(PersonName::as_str)],
+            )?;
+            // Ids sort by creation.
+            db.execute(
+                "DELETE FROM message WHERE deployment NOT IN \
+                 (SELECT deployment FROM message ORDER BY deployment DESC LIMIT ?1)",
+                [KEEP],
+            )
+            .map(drop)
+        })
+        .await
+    }
+
+    /// Records where a message sits, what was told in its thread, and what it said last.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn save(
+        &self,
+        deployment: DeploymentId,
+        place: Place,
+        told: &BTreeSet<String>,
+        fingerprint: i64,
+        over: bool,
+    ) -> Result<(), StoreError> {
+        let told = serde_json::to_string(told).unwrap_or_else(|_| "[]".to_owned());
+        self.call(move |db| {
+            db.execute(
+                "UPDATE message SET place = ?2, told = ?3, fingerprint = ?4, over = ?5 WHERE deployment = ?1",
+                params![deployment.to_string(), place.0, told, fingerprint, over],
+            )
+            .map(drop)
+        })
+        .await
+    }
+
+    /// Nothing more can happen to this message.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn close(&self, deployment: DeploymentId) -> Result<(), StoreError> {
+        self.call(move |db| {
+            db.execute("UPDATE message SET over = 1 WHERE deployment = ?1", [deployment.to_string()])
+                .map(drop)
+        })
+        .await
+    }
+
+    /// The messages that may still change, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn open_messages(&self) -> Result<Vec<Kept>, StoreError> {
+        self.call(|db| {
+            let mut statement = db.prepare(
+                "SELECT deployment, conversation, person, place, told, fingerprint FROM message \
+                 WHERE over = 0 ORDER BY deployment",
+            )?;
+            let rows = statement.query_map([], |row| {
+                Ok((
+                    row.get::<_, String>(0)?,
+                    row.get::<_, String>(1)?,
+                    row.get::<_, Option<String>>(2)?,
+                    row.get::<_, Option<String>>(3)?,
+                    row.get::<_, String>(4)?,
+                    row.get::<_, i64>(5)?,
+                ))
+            })?;
+            let mut kept = Vec::new();
+            for row in rows {
+                let (deployment, conversation, person, place, told, fingerprint) = row?;
+                // Only this file's own writer writes it; a row that does not parse is not ours to show.
+                let Ok(deployment) = deployment.parse() else { continue };
+                kept.push(Kept {
+                    deployment,
+                    conversation: Conversation(conversation),
+                    person: person.and_then(|person| person.parse().ok()),
+                    place: place.map(Place),
+                    told: serde_json::from_str(&told).unwrap_or_default(),
+                    fingerprint,
+                });
+            }
+            Ok(kept)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_intended_and_shown_is_there_after_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("bot.db");
+        let (one, two) = (DeploymentId::new(), DeploymentId::new());
+        let alice: PersonName = "alice".parse().unwrap();
+        let channel = Conversation("C1".into());
+        {
+            let store = Store::open(&file).unwrap();
+            assert_eq!(store.cursor().await.unwrap(), None);
+            store.save_cursor(EventSeq(7)).await.unwrap();
+            store.save_cursor(EventSeq(9)).await.unwrap();
+            store.intend(one, channel.clone(), Some(alice.clone())).await.unwrap();
+            store.intend(two, channel.clone(), None).await.unwrap();
+            let told = BTreeSet::from(["step:0".to_owned()]);
+            store.save(two, Place("P".into()), &told, -5, false).await.unwrap();
+        }
+        let store = Store::open(&file).unwrap();
+        assert_eq!(store.cursor().await.unwrap(), Some(EventSeq(9)));
+        let kept = store.open_messages().await.unwrap();
+        assert_eq!(kept.iter().map(|kept| kept.deployment).collect::<Vec<_>>(), [one, two]);
+        assert_eq!((kept[0].place.clone(), kept[0].told.len()), (None, 0));
+        assert_eq!((kept[1].place.clone(), kept[1].fingerprint), (Some(Place("P".into())), -5));
+        assert!(kept[1].told.contains("step:0"));
+        store.close(one).await.unwrap();
+        assert_eq!(store.open_messages().await.unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_file_of_a_newer_version_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("bot.db");
+        Connection::open(&file).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
+        assert!(matches!(Store::open(&file), Err(StoreError::Newer { found: 99 })));
+    }
+}

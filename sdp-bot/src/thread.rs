@@ -1,0 +1,280 @@
+//! One deployment in chat: the fold of its events, and what is to be shown of it. Pure.
+//!
+//! ```text
+//!   events, views ──▶ Thread ──▶ root(now): the message, rendered whole, edited in place
+//!                        └─────▶ due(): replies that were not told yet, in order; or what must be learnt first
+//! ```
+//! Called by [`crate::follow`]. What is shown depends on the *state*, not on the events that led to it: the replies follow
+//! from the deployment, each has a key, and the keys that were told are kept in the store. So a restart, a gap in the feed
+//! or a view that overtakes the feed neither loses nor doubles a reply.
+//!
+//! Limit: a deployment has at most [`MAX_NOTES`] notes in its thread.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sdp_core::api::{DeploymentView, Instance};
+use sdp_core::deployment::{Deployment, Outcome, State};
+use sdp_core::event::{Event, EventKind};
+use sdp_core::name::CommitId;
+use sdp_core::sandbox::{InstanceState, StopReason};
+use url::Url;
+
+use crate::message::{Message, deployment as say};
+
+/// The most notes that a thread tells.
+pub const MAX_NOTES: usize = 20;
+
+/// What is shown beside the deployment itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The page with the log.
+    pub log_url: Url,
+    /// The same page behind a link that signs in once; only where nobody else reads it.
+    pub log_link: Option<Url>,
+    /// Its place in the queue.
+    pub queue_position: Option<u32>,
+    /// How long such a deployment usually takes.
+    pub usual: Option<Duration>,
+    /// Since when the server has been away.
+    pub away_since: Option<Timestamp>,
+    /// What serves although this one failed.
+    pub serving: Option<Serving>,
+    /// The last lines of the log of a failed one.
+    pub tail: Vec<String>,
+    /// The link to the line at which it failed, if it has to sign in.
+    pub failure_link: Option<Url>,
+    /// Whether what a failure needs (the three above) has been asked for and answered.
+    pub failure_known: bool,
+}
+
+/// What serves a sandbox's requests for a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// What it runs.
+    pub commit: CommitId,
+    /// Where.
+    pub url: Option<Url>,
+}
+
+/// What became of the instance that a successful deployment left running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum After {
+    /// No new requests are sent to it.
+    Draining {
+        /// Why.
+        reason: StopReason,
+    },
+    /// It does not run any more.
+    Stopped {
+        /// Why.
+        reason: StopReason,
+        /// What it printed last.
+        last_lines: Vec<String>,
+    },
+    /// Its agent is gone.
+    Lost,
+}
+
+/// What is to be done for a thread now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Reply in the thread, and remember the key.
+    Reply {
+        /// Names the reply within its thread.
+        key: String,
+        /// What it says.
+        message: Message,
+    },
+    /// Ask the server for what a failure's reply needs: the end of the log, and what still serves.
+    LearnFailure,
+}
+
+/// One deployment in chat.
+#[derive(Clone, Debug)]
+pub struct Thread {
+    deployment: Deployment,
+    /// What is shown beside it.
+    pub facts: Facts,
+    after: Option<After>,
+    told: BTreeSet<String>,
+}
+
+impl Thread {
+    /// A thread whose root message shows `deployment`; `told`: keys of the replies that are there already.
+    #[must_use]
+    pub fn new(deployment: Deployment, log_url: Url, told: BTreeSet<String>) -> Self {
+        let facts = Facts {
+            log_url,
+            log_link: None,
+            queue_position: None,
+            usual: None,
+            away_since: None,
+            serving: None,
+            tail: Vec::new(),
+            failure_link: None,
+            failure_known: false,
+        };
+        Self { deployment, facts, after: None, told }
+    }
+
+    /// The deployment as it stands.
+    #[must_use]
+    pub fn deployment(&self) -> &Deployment {
+        &self.deployment
+    }
+
+    /// Keys of the replies that were told.
+    #[must_use]
+    pub fn told(&self) -> &BTreeSet<String> {
+        &self.told
+    }
+
+    /// Folds in an event; whether anything changed. Events about anything else change nothing.
+    pub fn apply(&mut self, event: &Event) -> bool {
+        let before = self.deployment.version;
+        self.deployment.apply(event);
+        self.after_event(event) || self.deployment.version != before
+    }
+
+    fn after_event(&mut self, event: &Event) -> bool {
+        if event.about.instance.is_none() || event.about.instance != self.deployment.instance {
+            return false;
+        }
+        match &event.kind {
+            EventKind::InstanceDraining { reason } => {
+                self.becomes(After::Draining { reason: reason.clone() })
+            }
+            EventKind::InstanceLost {} => self.becomes(After::Lost),
+            EventKind::InstanceStopped { reason, last_lines } => {
+                self.becomes(After::Stopped { reason: reason.clone(), last_lines: last_lines.clone() })
+            }
+            EventKind::InstanceLive { .. } => self.after.take().is_some(),
+            _ => false,
+        }
+    }
+
+    fn becomes(&mut self, after: After) -> bool {
+        let changed = self.after.as_ref() != Some(&after);
+        self.after = Some(after);
+        changed
+    }
+
+    /// Takes the server's view, unless it is older than what is known; whether anything changed.
+    pub fn catch_up(&mut self, view: DeploymentView) -> bool {
+        let queue_position =
+            view.queue_position.filter(|_| matches!(view.deployment.state, State::Queued {}));
+        let mut changed = false;
+        if view.deployment.version >= self.deployment.version {
+            changed = self.deployment != view.deployment || self.facts.queue_position != queue_position;
+            self.deployment = view.deployment;
+            self.facts.queue_position = queue_position;
+        }
+        changed
+    }
+
+    /// Takes the server's view of the instance that it left running; whether anything changed.
+    pub fn instance_is(&mut self, instance: &Instance) -> bool {
+        if Some(instance.id) != self.deployment.instance {
+            return false;
+        }
+        match &instance.state {
+            InstanceState::Draining { reason } => self.becomes(After::Draining { reason: reason.clone() }),
+            InstanceState::Lost {} => self.becomes(After::Lost),
+            InstanceState::Stopped { reason } => self
+                .becomes(After::Stopped { reason: reason.clone(), last_lines: instance.last_lines.clone() }),
+            _ => self.after.take().is_some(),
+        }
+    }
+
+    /// Whether the deployment has ended and its thread has said so.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.deployment.is_ended() && self.told.contains("end")
+    }
+
+    /// Whether nothing more can happen to it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let stays = matches!(self.deployment.outcome(), Some(Outcome::Succeeded {}))
+            && self.deployment.instance.is_some()
+            && !matches!(self.after, Some(After::Stopped { .. } | After::Lost));
+        self.is_told() && !stays && self.due().is_empty()
+    }
+
+    /// Whether it shows a time that grows.
+    #[must_use]
+    pub fn ticks(&self) -> bool {
+        !self.deployment.is_ended()
+            && (matches!(self.deployment.state, State::Running { .. }) || self.facts.away_since.is_some())
+    }
+
+    /// The message, whole.
+    #[must_use]
+    pub fn root(&self, now: Timestamp) -> Message {
+        say::root(&self.deployment, &self.facts, self.after.as_ref(), now)
+    }
+
+    /// Remembers that a reply was told.
+    pub fn was_told(&mut self, key: String) {
+        self.told.insert(key);
+    }
+
+    /// What is to be done now, in order: replies not told yet, or what must be learnt before the next one.
+    #[must_use]
+    pub fn due(&self) -> Vec<Due> {
+        let mut due = Vec::new();
+        let mut tell = |key: String, message: Message| {
+            if !self.told.contains(&key) {
+                due.push(Due::Reply { key, message });
+            }
+        };
+        let deployment = &self.deployment;
+        if let Some(reused) = deployment.reused_build {
+            tell("reused".to_owned(), say::build_reused(deployment, reused));
+        }
+        for (index, note) in deployment.notes.iter().take(MAX_NOTES).enumerate() {
+            tell(format!("note:{index}"), say::note(note));
+        }
+        let outcome = deployment.outcome();
+        // The step in which it failed or was cancelled did not go well.
+        let last = deployment.steps.last().map(|last| last.step);
+        let last_went_well = match outcome {
+            None | Some(Outcome::Succeeded {}) => true,
+            Some(Outcome::Failed { failure }) => failure.step.is_some() && failure.step != last,
+            Some(_) => false,
+        };
+        let well = deployment.steps.len().saturating_sub(usize::from(!last_went_well));
+        for (index, step) in deployment.steps.iter().take(well).enumerate() {
+            if step.ended_at.is_some() {
+                tell(format!("step:{index}"), say::step_done(deployment, step));
+            }
+        }
+        if let Some(by) = &deployment.cancel_requested_by {
+            tell("cancel".to_owned(), say::cancel_requested(deployment, &by.to_string()));
+        }
+        let end = match outcome {
+            None => return due,
+            Some(Outcome::Succeeded {}) => say::succeeded(deployment),
+            Some(Outcome::Failed { .. }) if !self.facts.failure_known && !self.told.contains("end") => {
+                due.push(Due::LearnFailure);
+                return due;
+            }
+            Some(Outcome::Failed { failure }) => say::failure(deployment, failure, &self.facts),
+            Some(Outcome::Cancelled { by }) => say::cancelled(&by.to_string()),
+            Some(Outcome::Superseded { number, .. }) => say::superseded(number),
+            Some(other) => say::note(other.code()),
+        };
+        tell("end".to_owned(), end);
+        if let Some(after) = &self.after
+            && let Some(message) = say::broke(deployment, after)
+        {
+            tell("broke".to_owned(), message);
+        }
+        due
+    }
+}
