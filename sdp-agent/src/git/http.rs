@@ -5,7 +5,7 @@
 //! and the configured ones; no environment variable changes anything; exact content types, so that a login page is
 //! never taken for git. One [`ureq::Agent`] per operation keeps logins and connections apart and is what a cancel cuts.
 
-use std::io::{BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::sync::Arc;
 
 use base64::Engine;
@@ -30,6 +30,8 @@ use super::source::origin_text;
 
 /// How many redirects within the origin are followed.
 const MAX_REDIRECTS: usize = 3;
+/// How much is read behind the end of git's answer, in bytes; there should be none.
+const MAX_REST: u64 = 1024;
 /// Longer request bodies are compressed.
 const GZIP_OVER: usize = 1024;
 
@@ -119,8 +121,12 @@ impl<'a> Host<'a> {
                 continue;
             }
             self.expect(&answer, "application/x-git-upload-pack-advertisement")?;
-            let body = answer.into_body().into_reader().take(pkt::MAX_ADVERTISEMENT);
-            return pkt::read_advertisement(BufReader::new(body), &self.name);
+            let mut body = BufReader::new(answer.into_body().into_reader().take(pkt::MAX_ADVERTISEMENT));
+            let refs = pkt::read_advertisement(&mut body, &self.name)?;
+            // Only a connection whose answer was read to its end serves the next request.
+            io::copy(&mut body.take(MAX_REST), &mut io::sink())
+                .map_err(|error| fault::http_read(&self.name, error))?;
+            return Ok(refs);
         }
         Err(unreachable(&self.name, "redirects without end"))
     }
@@ -273,7 +279,7 @@ fn proxy(config: &GitConfig) -> Result<Option<ureq::Proxy>, Fault> {
     Ok(Some(proxy))
 }
 
-fn gzip(body: &[u8]) -> std::io::Result<Vec<u8>> {
+fn gzip(body: &[u8]) -> io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(body)?;
     encoder.finish()

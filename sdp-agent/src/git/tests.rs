@@ -1,5 +1,7 @@
 //! Real repositories made with git2, and for HTTP a real `git http-backend` on the far side.
 
+mod host;
+mod http;
 mod local;
 mod repo;
 mod tree;
@@ -10,6 +12,7 @@ use std::time::Duration;
 
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::name::{CommitId, GitRef, RepoUrl};
+use sdp_core::secret::{GitCredential, Secret};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -85,6 +88,10 @@ impl Bench {
 
 fn git_ref(name: &str) -> GitRef {
     GitRef::parse(name).expect(name)
+}
+
+fn alice(password: &str) -> GitCredential {
+    GitCredential { username: "alice".into(), password: Secret::new(password) }
 }
 
 /// `code: detail`, with the folder of the test taken out.
