@@ -8,6 +8,7 @@ use super::config::GitConfig;
 use super::control::Control;
 use super::fault::{Fault, said};
 use super::http::{Host, Roots};
+use super::local::Limits;
 use super::mirror::Mirror;
 use super::pkt::{Capabilities, Part};
 use super::refs::Refs;
@@ -71,7 +72,9 @@ impl<'a> Remote<'a> {
             Via::Local(local) => {
                 // A handle of its own: it sees the local repository's objects as if they were the mirror's.
                 let handle = mirror.again()?;
-                local.pack(handle.repo(), want, &have, self.control, |bytes| receiver.take(bytes))?;
+                let limits = Limits { max_objects: self.config.max_objects, control: self.control };
+                local
+                    .pack(mirror.repo(), handle.repo(), want, &have, &limits, |bytes| receiver.take(bytes))?;
             }
         }
         receiver.finish()?;

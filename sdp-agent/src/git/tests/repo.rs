@@ -1,5 +1,6 @@
 //! Makes repositories, also such as git itself would refuse to make.
 
+use std::io::Write;
 use std::path::Path;
 
 use git2::{ObjectType, Oid, Repository, RepositoryInitOptions, Signature, Time};
@@ -94,6 +95,22 @@ impl Repo {
             bytes.extend_from_slice(id.as_bytes());
         }
         self.git.odb().expect("odb").write(ObjectType::Tree, &bytes).expect("tree")
+    }
+
+    /// Keeps the objects that `write` names in one pack: many times faster than a file for each.
+    pub(super) fn in_one_pack(&self, write: impl FnOnce() -> Vec<Oid>) {
+        let odb = self.git.odb().expect("odb");
+        let _memory = odb.add_new_mempack_backend(1000).expect("mempack");
+        let mut builder = self.git.packbuilder().expect("builder");
+        for id in write() {
+            builder.insert_object(id, None).expect("an object");
+        }
+        let mut pack = git2::Buf::new();
+        builder.write_buf(&mut pack).expect("pack");
+        let folder = self.git.path().join("objects/pack");
+        let mut indexer = git2::Indexer::new(None, &folder, 0, false).expect("indexer");
+        indexer.write_all(&pack).expect("write");
+        indexer.commit().expect("commit");
     }
 
     pub(super) fn blob(&self, content: &str) -> Oid {

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use git2::Oid;
+
 use super::repo::{RawEntry, Repo};
 use super::*;
 
@@ -30,7 +32,7 @@ async fn each_limit_is_kept_before_a_byte_is_written() {
     let files: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "x")).collect();
     repo.commit("many", "Many", &files);
     repo.commit("big", "Big", &[("big", &"x".repeat(20_000))]);
-    repo.commit("deep", "Deep", &[(&("d/".repeat(4096) + "f"), "x")]);
+    repo.commit("deep", "Deep", &[(&("d/".repeat(200) + "f"), "x")]);
     // Ten folders of ten folders … of one file: 10^12 paths from a handful of objects.
     let mut tree = repo.raw_tree(&[("100644", b"f", repo.blob("x"))]);
     for _ in 0..12 {
@@ -123,7 +125,7 @@ async fn submodules_lfs_filters_hooks_and_line_ends_are_left_alone() {
     assert_eq!(fs::read_to_string(tree.join("a.c")).expect("a.c"), "$Id$\n");
     assert!(!marker.exists(), "something was run");
 
-    let gitlink = git2::Oid::from_str(&"ab".repeat(20)).expect("id");
+    let gitlink = Oid::from_str(&"ab".repeat(20)).expect("id");
     let root = repo.raw_tree(&[("160000", b"lib", gitlink), ("100644", b"z", repo.blob("z"))]);
     repo.commit_tree("sub", None, "Submodule", root);
     let (tree, info) = bench.deploy(&bench.url("x.git"), "sub").await.expect("deploy");
@@ -153,4 +155,21 @@ async fn a_folder_that_holds_something_is_not_written_to() {
     fs::write(into.join("mine"), "mine").expect("file");
     assert_eq!(reason(bench.git.checkout(&url, &commit, &into, &bench.op()).await), FailureReason::Internal);
     assert_eq!(fs::read_to_string(into.join("mine")).expect("still there"), "mine");
+}
+
+#[tokio::test]
+async fn folders_without_end_do_not_overflow_the_stack() {
+    let bench = Bench::local();
+    let repo = Repo::bare(&bench.repo_path("x.git"));
+    repo.in_one_pack(|| {
+        let file = repo.blob("x");
+        let mut all = vec![file, repo.raw_tree(&[("100644", b"f", file)])];
+        for _ in 0..30_000 {
+            all.push(repo.raw_tree(&[("40000", b"d", *all.last().expect("a tree"))]));
+        }
+        let commit = repo.commit_tree("deep", None, "Deep", *all.last().expect("a tree"));
+        all.push(Oid::from_str(commit.as_str()).expect("id"));
+        all
+    });
+    assert!(too_large(&bench, "deep").await.contains("max_depth"));
 }
