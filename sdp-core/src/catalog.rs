@@ -8,6 +8,18 @@ use url::Url;
 use crate::name::{EnvName, GitRef, Label, PathPrefix, RepoPath, RepoUrl, ServiceName};
 
 /// A service that can be deployed.
+///
+/// ```
+/// use sdp_core::catalog::Service;
+/// let service: Service = serde_json::from_str(
+///     r#"{ "name": "payments", "repo": "https://bitbucket.org/shop/payments.git", "subdir": "services/payments",
+///          "builder": { "type": "go", "main_package": "cmd/payments" },
+///          "health": { "type": "http", "path": "/healthz" } }"#,
+/// )?;
+/// service.check()?;
+/// assert_eq!(service.prefix().as_str(), "/payments");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]

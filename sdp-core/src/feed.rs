@@ -28,6 +28,30 @@ pub struct EventFilter {
 }
 
 /// A reader of events. Dropping it costs nobody anything.
+///
+/// ```
+/// use sdp_core::event::EventKind;
+/// use sdp_core::feed::EventFilter;
+/// use sdp_core::id::EventSeq;
+/// # use sdp_core::platform::{Deploy, Platform, PlatformConfig, Save};
+/// # use sdp_core::principal::Principal;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let data = tempfile::tempdir()?;
+/// # let platform = Platform::start(PlatformConfig::new(data.path())).await?;
+/// # let alice = Principal::person("alice".parse()?);
+/// # let service = serde_json::from_str(
+/// #     r#"{ "name": "hello", "repo": "/srv/x.git", "builder": { "type": "command", "run": ["./serve"] } }"#)?;
+/// # platform.save_service(&alice, service, Save::Create).await?;
+/// // From the beginning; a reader that remembers `position()` goes on from there.
+/// let mut feed = platform.feed(EventSeq(0), EventFilter::default());
+/// let event = feed.next().await?;
+/// assert_eq!(event.kind, EventKind::ServiceSaved { created: true });
+/// assert_eq!(feed.position(), event.seq);
+/// # platform.stop().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Feed {
     store: Store,

@@ -214,6 +214,30 @@ pub enum Save {
 }
 
 /// SDP itself. Cheap to clone; all clones are the same platform.
+///
+/// ```
+/// use sdp_core::platform::{Deploy, Platform, PlatformConfig, Save};
+/// use sdp_core::principal::Principal;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let data = tempfile::tempdir()?;
+/// let platform = Platform::start(PlatformConfig::new(data.path())).await?;
+/// let alice = Principal::person("alice".parse()?);
+/// let service = serde_json::from_str(
+///     r#"{ "name": "hello", "repo": "/srv/git/hello.git", "builder": { "type": "command", "run": ["./serve"] } }"#,
+/// )?;
+/// platform.save_service(&alice, service, Save::Create).await?;
+///
+/// let deployment = platform.deploy(&alice, Deploy::new("hello".parse()?).git_ref("feature/x".parse()?)).await?;
+/// assert_eq!((deployment.number.0, deployment.sandbox.as_str()), (1, "alice"));
+/// // No agent is connected yet, so it waits; here somebody changes their mind.
+/// let ended = platform.cancel(&alice, deployment.id.into()).await?;
+/// assert_eq!(ended.outcome().map(|outcome| outcome.code()), Some("cancelled"));
+/// platform.stop().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Platform {
     inner: Arc<Inner>,
@@ -565,6 +589,17 @@ impl Platform {
         let (agent, server) = link::pair();
         self.input(Input::Serve { name, end: server, ended: None }).await?;
         Ok(agent)
+    }
+
+    /// Connects an agent of this process as often as it asks, which is what an agent in process needs; `None` while the
+    /// platform takes no connections.
+    pub fn connector(&self, name: AgentName) -> impl Fn() -> Option<AgentEnd> + Send + Sync + 'static {
+        let inputs = self.inner.inputs.clone();
+        move || {
+            let (agent, end) = link::pair();
+            inputs.try_send(Input::Serve { name: name.clone(), end, ended: None }).ok()?;
+            Some(agent)
+        }
     }
 
     /// Serves an agent's connection until it ends. The caller has authenticated the name, and pumps frames between the
