@@ -1,8 +1,8 @@
 //! Runs programs that are not ours (builds, services): no shell, nothing inherited, every line read, nothing left alive.
 //!
 //! [`run`] is called by the job for each build command; `runtime::process` uses the same [`spawn`] and [`supervise`] for
-//! services. A program gets exactly the environment in [`Program::env`], no standard input, a session of its own, and is
-//! the reaper of its descendants, so that [`tree`] finds them all.
+//! services. A program gets exactly the environment in [`Program::env`], no standard input and a session of its own; a
+//! build adopts its orphaned descendants, so that [`tree`] finds them all.
 //!
 //! Invariant: when a function here returns, the program and whatever it left behind are gone. When its future is dropped
 //! they are killed, too.
@@ -261,11 +261,12 @@ fn command(program: &Program, path: &Path, marker: &str, kind: Kind) -> Command 
     let setup = move || {
         use rustix::process;
         process::setsid()?;
-        // Orphans come to the program, not to init, so that they stay in its tree. (Any process id means "yes".)
-        process::set_child_subreaper(Some(process::getpid()))?;
         // A core file would be a copy of the memory, secrets and all, and fill the disk.
         process::setrlimit(process::Resource::Core, process::Rlimit { current: Some(0), maximum: Some(0) })?;
         if kind == Kind::Build {
+            // Orphans come to the program, not to init, so that they stay in its tree. (Any process id means "yes".) Not
+            // for services: one that runs for weeks would collect dead children that it does not know of.
+            process::set_child_subreaper(Some(process::getpid()))?;
             // Where the system forbids either, the build is still right, only less polite.
             let _ = process::nice(10);
             let _ = prefer_for_oom();

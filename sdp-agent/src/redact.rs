@@ -18,7 +18,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use aho_corasick::AhoCorasick;
+use aho_corasick::{AhoCorasick, packed};
 
 /// What a secret becomes.
 pub const MASK: &str = "[redacted]";
@@ -37,6 +37,9 @@ pub struct Redactor(Option<Arc<Patterns>>);
 
 struct Patterns {
     matcher: AhoCorasick,
+    /// Finds the first bytes of all forms, fifty times as fast as `matcher`: nearly all output has none of them. Only
+    /// where there are not too many.
+    heads: Option<packed::Searcher>,
     /// Sorted, so that whether some text begins one is a binary search.
     sorted: Vec<Vec<u8>>,
     longest: usize,
@@ -64,7 +67,11 @@ impl Redactor {
         if patterns.is_empty() {
             return Self::default();
         }
-        let Ok(matcher) = AhoCorasick::new(&patterns) else {
+        let mut heads: Vec<&[u8]> = patterns.iter().map(|pattern| &pattern[..SHORTEST]).collect();
+        heads.dedup();
+        let heads = packed::Searcher::new(heads);
+        // Its own prefilter looks for single bytes, which are too common to help where `heads` is to be had.
+        let Ok(matcher) = AhoCorasick::builder().prefilter(heads.is_none()).build(&patterns) else {
             // Only more patterns than fit into 31 bits make it fail; a credential has a length limit far below.
             unreachable!("the number of patterns is bounded by the length of a credential");
         };
@@ -73,7 +80,7 @@ impl Redactor {
         for pattern in &patterns {
             begins[usize::from(pattern[0])] = true;
         }
-        Self(Some(Arc::new(Patterns { matcher, sorted: patterns, longest, begins })))
+        Self(Some(Arc::new(Patterns { matcher, heads, sorted: patterns, longest, begins })))
     }
 
     /// Whether it takes out nothing.
@@ -222,7 +229,15 @@ impl RedactStream {
 impl Patterns {
     /// Every place where a secret is, overlapping ones too.
     fn find(&self, text: &[u8]) -> Vec<(usize, usize)> {
-        self.matcher.find_overlapping_iter(text).map(|found| (found.start(), found.end())).collect()
+        let first = match &self.heads {
+            None => 0,
+            Some(heads) => match heads.find(text) {
+                None => return Vec::new(),
+                Some(head) => head.start(),
+            },
+        };
+        let found = self.matcher.find_overlapping_iter(&text[first..]);
+        found.map(|found| (first + found.start(), first + found.end())).collect()
     }
 
     /// Where the longest end of `text` begins that could still become a secret; its length if there is none.

@@ -1,7 +1,7 @@
 //! Finds and kills all processes of a program, however they tried to get away, and no others.
 //!
 //! A process is the program's if it is the program itself, in its session or process group, a descendant of one that is
-//! (the program adopts orphans, so descent holds while it lives), or carries the program's marker in its environment
+//! (a build adopts orphans, so descent holds while it lives), or carries the program's marker in its environment
 //! (which holds after it has ended). A process that clears its environment, leaves the session *and* outlives a program
 //! that nobody asked to stop is not found; a PID namespace of its own is the cure for that.
 //!

@@ -91,6 +91,8 @@ impl Output {
             .await;
             file = match written {
                 Ok((file, Ok(()))) => file,
+                // It was forgotten, files and all, before its last words were written.
+                Ok((_, Err(error))) if error.kind() == io::ErrorKind::NotFound => None,
                 Ok((_, Err(error))) => {
                     tracing::warn!(%error, folder = %self.folder.display(), "cannot write an instance's output");
                     None

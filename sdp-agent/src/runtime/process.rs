@@ -159,6 +159,8 @@ impl ProcessRuntime {
             return Err(StartError::ShuttingDown);
         }
         let (instance, shared) = (spec.instance, self.0.clone());
+        // Also when this future is dropped half-way.
+        let mut undo = Undo { runtime: self, instance, armed: true };
         let prepared = tokio::task::spawn_blocking(move || {
             let folder = shared.folder(instance);
             for path in [folder.clone(), folder.join("home"), folder.join("tmp")] {
@@ -174,9 +176,7 @@ impl ProcessRuntime {
             Ok((_, None)) => Err(StartError::NoPort(self.0.config.ports.clone())),
             Err(error) => Err(StartError::Folder(error)),
         };
-        if started.is_err() {
-            self.clean_up(instance);
-        }
+        undo.armed = started.is_err();
         started
     }
 
@@ -363,6 +363,21 @@ impl ProcessRuntime {
 
     fn changed(&self) {
         self.0.generation.send_modify(|generation| *generation += 1);
+    }
+}
+
+/// Takes back what a start that fails has taken.
+struct Undo<'a> {
+    runtime: &'a ProcessRuntime,
+    instance: InstanceId,
+    armed: bool,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.runtime.clean_up(self.instance);
+        }
     }
 }
 
