@@ -395,28 +395,33 @@ fn a_full_disk_leaves_whole_lines_only() {
     });
 }
 
-/// A tmpfs of 64 KiB that fills up, and is given room again.
+/// On a tmpfs of 64 KiB that fills up, and is given room again. It is mounted where nobody else sees it, and goes away
+/// with the process: the test starts itself in a mount namespace of its own.
 #[test]
-#[ignore = "needs root to mount a small tmpfs; scripts/test runs it"]
+#[ignore = "needs unshare and the right to mount a tmpfs; scripts/test runs it"]
 fn a_disk_that_was_full_takes_lines_again() {
-    struct Mounted(TempDir);
-    impl Drop for Mounted {
-        fn drop(&mut self) {
-            std::process::Command::new("umount").arg(self.0.path()).status().expect("umount");
-        }
-    }
-    let dir = tempfile::tempdir().expect("tempdir");
-    let mount = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
-        .arg(dir.path())
-        .status()
-        .expect("mount");
-    assert!(mount.success());
-    let dir = Mounted(dir);
+    const MOUNTED: &str = "SDP_TEST_TMPFS";
+    let Some(dir) = std::env::var_os(MOUNTED) else {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let inside = std::process::Command::new("unshare")
+            .args(["--map-root-user", "--mount", "sh", "-ec"])
+            .arg("mount -t tmpfs -o size=64k tmpfs \"$0\"; exec \"$@\"")
+            .arg(dir.path())
+            .arg(std::env::current_exe().expect("this program"))
+            .args(["--exact", "--include-ignored", "logs::tests::a_disk_that_was_full_takes_lines_again"])
+            .env(MOUNTED, dir.path())
+            .output()
+            .expect("unshare starts");
+        let said = String::from_utf8_lossy(&inside.stdout);
+        assert!(inside.status.success(), "{said}{}", String::from_utf8_lossy(&inside.stderr));
+        assert!(said.contains("1 passed"), "{said}");
+        return;
+    };
+    let dir = Path::new(&dir);
     run(async {
-        let logs = open(dir.0.path());
+        let logs = open(dir);
         let id = DeploymentId::new();
-        let ballast = dir.0.path().join("ballast");
+        let ballast = dir.join("ballast");
         fs::write(&ballast, vec![0; 16 * 1024]).expect("fits");
         let mut held = Vec::new();
         let error = loop {
@@ -430,14 +435,14 @@ fn a_disk_that_was_full_takes_lines_again() {
         assert_eq!(error.code(), "disk_full");
         assert!(held.len() > 50, "{}", held.len());
         assert!(logs.free_bytes().expect("statvfs") < 8 * 1024);
-        assert_holds(&logs, dir.0.path(), id, &held).await;
+        assert_holds(&logs, dir, id, &held).await;
         assert_eq!(logs.durable(id, u64::MAX).await.expect("what is held is safe"), held.len() as u64);
         fs::remove_file(ballast).expect("room");
         logs.append(batch(id, held.len() as u64 + 1, &["room again"])).await.expect("appends");
         held.push(b"room again".to_vec());
-        assert_holds(&logs, dir.0.path(), id, &held).await;
+        assert_holds(&logs, dir, id, &held).await;
         drop(logs);
-        assert_holds(&open(dir.0.path()), dir.0.path(), id, &held).await;
+        assert_holds(&open(dir), dir, id, &held).await;
     });
 }
 
