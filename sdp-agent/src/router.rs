@@ -26,6 +26,9 @@
 //! extension), and has nothing to hold a count on. Protocol, pool, retry and TLS are hyper, hyper-util and hyper-rustls;
 //! ours is the choice and the count.
 //!
+//! `sdp-served-by` is on every answer to a request that could be read; to what is no HTTP, or above
+//! [`Limits::header_bytes`], hyper itself answers 400 or 431.
+//!
 //! Limits: [`Limits`]; pooled connections are kept [`upstream::POOL_IDLE`]. There is no limit on how long an answer may take
 //! (server-sent events, long polls): a request ends when its client leaves, the instance ends or the router stops.
 

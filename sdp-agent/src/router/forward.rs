@@ -291,6 +291,7 @@ fn upstream_request(
     let origin = Origin {
         peer: peer.address.ip().to_canonical(),
         trusted: shared.trust_forwarded,
+        scheme: if shared.base_url.scheme() == "https" { "https" } else { "http" },
         host: parts.headers.get(header::HOST),
         prefix: &plan.prefix,
     };
@@ -377,7 +378,7 @@ async fn tunnel(client: OnUpgrade, upstream: OnUpgrade) {
 
 fn broke(plan: &Plan, why: &str) -> Problem {
     let at = place_of(plan);
-    tracing::warn!(served_by = plan.served_by, why, "no answer");
+    tracing::info!(served_by = plan.served_by, why, "no answer");
     Problem::new(
         StatusCode::BAD_GATEWAY,
         "no_answer",
@@ -391,7 +392,7 @@ fn unanswered(plan: &Plan, error: &Sent) -> Problem {
     if !error.is_connect() {
         return broke(plan, &cause);
     }
-    tracing::warn!(served_by = plan.served_by, cause, "cannot connect");
+    tracing::info!(served_by = plan.served_by, cause, "cannot connect");
     let (status, code) = match error.is_timeout() {
         true => (StatusCode::GATEWAY_TIMEOUT, "connect_timeout"),
         false => (StatusCode::BAD_GATEWAY, "unreachable"),

@@ -75,6 +75,8 @@ pub(crate) struct Origin<'o> {
     pub(crate) peer: std::net::IpAddr,
     /// Whether what a proxy in front says is believed.
     pub(crate) trusted: bool,
+    /// Of the URLs that people use.
+    pub(crate) scheme: &'static str,
     pub(crate) host: Option<&'o HeaderValue>,
     /// What was taken off the path; empty: nothing.
     pub(crate) prefix: &'o str,
@@ -92,7 +94,7 @@ pub(crate) fn set_forwarded(headers: &mut HeaderMap, origin: &Origin<'_>) {
         headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
     let chain = if before.is_empty() { peer } else { format!("{}, {peer}", before.join(", ")) };
     set(headers, FORWARDED_FOR, &chain);
-    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+    headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static(origin.scheme));
     if let Some(host) = origin.host {
         headers.entry(FORWARDED_HOST).or_insert_with(|| host.clone());
     }
@@ -188,8 +190,13 @@ mod tests {
     #[test]
     fn forwarded_headers_of_strangers_are_not_believed() {
         let host = HeaderValue::from_static("router:8081");
-        let mut origin =
-            Origin { peer: [10, 0, 0, 7].into(), trusted: false, host: Some(&host), prefix: "/~alice" };
+        let mut origin = Origin {
+            peer: [10, 0, 0, 7].into(),
+            trusted: false,
+            scheme: "http",
+            host: Some(&host),
+            prefix: "/~alice",
+        };
         let sent = [
             ("x-forwarded-for", "1.2.3.4"),
             ("x-forwarded-proto", "https"),

@@ -96,7 +96,7 @@ async fn bodies_stream_both_ways_piece_by_piece() {
         Response::new(StreamBody::new(pieces).boxed_unsync())
     })
     .await;
-    let (world, _) = World::of_alice(backend.address);
+    let (world, instance) = World::of_alice(backend.address);
     let (sender, pieces) = mpsc::channel::<Bytes>(1);
     let sent = tokio_stream_of(pieces);
     let request = Request::post(format!("http://{}/~alice/hello/", world.router.local_addr()))
@@ -111,8 +111,12 @@ async fn bodies_stream_both_ways_piece_by_piece() {
             sender.send(next.into()).await.unwrap();
         }
     }
+    // It counts as under way to its last byte.
+    world.router.apply(Routes::default().version(2).0);
+    assert!(futures_util::FutureExt::now_or_never(world.router.next_drained()).is_none());
     drop(sender);
     assert!(soon(back.frame()).await.is_none());
+    assert_eq!(soon(world.router.next_drained()).await, instance);
     world.stop().await;
 }
 

@@ -63,6 +63,7 @@ async fn websockets_and_idle_connections_do_not_hold_the_router() {
     .await;
     let mut config = RouterConfig::new(([127, 0, 0, 1], 0).into());
     config.limits.shutdown_grace = PATIENCE * 2;
+    config.limits.header_read_timeout = PATIENCE * 2;
     let routes = Routes::default().service("hello", None);
     let world = World::with(config, routes.instance("alice", "hello", InstanceId::new(), backend.address));
     let (mut socket, _) = world.websocket("/~alice/hello/").await.unwrap();
