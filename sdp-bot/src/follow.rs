@@ -311,17 +311,10 @@ impl Follower {
             }
             Some(Ok(_)) => Ok(Ok(())),
             Some(Err(error)) if error.problem().is_some_and(|problem| problem.status == 410) => {
-                // Older than what the server keeps: start from how things stand.
+                // Older than what the server keeps: from now on; how things stand is asked once it is connected.
                 tracing::warn!("the feed's beginning is gone; taking up every message as it stands");
-                self.feed = None;
-                let newest = self.threads.values().map(|tracked| tracked.thread.deployment().version).max();
-                for id in self.ids() {
-                    self.ask_view(id);
-                    self.ask_instance(id);
-                }
-                if let Some(newest) = newest.filter(|newest| Some(*newest) > self.cursor) {
-                    self.begin_feed(newest);
-                }
+                self.cursor = None;
+                self.feed = Some(self.client.feed_from_now(EventFilter::default()));
                 Ok(Ok(()))
             }
             Some(Err(error)) => Err(FollowError::Feed(error)),
@@ -353,6 +346,12 @@ impl Follower {
     }
 
     async fn connected(&mut self) -> Result<(), ChatGone> {
+        if self.cursor.is_none() {
+            for id in self.ids() {
+                self.ask_view(id);
+                self.ask_instance(id);
+            }
+        }
         if self.away_since.take().is_none() {
             return Ok(());
         }

@@ -94,7 +94,7 @@ impl Follower {
         let id = match learnt {
             Learnt::Restored(kept, view) => {
                 let id = kept.deployment;
-                if self.cursor.is_none()
+                if self.feed.is_none()
                     && let Ok(view) = &view
                 {
                     self.begin_feed(view.deployment.version);

@@ -58,7 +58,7 @@ pub fn refused(error: &ClientError) -> Message {
 }
 
 fn problem_message(problem: &Problem) -> Message {
-    let mut title = Text::new().plain(&problem.title);
+    let mut title = Text::new().plain(problem.title.trim_end_matches('.')).plain(".");
     if let Some(meant) = &problem.did_you_mean {
         title = title.plain(" Did you mean ").code(meant).plain("?");
     }
