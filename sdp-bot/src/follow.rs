@@ -243,7 +243,7 @@ impl Follower {
     /// Posts the thread's root, unless it is there already, and follows it from now on.
     async fn show(
         &mut self,
-        thread: Thread,
+        mut thread: Thread,
         conversation: Conversation,
         person: Option<PersonName>,
         place: Option<(Place, i64)>,
@@ -258,6 +258,8 @@ impl Follower {
                 (self.chat.post(&conversation, root, id).await?, fingerprint)
             }
         };
+        // What the feed gave while this was on its way here is in the view that is asked for below.
+        thread.await_view();
         let tracked = Tracked {
             thread,
             person,
@@ -315,6 +317,7 @@ impl Follower {
                 tracing::warn!("the feed's beginning is gone; taking up every message as it stands");
                 self.cursor = None;
                 self.feed = Some(self.client.feed_from_now(EventFilter::default()));
+                self.threads.values_mut().for_each(|tracked| tracked.thread.await_view());
                 Ok(Ok(()))
             }
             Some(Err(error)) => Err(FollowError::Feed(error)),

@@ -110,7 +110,7 @@ impl Follower {
                     Ok(view) => tracked.thread.catch_up(*view),
                     Err(error) => {
                         tracing::warn!(deployment = %id, code = error.code(), "a deployment could not be looked up");
-                        false
+                        tracked.thread.give_up_view()
                     }
                 };
                 if again {
