@@ -17,6 +17,8 @@
 //! Minimum supported Rust version: 1.92.
 #![warn(missing_docs)]
 
+#[cfg(feature = "platform")]
+pub mod access;
 pub mod api;
 pub mod catalog;
 #[cfg(feature = "client")]

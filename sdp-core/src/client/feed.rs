@@ -122,17 +122,6 @@ impl Client {
     /// As [`Client::events`], and tells when the server goes away and comes back.
     #[must_use]
     pub fn feed(&self, after: EventSeq, filter: EventFilter) -> FeedStream {
-        self.feed_after(Some(after), filter)
-    }
-
-    /// As [`Client::feed`], beginning with what happens from now on: for those who have just looked how things stand.
-    /// Look again after each [`FeedItem::Connected`] until the first event has come.
-    #[must_use]
-    pub fn feed_from_now(&self, filter: EventFilter) -> FeedStream {
-        self.feed_after(None, filter)
-    }
-
-    fn feed_after(&self, after: Option<EventSeq>, filter: EventFilter) -> FeedStream {
         let feed = Feed {
             client: self.clone(),
             filter,
@@ -153,8 +142,7 @@ impl Client {
 struct Feed {
     client: Client,
     filter: EventFilter,
-    /// The last one seen; none: whatever comes.
-    after: Option<EventSeq>,
+    after: EventSeq,
     connection: Option<(Response, Parser)>,
     /// Read but not given yet: at most one chunk's worth.
     ready: VecDeque<Event>,
@@ -171,7 +159,7 @@ impl Feed {
         }
         loop {
             if let Some(event) = self.ready.pop_front() {
-                self.after = self.after.max(Some(event.seq));
+                self.after = self.after.max(event.seq);
                 self.backoff = FIRST_BACKOFF;
                 return Some(Ok(FeedItem::Event(Box::new(event))));
             }
@@ -209,9 +197,7 @@ impl Feed {
         let mut url = self.client.url(&["events"]);
         {
             let mut query = url.query_pairs_mut();
-            if let Some(after) = self.after {
-                query.append_pair("after", &after.to_string());
-            }
+            query.append_pair("after", &self.after.to_string());
             let EventFilter { deployment, service, sandbox } = &self.filter;
             if let Some(deployment) = deployment {
                 query.append_pair("deployment", &deployment.to_string());
@@ -223,13 +209,11 @@ impl Feed {
                 query.append_pair("sandbox", sandbox.as_str());
             }
         }
-        if url.query() == Some("") {
-            url.set_query(None);
-        }
-        let mut request = self.client.request(Method::GET, url).header(ACCEPT, "text/event-stream");
-        if let Some(after) = self.after {
-            request = request.header("last-event-id", after.to_string());
-        }
+        let request = self
+            .client
+            .request(Method::GET, url)
+            .header(ACCEPT, "text/event-stream")
+            .header("last-event-id", self.after.to_string());
         self.client.within(REQUEST_TIMEOUT, self.client.send(request)).await
     }
 }
