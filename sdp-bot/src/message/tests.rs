@@ -78,7 +78,8 @@ fn sandboxes_and_who_runs_what() {
     · alice of alice
       hello `1a2b3c4d` running for 1 h 06 min
         http://alice.localhost/hello
-      ledger `1a2b3c4d` starting
+      ledger `1a2b3c4d` starting for 1 h 06 min
+        http://alice.localhost/ledger
     · empty of alice
       nothing runs here; all requests go to the baseline
     · 2 sandboxes
@@ -161,7 +162,7 @@ fn agents_and_branches() {
         go: not found in PATH
       vm-2 away for 1 min 40 s
         go: not found in PATH
-    · hello has 2 branches and 1 tag
+    · hello has 2 branches and 1 tags
       `feature/a` 1a2b3c4d
       `main` 1a2b3c4d · the repository's default
       tag `v1.0` 1a2b3c4d

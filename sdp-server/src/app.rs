@@ -1,0 +1,213 @@
+//! What every handler holds ([`App`]), and a server's life from [`start`] to its end.
+//!
+//! ```text
+//! start: check configuration ─▶ Platform ─▶ first admin token ─▶ accept connections
+//! shutdown: no new connections ─▶ requests finish, feeds and viewers are told to come again (at most 10 s)
+//!           ─▶ Platform stops, agents are told (at most 10 s) ─▶ what is left is cut off
+//! ```
+//! The invariant: [`Server::ended`] returns only when every task that `start` began has ended.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sdp_core::access::{Access, AccessError};
+use sdp_core::api::DeploymentView;
+use sdp_core::deployment::{Deployment, Outcome};
+use sdp_core::id::DeploymentNumber;
+use sdp_core::platform::{Platform, PlatformError};
+use sdp_core::secret::Secret;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use url::Url;
+
+use crate::config::{Config, ConfigError};
+use crate::{router, serve};
+
+/// How long requests, feeds and viewers may take to finish when the server stops.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+/// How long agents' connections may take to close after that.
+const LINKS_LIMIT: Duration = Duration::from_secs(10);
+
+/// What every handler holds. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct App {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    platform: Platform,
+    access: Access,
+    /// Connections and viewers.
+    requests: TaskTracker,
+    /// Agents' connections; the platform ends them.
+    links: TaskTracker,
+    /// Please finish.
+    drain: CancellationToken,
+    /// End now.
+    abort: CancellationToken,
+}
+
+impl App {
+    pub(crate) fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    pub(crate) fn platform(&self) -> &Platform {
+        &self.inner.platform
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        &self.inner.access
+    }
+
+    pub(crate) fn requests(&self) -> &TaskTracker {
+        &self.inner.requests
+    }
+
+    pub(crate) fn links(&self) -> &TaskTracker {
+        &self.inner.links
+    }
+
+    /// Cancelled when the server wants to stop: long answers end, and say where to go on.
+    pub(crate) fn drain(&self) -> &CancellationToken {
+        &self.inner.drain
+    }
+
+    /// Cancelled when the time to finish is over.
+    pub(crate) fn abort(&self) -> &CancellationToken {
+        &self.inner.abort
+    }
+
+    /// A page of this server as people reach it; `path` begins with `/`.
+    pub(crate) fn public(&self, path: &str) -> Url {
+        let mut url = self.inner.config.public_url.clone();
+        url.set_path(path);
+        url
+    }
+
+    /// The page with a deployment's live log.
+    pub(crate) fn log_url(&self, number: DeploymentNumber) -> Url {
+        self.public(&format!("/deployments/{number}"))
+    }
+
+    /// A deployment with what the server knows beside its events.
+    pub(crate) async fn view(&self, deployment: Deployment) -> Result<DeploymentView, PlatformError> {
+        let queue_position = self.platform().queue_position(deployment.id).await?;
+        let superseded_by = match deployment.outcome() {
+            Some(Outcome::Superseded { by, .. }) => Some(*by),
+            _ => None,
+        };
+        Ok(DeploymentView {
+            log_url: self.log_url(deployment.number),
+            queue_position,
+            log_lines: self.platform().logs().lines(deployment.id),
+            superseded_by,
+            deployment,
+        })
+    }
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data folder, the database or the logs cannot be used.
+    #[error("the data folder cannot be used: {0}")]
+    Platform(#[from] PlatformError),
+    /// The tokens cannot be read.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The listener is not usable.
+    #[error("the listener cannot be used: {0}")]
+    Listener(#[from] std::io::Error),
+}
+
+/// A server that runs.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Server {
+    /// Its platform, for programs that embed the server.
+    pub platform: Platform,
+    /// Its tokens, sign-in codes and sessions.
+    pub access: Access,
+    /// Where it listens.
+    pub local_addr: SocketAddr,
+    /// How people reach it.
+    pub public_url: Url,
+    /// The first admin token, if it was made just now; it is never shown again.
+    pub admin_token: Option<Secret>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    /// Returns when the server has stopped and everything that it started has ended. It stops when the token given to
+    /// [`start`] is cancelled.
+    pub async fn ended(self) {
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the server's task failed");
+        }
+    }
+}
+
+/// Starts a server on a listener that the caller has bound; it runs until `shutdown` is cancelled.
+///
+/// # Errors
+/// When the configuration cannot work, or the data folder cannot be used.
+pub async fn start(
+    config: Config,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> Result<Server, StartError> {
+    config.check()?;
+    let local_addr = listener.local_addr()?;
+    let public_url = config.public_url.clone();
+    let platform = Platform::start(config.platform()).await?;
+    let access = Access::of(&platform);
+    let admin_token = match access.bootstrap().await {
+        Ok(made) => made.map(|made| made.token),
+        Err(error) => {
+            platform.stop().await;
+            return Err(error.into());
+        }
+    };
+    let app = App {
+        inner: Arc::new(Inner {
+            config,
+            platform: platform.clone(),
+            access: access.clone(),
+            requests: TaskTracker::new(),
+            links: TaskTracker::new(),
+            drain: shutdown,
+            abort: CancellationToken::new(),
+        }),
+    };
+    let running = TaskTracker::new();
+    let task = running.spawn(run(app, listener));
+    Ok(Server { platform, access, local_addr, public_url, admin_token, task })
+}
+
+async fn run(app: App, listener: TcpListener) {
+    let router = router::router(app.clone());
+    serve::accept(listener, router, &app).await;
+    let App { inner } = &app;
+    inner.requests.close();
+    inner.links.close();
+    if tokio::time::timeout(DRAIN_LIMIT, inner.requests.wait()).await.is_err() {
+        tracing::warn!(left = inner.requests.len(), "requests did not finish in time and are cut off");
+    }
+    inner.platform.stop().await;
+    if tokio::time::timeout(LINKS_LIMIT, inner.links.wait()).await.is_err() {
+        tracing::warn!(left = inner.links.len(), "agents' connections did not close in time and are cut off");
+    }
+    inner.abort.cancel();
+    inner.requests.wait().await;
+    inner.links.wait().await;
+}

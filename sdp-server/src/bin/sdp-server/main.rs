@@ -1,0 +1,159 @@
+//! The server's binary: reads the configuration, runs the server until a signal comes, or does one errand.
+
+mod apply;
+mod sign_in;
+mod token;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use sdp_server::Config;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+const EXAMPLES: &str = "\
+Examples:
+  sdp-server --config /etc/sdp/server.toml                     run the server
+  sdp-server --config /etc/sdp/server.toml --check-config      say whether the configuration is valid
+  sdp-server token create agent vm-1 --config /etc/sdp/server.toml > vm-1.token
+  sdp-server sign-in alice --config /etc/sdp/server.toml
+  sdp-server apply catalog.toml --server https://sdp.example.com --token-file admin.token
+
+A configuration:
+  listen     = \"127.0.0.1:8080\"                 # TLS is the reverse proxy's business
+  public_url = \"https://sdp.example.com\"        # how people reach it
+  data_dir   = \"/var/lib/sdp\"
+  [limits]
+  build      = \"45m\"
+
+Every key can be overridden: SDP_SERVER_PUBLIC_URL, SDP_SERVER_LIMITS__BUILD=1h.
+Logs: SDP_SERVER_LOG=debug (or sdp_server=debug,info), SDP_SERVER_LOG_FORMAT=json.";
+
+/// SDP, the Sandbox Deployment Platform: the server.
+#[derive(Debug, Parser)]
+#[command(name = "sdp-server", version, about, after_help = EXAMPLES, subcommand_negates_reqs = true)]
+struct Cli {
+    #[command(flatten)]
+    setup: Setup,
+    /// Say whether the configuration is valid, and end.
+    #[arg(long)]
+    check_config: bool,
+    #[command(subcommand)]
+    errand: Option<Errand>,
+}
+
+#[derive(Debug, Args)]
+struct Setup {
+    /// The configuration, a TOML file; without one everything comes from the environment.
+    #[arg(long, value_name = "FILE", env = "SDP_SERVER_CONFIG", global = true)]
+    config: Option<PathBuf>,
+    /// Write the log as JSON, one object a line.
+    #[arg(long, env = "SDP_SERVER_LOG_FORMAT", value_parser = ["text", "json"], default_value = "text", global = true)]
+    log_format: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Errand {
+    /// Run the server (as without a subcommand).
+    Serve,
+    /// Load a catalog of services into a running server. Doing it again changes nothing.
+    Apply(apply::Apply),
+    /// Make, list and revoke API tokens, on the server's host. Works while the server runs.
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Print a link that signs a browser in once, on the server's host. Works while the server runs.
+    SignIn(sign_in::SignIn),
+    /// Print the OpenAPI document.
+    Openapi,
+}
+
+fn main() -> ExitCode {
+    // An error means that somebody has chosen a provider already, which is as good.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let cli = Cli::parse();
+    start_log(&cli.setup);
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let config = || load(cli.setup.config.as_deref());
+    match cli.errand {
+        Some(Errand::Openapi) => {
+            say(sdp_server::openapi_json().trim_end());
+            Ok(())
+        }
+        Some(Errand::Apply(apply)) => apply.run().await,
+        Some(Errand::SignIn(sign_in)) => sign_in.run(&config()?).await,
+        Some(Errand::Token(token)) => token.run(&config()?.data_dir).await,
+        None | Some(Errand::Serve) => {
+            let config = config()?;
+            if cli.check_config {
+                say("the configuration is valid");
+                return Ok(());
+            }
+            serve(config).await
+        }
+    }
+}
+
+fn load(path: Option<&Path>) -> anyhow::Result<Config> {
+    Config::load(path, std::env::vars()).context("the configuration cannot be used")
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.listen))?;
+    // Before anything is started, so that no signal finds nobody.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let shutdown = CancellationToken::new();
+    let server = sdp_server::start(config, listener, shutdown.clone()).await?;
+    tracing::info!(listen = %server.local_addr, public_url = %server.public_url, "ready");
+    if let Some(token) = &server.admin_token {
+        say(&format!(
+            "The first admin token; it is not shown again:\n\n    {}\n\nMake others with it, or with `sdp-server token create`.",
+            token.expose()
+        ));
+    }
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal = name, "stopping");
+    shutdown.cancel();
+    tokio::select! {
+        () = server.ended() => tracing::info!("stopped"),
+        _ = interrupt.recv() => anyhow::bail!("interrupted again; what was under way is cut off"),
+    }
+    Ok(())
+}
+
+fn start_log(setup: &Setup) {
+    let filter = std::env::var("SDP_SERVER_LOG").unwrap_or_default();
+    let filter = EnvFilter::try_new(if filter.is_empty() { "info" } else { &filter })
+        .unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if setup.log_format == "json" { log.json().init() } else { log.init() }
+}
+
+#[expect(clippy::print_stdout, reason = "what the program is asked to print")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "the program's last word")]
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("sdp-server: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,77 @@
+//! `sdp-server token`: works on the database in the data folder, beside a running server or without one.
+
+use std::path::Path;
+
+use anyhow::Context;
+use clap::{Subcommand, ValueEnum};
+use sdp_core::access::{Access, AccessError};
+use sdp_core::api::TokenKind;
+use sdp_core::name::TokenName;
+
+use crate::say;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make a token and print it, once, and nothing else.
+    Create {
+        /// What it may do.
+        kind: Kind,
+        /// Its name; for an agent the agent's name.
+        name: TokenName,
+    },
+    /// List tokens: name, kind, when it was made.
+    List,
+    /// Make a token worthless. A running server obeys at once, and ends connections with it within half a minute.
+    Revoke {
+        /// Its name.
+        name: TokenName,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Kind {
+    /// Everything.
+    Admin,
+    /// Speak for the people in chat.
+    Bot,
+    /// Connect as an agent, and nothing else.
+    Agent,
+}
+
+impl Token {
+    pub(crate) async fn run(self, data_dir: &Path) -> anyhow::Result<()> {
+        std::fs::create_dir_all(data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
+        let access = Access::open(data_dir)
+            .await
+            .with_context(|| format!("cannot open the database in {}", data_dir.display()))?;
+        match self {
+            Self::Create { kind, name } => {
+                let kind = match kind {
+                    Kind::Admin => TokenKind::Admin,
+                    Kind::Bot => TokenKind::Bot,
+                    Kind::Agent => TokenKind::Agent,
+                };
+                let made = access.create_token(name, kind).await.map_err(with_hint)?;
+                say(made.token.expose());
+            }
+            Self::List => {
+                for token in access.tokens().await.map_err(with_hint)? {
+                    let kind = match token.kind {
+                        TokenKind::Admin => "admin",
+                        TokenKind::Bot => "bot",
+                        TokenKind::Agent => "agent",
+                        _ => "?",
+                    };
+                    say(&format!("{:<24} {kind:<6} {:.0}", token.name, token.created_at));
+                }
+            }
+            Self::Revoke { name } => access.delete_token(&name).await.map_err(with_hint)?,
+        }
+        Ok(())
+    }
+}
+
+fn with_hint(error: AccessError) -> anyhow::Error {
+    let hint = error.hint();
+    anyhow::anyhow!("{error}: {hint}")
+}

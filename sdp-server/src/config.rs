@@ -1,0 +1,429 @@
+//! The configuration: one TOML file, with overrides from the environment, checked before anything starts.
+//!
+//! `SDP_SERVER_PUBLIC_URL` overrides `public_url`, `SDP_SERVER_LIMITS__BUILD` overrides `build` in `[limits]`. A key that
+//! nobody knows is refused, in the file as in the environment.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sdp_core::platform::PlatformConfig;
+use sdp_core::wire::StepLimits;
+use serde::{Deserialize, Deserializer};
+use url::{Host, Url};
+
+/// What an environment variable of the configuration begins with.
+pub const ENV_PREFIX: &str = "SDP_SERVER_";
+/// Variables with that prefix that are not part of the file.
+pub const ENV_OTHERS: [&str; 3] = ["SDP_SERVER_CONFIG", "SDP_SERVER_LOG", "SDP_SERVER_LOG_FORMAT"];
+
+/// How a server is set up.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where it listens; TLS is a reverse proxy's business.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// How people reach it. Links, cookies and the check of a request's origin follow it.
+    pub public_url: Url,
+    /// Allow plain http elsewhere than on this machine. Whoever can read the network can then sign in as anybody.
+    #[serde(default)]
+    pub insecure_http: bool,
+    /// Where it keeps the database and the logs.
+    #[serde(default = "default_data_dir")]
+    pub data_dir: PathBuf,
+    /// Limits; every wait has one.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// Limits. Times are written as `"90s"`, `"10m"`, `"2h"`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Connections at once; more wait.
+    pub connections: usize,
+    /// Resolve and fetch together.
+    #[serde(deserialize_with = "duration")]
+    pub fetch: Duration,
+    /// Build.
+    #[serde(deserialize_with = "duration")]
+    pub build: Duration,
+    /// Start.
+    #[serde(deserialize_with = "duration")]
+    pub start: Duration,
+    /// Check.
+    #[serde(deserialize_with = "duration")]
+    pub check: Duration,
+    /// How long a deployment may wait while no agent that fits is connected.
+    #[serde(deserialize_with = "duration")]
+    pub no_agent_after: Duration,
+    /// How long a deployment may wait for its turn.
+    #[serde(deserialize_with = "duration")]
+    pub queue: Duration,
+    /// How many deployments may wait.
+    pub queue_size: usize,
+    /// How long a replaced instance may take to finish the requests it has.
+    #[serde(deserialize_with = "duration")]
+    pub drain: Duration,
+    /// After how long an agent's absence fails its deployments.
+    #[serde(deserialize_with = "duration")]
+    pub lost_after: Duration,
+    /// How long an agent may take to answer a question.
+    #[serde(deserialize_with = "duration")]
+    pub answer: Duration,
+    /// How long an agent or a viewer may take to accept a frame.
+    #[serde(deserialize_with = "duration")]
+    pub send: Duration,
+    /// Below so many free MiB in the data folder new deployments are refused.
+    pub disk_floor_mib: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let PlatformConfig {
+            steps,
+            no_agent_after,
+            queue_limit,
+            queue_size,
+            drain_limit,
+            lost_after,
+            answer_limit,
+            disk_floor,
+            ..
+        } = PlatformConfig::new("");
+        let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
+        Self {
+            connections: 4096,
+            fetch: seconds(steps.fetch),
+            build: seconds(steps.build),
+            start: seconds(steps.start),
+            check: seconds(steps.check),
+            no_agent_after,
+            queue: queue_limit,
+            queue_size,
+            drain: drain_limit,
+            lost_after,
+            answer: answer_limit,
+            send: Duration::from_secs(30),
+            disk_floor_mib: disk_floor >> 20,
+        }
+    }
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 8080))
+}
+
+fn default_data_dir() -> PathBuf {
+    PathBuf::from("data")
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let signed: Option<jiff::SignedDuration> = text.parse().ok();
+    match signed.map(Duration::try_from) {
+        Some(Ok(duration)) if duration >= Duration::from_secs(1) => Ok(duration),
+        _ => Err(serde::de::Error::custom(
+            "expected a time of at least a second, such as \"90s\", \"10m\" or \"2h\"",
+        )),
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is no TOML, or a key or value is wrong.
+    #[error("{place}: {problem}")]
+    Parse {
+        /// The file, or the environment.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Each key may be right, but together they cannot work.
+    #[error("{key}: {problem}")]
+    Value {
+        /// Which key.
+        key: &'static str,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// The defaults, for programs that embed a server.
+    pub fn new(public_url: Url, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            listen: default_listen(),
+            public_url,
+            insecure_http: false,
+            data_dir: data_dir.into(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// Reads a file, lets variables override it, and checks the whole.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its place.
+    pub fn load(
+        path: Option<&Path>,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let text = match path {
+            Some(path) => std::fs::read_to_string(path)
+                .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?,
+            None => String::new(),
+        };
+        let place = path.map_or_else(|| "the environment".to_owned(), |path| path.display().to_string());
+        let config = Self::parse(&text, &place, variables)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn parse(
+        text: &str,
+        place: &str,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let wrong = |problem: String| ConfigError::Parse {
+            place: place.to_owned(),
+            problem: problem.trim().to_owned(),
+        };
+        let overrides: BTreeMap<String, String> = variables
+            .into_iter()
+            .filter(|(name, _)| name.starts_with(ENV_PREFIX) && !ENV_OTHERS.contains(&name.as_str()))
+            .collect();
+        if overrides.is_empty() {
+            return toml::from_str(text).map_err(|error| wrong(error.to_string()));
+        }
+        let mut table: toml::Table = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
+        for (name, value) in &overrides {
+            let keys: Vec<String> =
+                name[ENV_PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
+            set(&mut table, &keys, value).ok_or_else(|| ConfigError::Parse {
+                place: name.clone(),
+                problem: "no such key".to_owned(),
+            })?;
+        }
+        let names: Vec<&str> = overrides.keys().map(String::as_str).collect();
+        table.try_into().map_err(|error: toml::de::Error| {
+            wrong(format!("{} (with {})", error.message(), names.join(", ")))
+        })
+    }
+
+    /// What the types alone do not check.
+    ///
+    /// # Errors
+    /// The first key that cannot work.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |key, problem: String| Err(ConfigError::Value { key, problem });
+        let url = &self.public_url;
+        if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+            return wrong("public_url", format!("{url} is no http or https URL with a host"));
+        }
+        let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        if !bare || !url.username().is_empty() || url.password().is_some() {
+            return wrong(
+                "public_url",
+                "only scheme, host and port are allowed, such as https://sdp.example.com".into(),
+            );
+        }
+        if url.scheme() == "http" && !self.insecure_http && !is_loopback(url) {
+            return wrong(
+                "public_url",
+                format!(
+                    "{url} would send sign-in cookies and tokens over the network in the clear. Put a reverse proxy with TLS \
+                     before the server and give its https URL, or set insecure_http = true if you accept that"
+                ),
+            );
+        }
+        let limits = &self.limits;
+        if limits.connections == 0 || limits.connections > 100_000 {
+            return wrong("limits.connections", "1 to 100000".into());
+        }
+        if limits.queue_size == 0 {
+            return wrong("limits.queue_size", "at least 1".into());
+        }
+        for (key, step) in [
+            ("limits.fetch", limits.fetch),
+            ("limits.build", limits.build),
+            ("limits.start", limits.start),
+            ("limits.check", limits.check),
+        ] {
+            if step > Duration::from_secs(24 * 3600) {
+                return wrong(key, "at most 24h".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The platform's part of it.
+    pub(crate) fn platform(&self) -> PlatformConfig {
+        let limits = &self.limits;
+        let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
+        let mut config = PlatformConfig::new(&self.data_dir);
+        config.steps = StepLimits {
+            fetch: seconds(limits.fetch),
+            build: seconds(limits.build),
+            start: seconds(limits.start),
+            check: seconds(limits.check),
+        };
+        config.no_agent_after = limits.no_agent_after;
+        config.queue_limit = limits.queue;
+        config.queue_size = limits.queue_size;
+        config.drain_limit = limits.drain;
+        config.lost_after = limits.lost_after;
+        config.answer_limit = limits.answer;
+        config.disk_floor = limits.disk_floor_mib << 20;
+        config
+    }
+
+    /// Whether people reach it over TLS.
+    pub(crate) fn is_https(&self) -> bool {
+        self.public_url.scheme() == "https"
+    }
+
+    /// What a browser sends as `Origin` from our own pages.
+    pub(crate) fn origin(&self) -> String {
+        self.public_url.origin().ascii_serialization()
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
+    }
+}
+
+/// Sets a nested key; `None` if something on the way is no table.
+fn set(table: &mut toml::Table, keys: &[String], value: &str) -> Option<()> {
+    let (key, rest) = keys.split_first()?;
+    if rest.is_empty() {
+        // A number or a yes/no where that is what it is; a text in all other cases.
+        let value = match (value.parse::<i64>(), value.parse::<bool>()) {
+            (Ok(number), _) => toml::Value::Integer(number),
+            (_, Ok(yes)) => toml::Value::Boolean(yes),
+            _ => toml::Value::String(value.to_owned()),
+        };
+        table.insert(key.clone(), value);
+        return Some(());
+    }
+    let inner = table.entry(key.clone()).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    set(inner.as_table_mut()?, rest, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let config = Config::parse(text, "sdp.toml", variables).map_err(|error| error.to_string())?;
+        config.check().map_err(|error| error.to_string())?;
+        Ok(config)
+    }
+
+    #[test]
+    fn a_file_and_its_overrides() {
+        let text = "public_url = \"https://sdp.example.com\"\n[limits]\nbuild = \"45m\"\n";
+        let config = parse(text, &[]).expect("valid");
+        assert_eq!(config.limits.build, Duration::from_secs(45 * 60));
+        assert_eq!(config.limits.queue_size, 1000);
+        let config = parse(
+            text,
+            &[
+                ("SDP_SERVER_LISTEN", "0.0.0.0:9000"),
+                ("SDP_SERVER_LIMITS__QUEUE_SIZE", "7"),
+                ("SDP_SERVER_LIMITS__BUILD", "1h"),
+                ("SDP_SERVER_LOG", "debug"),
+                ("PATH", "/bin"),
+            ],
+        )
+        .expect("valid");
+        assert_eq!(config.listen.port(), 9000);
+        assert_eq!(config.limits.queue_size, 7);
+        assert_eq!(config.platform().steps.build, 3600);
+        let config =
+            parse("", &[("SDP_SERVER_PUBLIC_URL", "http://127.0.0.1:8080")]).expect("no file is needed");
+        assert_eq!(config.origin(), "http://127.0.0.1:8080");
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let mistakes: [(&str, &[(&str, &str)]); 9] = [
+            ("", &[]),
+            ("public_url = \"https://x\"\nlisten_on = 1", &[]),
+            ("public_url = \"https://x\"\n[limits]\nbuild = \"soon\"", &[]),
+            ("public_url = \"https://x\"\n[limits]\nbuild = \"-1m\"", &[]),
+            ("public_url = \"https://x\"", &[("SDP_SERVER_LIMIT", "1")]),
+            ("public_url = \"https://x\"\nlisten = \"127.0.0.1:1\"", &[("SDP_SERVER_LISTEN__PORT", "1")]),
+            ("public_url = \"https://x/sdp\"", &[]),
+            ("public_url = \"ftp://x\"", &[]),
+            ("public_url = \"http://sdp.example.com\"", &[]),
+        ];
+        let said = mistakes.map(|(text, variables)| parse(text, variables).expect_err("refused"));
+        insta::assert_snapshot!(said.join("\n---\n"), @r#"
+        sdp.toml: TOML parse error at line 1, column 1
+          |
+        1 | 
+          | ^
+        missing field `public_url`
+        ---
+        sdp.toml: TOML parse error at line 2, column 1
+          |
+        2 | listen_on = 1
+          | ^^^^^^^^^
+        unknown field `listen_on`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`
+        ---
+        sdp.toml: TOML parse error at line 3, column 9
+          |
+        3 | build = "soon"
+          |         ^^^^^^
+        expected a time of at least a second, such as "90s", "10m" or "2h"
+        ---
+        sdp.toml: TOML parse error at line 3, column 9
+          |
+        3 | build = "-1m"
+          |         ^^^^^
+        expected a time of at least a second, such as "90s", "10m" or "2h"
+        ---
+        sdp.toml: unknown field `limit`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits` (with SDP_SERVER_LIMIT)
+        ---
+        SDP_SERVER_LISTEN__PORT: no such key
+        ---
+        public_url: only scheme, host and port are allowed, such as https://sdp.example.com
+        ---
+        public_url: ftp://x/ is no http or https URL with a host
+        ---
+        public_url: http://sdp.example.com/ would send sign-in cookies and tokens over the network in the clear. Put a reverse proxy with TLS before the server and give its https URL, or set insecure_http = true if you accept that
+        "#);
+    }
+
+    #[test]
+    fn plain_http_is_for_this_machine_unless_somebody_insists() {
+        for url in ["http://127.0.0.1:1", "http://localhost", "http://[::1]:80", "http://sdp.localhost:9"] {
+            assert!(parse(&format!("public_url = \"{url}\""), &[]).is_ok(), "{url}");
+        }
+        for url in
+            ["http://127.0.0.1.nip.io", "http://10.0.0.1", "http://localhost.example.com", "http://0.0.0.0"]
+        {
+            assert!(parse(&format!("public_url = \"{url}\""), &[]).is_err(), "{url}");
+            assert!(parse(&format!("public_url = \"{url}\"\ninsecure_http = true"), &[]).is_ok(), "{url}");
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The OpenAPI document: what the handlers do not say themselves.
+//!
+//! Who may use an operation is taken from the one table in [`edge`](crate::edge), so the document cannot say otherwise.
+//! `openapi/sdp.json` is this document, checked in; a test compares.
+
+use axum::http::Method;
+use sdp_core::api::Problem;
+use utoipa::openapi::path::{HttpMethod, Operation, PathItem};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, ResponseBuilder, SecurityRequirement};
+use utoipa::{Modify, OpenApi as _};
+
+use crate::edge::{Who, who};
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "SDP, the Sandbox Deployment Platform",
+        description = "Deploys a branch of a service into a person's sandbox and sends that sandbox's traffic to it.\n\n\
+            **Errors** are `application/problem+json` with a stable `code`; match on that, not on texts.\n\n\
+            **Times** are RFC 3339 in UTC. **Names and ids** are checked where they come in. Fields, kinds of events and \
+            values of enumerations may be added: skip what you do not know.\n\n\
+            **Tokens** go into the header `Authorization: Bearer …`, never into an address. A bot's token names the person \
+            it speaks for in the header `sdp-on-behalf-of`; without that it may only read.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+    ),
+    tags(
+        (name = "deployments", description = "Ask for deployments, follow them, read their logs"),
+        (name = "instances", description = "What runs"),
+        (name = "sandboxes", description = "Places of one's own to run branches in"),
+        (name = "services", description = "The catalog"),
+        (name = "events", description = "What happens, in one sequence"),
+        (name = "agents", description = "Where builds are done and services run"),
+        (name = "tokens", description = "API tokens"),
+        (name = "sign-in", description = "Browser sessions"),
+        (name = "sockets", description = "WebSockets"),
+        (name = "health", description = "For service managers and load balancers"),
+    ),
+    components(schemas(Problem)),
+    modifiers(&Security)
+)]
+struct Document;
+
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, document: &mut OpenApi) {
+        let components = document.components.get_or_insert_default();
+        let bearer = HttpBuilder::new()
+            .scheme(HttpAuthScheme::Bearer)
+            .description(Some("A token: `sdp_…` of an admin, `sdpb_…` of a bot, `sdpa_…` of an agent"))
+            .build();
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+        let cookie = ApiKeyValue::with_description(
+            "sdp",
+            "A browser's session, from a sign-in link (over https the cookie is named `__Host-sdp`)",
+        );
+        components.add_security_scheme("session", SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
+    }
+}
+
+/// The document before the routes are added.
+pub(crate) fn begin() -> OpenApi {
+    Document::openapi()
+}
+
+/// Adds to every operation who may use it, and what it answers when something is wrong.
+pub(crate) fn finish(document: &mut OpenApi) {
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in operations(item) {
+            complete(path, &method, operation);
+        }
+    }
+}
+
+fn complete(path: &str, method: &Method, operation: &mut Operation) {
+    let requirement = |name: &str| SecurityRequirement::new::<_, [&str; 0], &str>(name, []);
+    operation.security = Some(match who(method, path) {
+        Some(Who::Open) => vec![],
+        Some(Who::Read | Who::Write | Who::Page) => vec![requirement("bearer"), requirement("session")],
+        Some(Who::Issue | Who::Admin | Who::Agent) | None => vec![requirement("bearer")],
+    });
+    let problem = |description: &str| {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        ResponseBuilder::new().description(description).content("application/problem+json", content).build()
+    };
+    let responses = &mut operation.responses.responses;
+    if who(method, path) != Some(Who::Open) {
+        let text = "Not signed in, or no valid token (`unauthorised`)";
+        responses.entry("401".to_owned()).or_insert_with(|| problem(text).into());
+        responses
+            .entry("403".to_owned())
+            .or_insert_with(|| problem("Signed in, but this is for others (`forbidden`)").into());
+    }
+    responses.entry("default".to_owned()).or_insert_with(|| problem("Anything else that is wrong").into());
+}
+
+/// The operations of a path with their methods.
+pub(crate) fn operations(item: &mut PathItem) -> Vec<(Method, &mut Operation)> {
+    let PathItem { get, put, post, delete, .. } = item;
+    [(HttpMethod::Get, get), (HttpMethod::Put, put), (HttpMethod::Post, post), (HttpMethod::Delete, delete)]
+        .into_iter()
+        .filter_map(|(method, operation)| {
+            let method = match method {
+                HttpMethod::Put => Method::PUT,
+                HttpMethod::Post => Method::POST,
+                HttpMethod::Delete => Method::DELETE,
+                _ => Method::GET,
+            };
+            operation.as_mut().map(|operation| (method, operation))
+        })
+        .collect()
+}
+
+/// Examples of bodies; a test reads each into its type.
+pub(crate) mod examples {
+    use serde_json::{Value, json};
+
+    pub(crate) fn service() -> Value {
+        json!({
+            "name": "payments",
+            "repo": "https://bitbucket.org/team/payments.git",
+            "builder": { "type": "go", "main_package": "cmd/payments" },
+            "health": { "type": "http", "path": "/healthz" },
+            "baseline": "https://payments.apps.example.com"
+        })
+    }
+
+    pub(crate) fn create_deployment() -> Value {
+        json!({ "service": "payments", "git_ref": "feature/refund", "sandbox": "alice" })
+    }
+
+    pub(crate) fn create_token() -> Value {
+        json!({ "name": "vm-1", "kind": "agent" })
+    }
+
+    pub(crate) fn create_sign_in_link() -> Value {
+        json!({ "next": "/deployments/412" })
+    }
+
+    pub(crate) fn invalid_branch() -> Value {
+        json!({
+            "type": "about:blank",
+            "status": 422,
+            "code": "invalid_branch",
+            "title": "The body cannot be used",
+            "detail": "git_ref: invalid branch",
+            "hint": "letters, digits and / . _ - + # @, at most 250 bytes, as `git branch` allows"
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sdp_core::api::{CreateDeployment, CreateSignInLink, CreateToken, Service};
+
+    use super::*;
+
+    fn document() -> OpenApi {
+        crate::router::api().1
+    }
+
+    #[test]
+    fn every_response_is_described() {
+        let text = serde_json::to_value(document()).expect("json");
+        let mut seen = 0;
+        for (path, item) in text["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("item") {
+                assert!(operation["operationId"].is_string(), "{method} {path}");
+                assert!(operation["summary"].is_string(), "{method} {path}");
+                for (status, response) in operation["responses"].as_object().expect("responses") {
+                    seen += 1;
+                    let described = response["description"].as_str().is_some_and(|text| !text.is_empty());
+                    assert!(described, "{method} {path} {status}");
+                }
+            }
+        }
+        assert!(seen > 100, "{seen}");
+    }
+
+    #[test]
+    fn every_route_is_in_the_table_of_who_may() {
+        let mut document = document();
+        for (path, item) in &mut document.paths.paths {
+            for (method, _) in operations(item) {
+                let who = who(&method, path);
+                assert!(who.is_some() && who != Some(Who::Page), "{method} {path} is missing in edge/who.rs");
+            }
+        }
+    }
+
+    #[test]
+    fn every_entry_of_the_table_is_a_route() {
+        let document = document();
+        for (method, path) in crate::edge::listed() {
+            let item = document.paths.paths.get(path).unwrap_or_else(|| panic!("{path} is no route"));
+            let mut item = item.clone();
+            assert!(operations(&mut item).iter().any(|(m, _)| m == method), "{method} {path} is no route");
+        }
+    }
+
+    #[test]
+    fn examples_are_valid() {
+        let service: Service = serde_json::from_value(examples::service()).expect("valid");
+        service.check().expect("works");
+        serde_json::from_value::<CreateDeployment>(examples::create_deployment()).expect("valid");
+        serde_json::from_value::<CreateToken>(examples::create_token()).expect("valid");
+        serde_json::from_value::<CreateSignInLink>(examples::create_sign_in_link()).expect("valid");
+        serde_json::from_value::<Problem>(examples::invalid_branch()).expect("valid");
+    }
+
+    #[test]
+    fn the_committed_document_is_this_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi/sdp.json");
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            committed == crate::openapi_json(),
+            "openapi/sdp.json differs; if that is meant: cargo run --bin sdp-server -- openapi > openapi/sdp.json"
+        );
+    }
+}

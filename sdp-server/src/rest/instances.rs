@@ -1,0 +1,122 @@
+//! What runs.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use sdp_core::api::{AgainRequest, DeploymentCreated, Instance, InstanceList, InstanceOutput, Problem};
+use sdp_core::id::InstanceId;
+use sdp_core::name::{SandboxName, ServiceName};
+use sdp_core::platform::InstanceFilter;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::{again, created};
+use crate::app::App;
+use crate::edge::{Caller, IdempotencyHeader, Named, OptionalJsonBody, Query};
+use crate::problem::Refused;
+
+const OUTPUT: u32 = 100;
+const OUTPUT_LIMIT: u32 = 200;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListQuery {
+    /// Only in this sandbox.
+    sandbox: Option<SandboxName>,
+    /// Only of this service.
+    service: Option<ServiceName>,
+    /// Those that do not run any more, too.
+    #[param(default = false)]
+    #[serde(default)]
+    all: bool,
+}
+
+/// Instances, newest first.
+#[utoipa::path(get, path = "/api/v1/instances", operation_id = "list_instances", tag = "instances",
+    params(ListQuery),
+    responses((status = 200, description = "Instances", body = InstanceList)))]
+pub(crate) async fn list(
+    State(app): State<App>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<InstanceList>, Refused> {
+    let ListQuery { sandbox, service, all } = query;
+    let instances = app.platform().instances(InstanceFilter { service, sandbox, all }).await?;
+    Ok(Json(InstanceList { instances }))
+}
+
+/// One instance.
+#[utoipa::path(get, path = "/api/v1/instances/{instance}", operation_id = "get_instance", tag = "instances",
+    params(("instance" = InstanceId, Path, description = "Its id")),
+    responses((status = 200, description = "The instance", body = Instance),
+        (status = 404, description = "`unknown_instance`", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn get(
+    State(app): State<App>,
+    Named(id): Named<InstanceId>,
+) -> Result<Json<Instance>, Refused> {
+    Ok(Json(app.platform().instance(id).await?))
+}
+
+/// Stop an instance. Its requests go to the baseline from now on; it ends when those under way have finished.
+#[utoipa::path(post, path = "/api/v1/instances/{instance}/stop", operation_id = "stop_instance", tag = "instances",
+    params(("instance" = InstanceId, Path, description = "Its id")),
+    responses((status = 202, description = "It is being stopped", body = Instance),
+        (status = 404, description = "`unknown_instance`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`instance_over`", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn stop(
+    State(app): State<App>,
+    caller: Caller,
+    Named(id): Named<InstanceId>,
+) -> Result<(StatusCode, Json<Instance>), Refused> {
+    Ok((StatusCode::ACCEPTED, Json(app.platform().stop_instance(&caller.principal, id).await?)))
+}
+
+/// Start an instance's commit anew, and put it in its place once it is healthy.
+#[utoipa::path(post, path = "/api/v1/instances/{instance}/restart", operation_id = "restart_instance", tag = "instances",
+    params(("instance" = InstanceId, Path, description = "Its id"),
+        ("idempotency-key" = Option<String>, Header, min_length = 1, max_length = 200, description = "As for `create_deployment`")),
+    request_body(content = Option<AgainRequest>, description = "May be left out"),
+    responses(
+        (status = 202, description = "Taken", body = DeploymentCreated,
+            headers(("location" = String, description = "The new deployment's address"))),
+        (status = 404, description = "`unknown_instance`", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`idempotency_conflict`", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn restart(
+    State(app): State<App>,
+    caller: Caller,
+    Named(id): Named<InstanceId>,
+    IdempotencyHeader(key): IdempotencyHeader,
+    OptionalJsonBody(body): OptionalJsonBody<AgainRequest>,
+) -> Result<Response, Refused> {
+    let again = again(key, &format!("/api/v1/instances/{id}/restart"), body)?;
+    let deployment = app.platform().restart(&caller.principal, id, again).await?;
+    Ok(created(&app, deployment))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct OutputQuery {
+    /// At most so many lines.
+    #[param(minimum = 1, maximum = 200, default = 100)]
+    lines: Option<u32>,
+}
+
+/// What an instance printed last, asked of its agent.
+#[utoipa::path(get, path = "/api/v1/instances/{instance}/output", operation_id = "get_instance_output", tag = "instances",
+    params(("instance" = InstanceId, Path, description = "Its id"), OutputQuery),
+    responses((status = 200, description = "Its last lines", body = InstanceOutput),
+        (status = 404, description = "`unknown_instance`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`agent_away`", body = Problem, content_type = "application/problem+json")))]
+pub(crate) async fn output(
+    State(app): State<App>,
+    Named(id): Named<InstanceId>,
+    Query(query): Query<OutputQuery>,
+) -> Result<Json<InstanceOutput>, Refused> {
+    let lines = query.lines.unwrap_or(OUTPUT);
+    if !(1..=OUTPUT_LIMIT).contains(&lines) {
+        return Err(Refused::new("invalid_query", "the query cannot be used").detail("lines: 1 to 200"));
+    }
+    Ok(Json(InstanceOutput { lines: app.platform().instance_output(id, lines).await? }))
+}

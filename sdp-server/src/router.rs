@@ -1,0 +1,98 @@
+//! Every route of the server. A route of the API cannot be added without its documentation, and answers nobody until it has
+//! an entry in the table of who may ([`edge`]).
+
+use std::sync::{Arc, LazyLock};
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::header;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use crate::app::App;
+use crate::rest::{
+    agents, deployments, events, health, instances, logs, sandboxes, services, sign_in, tokens,
+};
+use crate::{edge, openapi, socket};
+
+const DOCUMENT: &str = "/api/v1/openapi.json";
+
+/// The documented routes, and their document.
+pub(crate) fn api() -> (Router<App>, OpenApi) {
+    let (router, mut document) = OpenApiRouter::with_openapi(openapi::begin())
+        .routes(routes!(services::list, services::create))
+        .routes(routes!(services::get, services::put, services::delete))
+        .routes(routes!(services::branches))
+        .routes(routes!(deployments::list, deployments::create))
+        .routes(routes!(deployments::get))
+        .routes(routes!(deployments::cancel))
+        .routes(routes!(deployments::redeploy))
+        .routes(routes!(deployments::rollback))
+        .routes(routes!(logs::window))
+        .routes(routes!(logs::raw))
+        .routes(routes!(instances::list))
+        .routes(routes!(instances::get))
+        .routes(routes!(instances::stop))
+        .routes(routes!(instances::restart))
+        .routes(routes!(instances::output))
+        .routes(routes!(sandboxes::list))
+        .routes(routes!(sandboxes::get, sandboxes::delete))
+        .routes(routes!(agents::list))
+        .routes(routes!(events::follow))
+        .routes(routes!(sign_in::create_link))
+        .routes(routes!(sign_in::open, sign_in::sign_in))
+        .routes(routes!(sign_in::sign_out))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::delete))
+        .routes(routes!(document))
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(socket::agent::connect))
+        .routes(routes!(socket::viewer::connect))
+        .split_for_parts();
+    openapi::finish(&mut document);
+    (router, document)
+}
+
+/// The whole server.
+pub(crate) fn router(app: App) -> Router {
+    let docs = SwaggerUi::new("/docs").config(Config::from(DOCUMENT));
+    let layers = ServiceBuilder::new()
+        .layer(from_fn_with_state(app.clone(), edge::answer))
+        .layer(CatchPanicLayer::custom(edge::panicked))
+        .layer(from_fn(edge::limit_time))
+        .layer(from_fn(edge::only_problems))
+        .layer(from_fn_with_state(app.clone(), edge::authenticate))
+        .layer(DefaultBodyLimit::max(edge::BODY_LIMIT));
+    api()
+        .0
+        .merge(docs)
+        .fallback(edge::not_found)
+        .method_not_allowed_fallback(edge::method_not_allowed)
+        .layer(layers)
+        .with_state(app)
+}
+
+/// The OpenAPI document, as it is checked in at `openapi/sdp.json`.
+#[must_use]
+pub fn openapi_json() -> String {
+    static TEXT: LazyLock<Arc<str>> = LazyLock::new(|| {
+        let mut text = api().1.to_pretty_json().unwrap_or_default();
+        text.push('\n');
+        text.into()
+    });
+    TEXT.to_string()
+}
+
+/// This document.
+#[utoipa::path(get, path = "/api/v1/openapi.json", operation_id = "get_openapi", tag = "health",
+    responses((status = 200, description = "The OpenAPI document", content_type = "application/json")))]
+async fn document() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], openapi_json()).into_response()
+}

@@ -1,0 +1,245 @@
+//! A server for one test, a client for it, and an agent that does what the test says.
+
+use bytes::Bytes;
+use reqwest::{Method, RequestBuilder, Response};
+use sdp_core::api::{DeploymentCreated, Problem, TokenCreated, TokenKind};
+use sdp_core::deployment::{State, Step};
+use sdp_core::failure::{Failure, FailureReason};
+use sdp_core::id::{BootId, DeploymentId};
+use sdp_core::platform::Platform;
+use sdp_core::wire::link::AgentEnd;
+use sdp_core::wire::{FromAgent, JobResult, LineMeta, LinesBatch, PROTOCOL, Progress, Stream, ToAgent};
+use sdp_server::{Config, Server};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) struct Host {
+    pub(crate) platform: Platform,
+    pub(crate) url: String,
+    pub(crate) admin: String,
+    pub(crate) http: reqwest::Client,
+    server: Server,
+    shutdown: CancellationToken,
+    folder: TempDir,
+}
+
+impl Host {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let folder = tempfile::tempdir().expect("a folder");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let mut config = Config::new(url.parse().expect("a url"), folder.path());
+        change(&mut config);
+        let shutdown = CancellationToken::new();
+        let server = sdp_server::start(config, listener, shutdown.clone()).await.expect("starts");
+        let admin = server.admin_token.as_ref().expect("the first start makes one").expose().to_owned();
+        let http = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .expect("a client");
+        Self { platform: server.platform.clone(), url, admin, http, server, shutdown, folder }
+    }
+
+    /// Without any credential.
+    pub(crate) fn bare(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url))
+    }
+
+    pub(crate) fn with(&self, token: &str, method: Method, path: &str) -> RequestBuilder {
+        self.bare(method, path).bearer_auth(token)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
+        self.with(&self.admin, Method::GET, path)
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> RequestBuilder {
+        self.with(&self.admin, Method::POST, path).json(body)
+    }
+
+    pub(crate) async fn token(&self, kind: TokenKind, name: &str) -> String {
+        let made = self.post("/api/v1/tokens", &json!({ "kind": kind, "name": name })).send().await;
+        let made: TokenCreated = ok(made.expect("answered"), 201).await;
+        made.token.expose().to_owned()
+    }
+
+    /// Adds the service `hello`.
+    pub(crate) async fn hello(&self) {
+        let answer = self.post("/api/v1/services", &hello()).send().await.expect("answered");
+        assert_eq!(answer.status(), 201);
+    }
+
+    pub(crate) async fn deploy(&self) -> DeploymentCreated {
+        let answer =
+            self.post("/api/v1/deployments", &json!({ "service": "hello", "sandbox": "alice" })).send().await;
+        ok(answer.expect("answered"), 202).await
+    }
+
+    pub(crate) async fn agent(&self) -> Agent {
+        Agent::connect(&self.platform).await
+    }
+
+    /// Tells the server to stop, without waiting for it.
+    pub(crate) fn shut_down(&self) {
+        self.shutdown.cancel();
+    }
+
+    /// Stops the server, and waits until nothing of it is left.
+    pub(crate) async fn stop(self) {
+        self.shutdown.cancel();
+        self.server.ended().await;
+        drop(self.folder);
+    }
+}
+
+pub(crate) fn hello() -> Value {
+    json!({ "name": "hello", "repo": "/srv/git/hello.git", "builder": { "type": "command", "run": ["./hello"] } })
+}
+
+/// The body of an answer with this status.
+pub(crate) async fn ok<T: serde::de::DeserializeOwned>(answer: Response, status: u16) -> T {
+    let found = answer.status();
+    let body = answer.text().await.expect("a body");
+    assert_eq!(found.as_u16(), status, "{body}");
+    serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"))
+}
+
+/// The problem in an answer with this status, which is whole.
+pub(crate) async fn problem(answer: Response, status: u16) -> Problem {
+    let kind = answer.headers().get("content-type").map(|kind| kind.to_str().expect("text").to_owned());
+    assert_eq!(kind.as_deref(), Some("application/problem+json"), "{} {}", answer.status(), answer.url());
+    assert!(answer.headers().contains_key("x-request-id"));
+    let problem: Problem = ok(answer, status).await;
+    assert_eq!(problem.status, status);
+    assert!(!problem.title.is_empty() && !problem.code.is_empty());
+    problem
+}
+
+pub(crate) async fn refused(request: RequestBuilder, status: u16, code: &str) -> Problem {
+    let problem = problem(request.send().await.expect("answered"), status).await;
+    assert_eq!(problem.code, code, "{problem:?}");
+    problem
+}
+
+/// An agent that takes every deployment and says what the test tells it to say.
+pub(crate) struct Agent {
+    end: AgentEnd,
+}
+
+pub(crate) struct Job {
+    pub(crate) id: DeploymentId,
+    attempt: u32,
+    progress: u64,
+    lines: u64,
+    bytes: Vec<u8>,
+}
+
+impl Agent {
+    async fn connect(platform: &Platform) -> Self {
+        let name = "vm-1".parse().expect("a name");
+        let end = platform.connect_agent(name).await.expect("connected");
+        let mut agent = Self { end };
+        agent.say(hello_frame()).await;
+        assert!(matches!(agent.hear().await, ToAgent::Welcome { .. }));
+        agent
+    }
+
+    async fn say(&mut self, frame: FromAgent) {
+        self.end.tx.send(frame.into()).await.expect("connected");
+    }
+
+    async fn hear(&mut self) -> ToAgent {
+        self.end.rx.recv().await.expect("connected")
+    }
+
+    /// Takes the next deployment.
+    pub(crate) async fn take(&mut self) -> Job {
+        loop {
+            if let ToAgent::Deploy { command, deployment, attempt, .. } = self.hear().await {
+                self.say(FromAgent::Accepted { command }).await;
+                let mut job = Job { id: deployment, attempt, progress: 0, lines: 0, bytes: Vec::new() };
+                self.progress(&mut job, Progress::StepStarted { step: Step::Resolve }).await;
+                return job;
+            }
+        }
+    }
+
+    pub(crate) async fn progress(&mut self, job: &mut Job, what: Progress) {
+        job.progress += 1;
+        self.say(FromAgent::Progress {
+            deployment: job.id,
+            attempt: job.attempt,
+            number: job.progress,
+            after_line: job.lines,
+            what,
+        })
+        .await;
+    }
+
+    pub(crate) async fn print(&mut self, job: &mut Job, lines: &[&[u8]]) {
+        let metas = lines.iter().map(|line| LineMeta {
+            length: u32::try_from(line.len()).expect("short"),
+            at_ms: 1_700_000_000_000,
+            step: Step::Resolve,
+            stream: Stream::Stdout,
+        });
+        let batch = LinesBatch {
+            deployment: job.id,
+            attempt: job.attempt,
+            first: job.lines + 1,
+            lines: metas.collect(),
+            bytes: Bytes::from(lines.concat()),
+        };
+        job.lines = batch.last();
+        for line in lines {
+            job.bytes.extend_from_slice(line);
+            job.bytes.push(b'\n');
+        }
+        self.end.tx.send(sdp_core::wire::link::AgentFrame::Lines(batch)).await.expect("connected");
+    }
+
+    /// Ends the job as failed, and waits until the server has everything.
+    pub(crate) async fn fail(&mut self, mut job: Job) -> Vec<u8> {
+        let failure = Failure::new(Step::Resolve, FailureReason::RefNotFound, "there is no branch x");
+        self.progress(&mut job, Progress::Ended { result: JobResult::Failed { failure } }).await;
+        self.say(FromAgent::Done {
+            deployment: job.id,
+            attempt: job.attempt,
+            progress: job.progress,
+            lines: job.lines,
+            bytes: job.bytes.len() as u64,
+            dropped: 0,
+            checksum: crc32fast::hash(&job.bytes),
+        })
+        .await;
+        while !matches!(self.hear().await, ToAgent::DoneOk { .. }) {}
+        job.bytes
+    }
+}
+
+pub(crate) fn hello_frame() -> FromAgent {
+    FromAgent::Hello {
+        protocol: PROTOCOL,
+        boot_id: BootId::new(),
+        version: "test".into(),
+        labels: Default::default(),
+        capacity: 4,
+        runtimes: vec!["process".into()],
+        preflight: vec![],
+        jobs: vec![],
+        instances: vec![],
+        router: None,
+    }
+}
+
+pub(crate) fn is_queued(created: &DeploymentCreated) -> bool {
+    matches!(created.deployment.state, State::Queued {})
+}

@@ -1,0 +1,11 @@
+//! The server as its clients see it: a real one on a port of its own, driven over HTTP and WebSockets. Where a test needs an
+//! agent, it plays one.
+
+mod access;
+mod deployments;
+mod events;
+mod harness;
+mod problems;
+mod services;
+mod sign_in;
+mod sockets;
