@@ -2,12 +2,12 @@
 //!
 //! | entry | variable | meaning |
 //! | --- | --- | --- |
-//! | `server` | `SDP_SERVER` | URL of the server |
+//! | `server` | `SDP_URL` | URL of the server |
 //! | `token_file` | `SDP_TOKEN_FILE` | file with the bot's token |
 //! | — | `SDP_TOKEN` | the token itself, where a file is not possible |
-//! | `person` | `SDP_PERSON` | who types in the console |
-//! | `data` | `SDP_DATA` | folder for the bot's own database; without one it remembers nothing after it ends |
-//! | `log` | `SDP_LOG` | what is logged, e.g. `info` or `sdp_bot=debug` |
+//! | `person` | `SDP_BOT_PERSON` | who types in the console |
+//! | `data_dir` | `SDP_BOT_DATA_DIR` | folder for the bot's own database; without one it remembers nothing after it ends |
+//! | `log` | `SDP_BOT_LOG` | what is logged, e.g. `info` or `sdp_bot=debug` |
 //!
 //! A token never stands in the file itself: files like this one are copied and checked in.
 
@@ -32,7 +32,7 @@ pub struct Config {
     /// Who types in the console.
     pub person: Option<PersonName>,
     /// Folder for the bot's own database.
-    pub data: Option<PathBuf>,
+    pub data_dir: Option<PathBuf>,
     /// What is logged.
     pub log: Option<String>,
 }
@@ -102,15 +102,15 @@ impl Config {
             }
             Ok(())
         }
-        parsed("SDP_SERVER", lookup("SDP_SERVER"), &mut self.server, |text| {
+        parsed("SDP_URL", lookup("SDP_URL"), &mut self.server, |text| {
             text.parse().map_err(|error: url::ParseError| error.to_string())
         })?;
         parsed("SDP_TOKEN_FILE", lookup("SDP_TOKEN_FILE"), &mut self.token_file, |text| Ok(text.into()))?;
-        parsed("SDP_PERSON", lookup("SDP_PERSON"), &mut self.person, |text| {
+        parsed("SDP_BOT_PERSON", lookup("SDP_BOT_PERSON"), &mut self.person, |text| {
             text.parse().map_err(|error: sdp_core::name::InvalidName| error.to_string())
         })?;
-        parsed("SDP_DATA", lookup("SDP_DATA"), &mut self.data, |text| Ok(text.into()))?;
-        parsed("SDP_LOG", lookup("SDP_LOG"), &mut self.log, |text| Ok(text.to_owned()))?;
+        parsed("SDP_BOT_DATA_DIR", lookup("SDP_BOT_DATA_DIR"), &mut self.data_dir, |text| Ok(text.into()))?;
+        parsed("SDP_BOT_LOG", lookup("SDP_BOT_LOG"), &mut self.log, |text| Ok(text.to_owned()))?;
         Ok(self)
     }
 
@@ -121,7 +121,7 @@ impl Config {
     pub fn server(&self) -> Result<Url, ConfigError> {
         self.server.clone().ok_or(ConfigError::Missing {
             what: "the server's URL",
-            hint: "give --server, SDP_SERVER, or server in the configuration file",
+            hint: "give --server, SDP_URL, or server in the configuration file",
         })
     }
 
@@ -167,15 +167,15 @@ mod tests {
         let file = folder.path().join("bot.toml");
         std::fs::write(&file, "server = \"http://127.0.0.1:1\"\nperson = \"alice\"\n").unwrap();
         let config = Config::read(Some(&file)).unwrap();
-        let config = config.with_env(|name| (name == "SDP_PERSON").then(|| "bob".to_owned())).unwrap();
+        let config = config.with_env(|name| (name == "SDP_BOT_PERSON").then(|| "bob".to_owned())).unwrap();
         assert_eq!(config.person.as_ref().map(PersonName::as_str), Some("bob"));
         assert_eq!(config.server().unwrap().as_str(), "http://127.0.0.1:1/");
 
         std::fs::write(&file, "servr = \"x\"\n").unwrap();
         let error = Config::read(Some(&file)).unwrap_err().to_string();
         assert!(error.contains("servr") && error.contains("bot.toml"), "{error}");
-        let bad = Config::default().with_env(|name| (name == "SDP_SERVER").then(|| "::".to_owned()));
-        assert!(bad.unwrap_err().to_string().starts_with("SDP_SERVER: "));
+        let bad = Config::default().with_env(|name| (name == "SDP_URL").then(|| "::".to_owned()));
+        assert!(bad.unwrap_err().to_string().starts_with("SDP_URL: "));
     }
 
     #[test]

@@ -243,7 +243,7 @@ impl Follower {
     /// Posts the thread's root, unless it is there already, and follows it from now on.
     async fn show(
         &mut self,
-        thread: Thread,
+        mut thread: Thread,
         conversation: Conversation,
         person: Option<PersonName>,
         place: Option<(Place, i64)>,
@@ -258,6 +258,8 @@ impl Follower {
                 (self.chat.post(&conversation, root, id).await?, fingerprint)
             }
         };
+        // What the feed gave while this was on its way here is in the view that is asked for below.
+        thread.await_view();
         let tracked = Tracked {
             thread,
             person,
@@ -311,17 +313,11 @@ impl Follower {
             }
             Some(Ok(_)) => Ok(Ok(())),
             Some(Err(error)) if error.problem().is_some_and(|problem| problem.status == 410) => {
-                // Older than what the server keeps: start from how things stand.
+                // Older than what the server keeps: from now on; how things stand is asked once it is connected.
                 tracing::warn!("the feed's beginning is gone; taking up every message as it stands");
-                self.feed = None;
-                let newest = self.threads.values().map(|tracked| tracked.thread.deployment().version).max();
-                for id in self.ids() {
-                    self.ask_view(id);
-                    self.ask_instance(id);
-                }
-                if let Some(newest) = newest.filter(|newest| Some(*newest) > self.cursor) {
-                    self.begin_feed(newest);
-                }
+                self.cursor = None;
+                self.feed = Some(self.client.feed_from_now(EventFilter::default()));
+                self.threads.values_mut().for_each(|tracked| tracked.thread.await_view());
                 Ok(Ok(()))
             }
             Some(Err(error)) => Err(FollowError::Feed(error)),
@@ -353,6 +349,12 @@ impl Follower {
     }
 
     async fn connected(&mut self) -> Result<(), ChatGone> {
+        if self.cursor.is_none() {
+            for id in self.ids() {
+                self.ask_view(id);
+                self.ask_instance(id);
+            }
+        }
         if self.away_since.take().is_none() {
             return Ok(());
         }

@@ -16,8 +16,8 @@ use url::Url;
 
 /// SDP's chat bot: say `deploy payments feature/refund`, and watch it until it runs.
 ///
-/// Settings come from the file given by --config; environment variables override it (SDP_SERVER, SDP_TOKEN_FILE,
-/// SDP_TOKEN, SDP_PERSON, SDP_DATA, SDP_LOG), and options override those.
+/// Settings come from the file given by --config; environment variables override it (SDP_URL, SDP_TOKEN_FILE,
+/// SDP_TOKEN, SDP_BOT_PERSON, SDP_BOT_DATA_DIR, SDP_BOT_LOG), and options override those.
 #[derive(Parser)]
 #[expect(clippy::doc_markdown, reason = "shown as it stands by --help")]
 #[command(
@@ -38,7 +38,7 @@ struct Cli {
 #[derive(Args)]
 #[expect(clippy::doc_markdown, reason = "shown as it stands by --help")]
 struct Settings {
-    /// Configuration file (TOML: server, token_file, person, data, log).
+    /// Configuration file (TOML: server, token_file, person, data_dir, log).
     #[arg(long, global = true, value_name = "FILE", env = "SDP_BOT_CONFIG")]
     config: Option<PathBuf>,
     /// Say whether the configuration can be used, and end.
@@ -55,7 +55,7 @@ struct Settings {
     person: Option<PersonName>,
     /// Folder for the bot's own database.
     #[arg(long, global = true, value_name = "FOLDER")]
-    data: Option<PathBuf>,
+    data_dir: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -82,13 +82,13 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
-    let Settings { config, check_config, server, token_file, person, data } = cli.settings;
+    let Settings { config, check_config, server, token_file, person, data_dir } = cli.settings;
     let config = Config::read(config.as_deref())?.with_env(|name| std::env::var(name).ok())?;
     let config = Config {
         server: server.or(config.server),
         token_file: token_file.clone().or(config.token_file),
         person: person.or(config.person),
-        data: data.or(config.data),
+        data_dir: data_dir.or(config.data_dir),
         log: config.log,
     };
     // An option is meant for this one call: it wins over the variable.
@@ -100,7 +100,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         return Ok(0);
     }
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let store = match &config.data {
+    let store = match &config.data_dir {
         Some(folder) => {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
             Some(folder.join("bot.db"))

@@ -8,12 +8,15 @@
 //! from the deployment, each has a key, and the keys that were told are kept in the store. So a restart, a gap in the feed
 //! or a view that overtakes the feed neither loses nor doubles a reply.
 //!
-//! Limit: a deployment has at most [`MAX_NOTES`] notes in its thread.
+//! Events are folded without a gap: what happened before the thread was followed comes with a view, and events that come
+//! before that view wait for it ([`Thread::await_view`]).
+//!
+//! Limits: a deployment has at most [`MAX_NOTES`] notes in its thread; at most [`MAX_WAITING`] events wait.
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -28,6 +31,9 @@ use crate::message::{Message, deployment as say};
 
 /// The most notes that a thread tells.
 pub const MAX_NOTES: usize = 20;
+
+/// The most events that wait for a view; a deployment has a few dozen in all.
+pub const MAX_WAITING: usize = 1000;
 
 /// What is shown beside the deployment itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +108,8 @@ pub struct Thread {
     pub facts: Facts,
     after: Option<After>,
     told: BTreeSet<String>,
+    /// Events that came while a view is awaited; none: no view is awaited.
+    waiting: Option<VecDeque<Event>>,
 }
 
 impl Thread {
@@ -119,7 +127,7 @@ impl Thread {
             failure_link: None,
             failure_known: false,
         };
-        Self { deployment, facts, after: None, told }
+        Self { deployment, facts, after: None, told, waiting: None }
     }
 
     /// The deployment as it stands.
@@ -134,8 +142,31 @@ impl Thread {
         &self.told
     }
 
+    /// From now on events wait until a view has come: some before them may have been missed.
+    pub fn await_view(&mut self) {
+        self.waiting.get_or_insert_default();
+    }
+
+    /// No view will come; whether the events that waited changed anything.
+    pub fn give_up_view(&mut self) -> bool {
+        let mut changed = false;
+        for event in self.waiting.take().unwrap_or_default() {
+            changed |= self.apply(&event);
+        }
+        changed
+    }
+
     /// Folds in an event; whether anything changed. Events about anything else change nothing.
     pub fn apply(&mut self, event: &Event) -> bool {
+        if let Some(waiting) = &mut self.waiting {
+            if event.about.deployment == Some(self.deployment.id) {
+                if waiting.len() == MAX_WAITING {
+                    waiting.pop_front();
+                }
+                waiting.push_back(event.clone());
+            }
+            return false;
+        }
         let before = self.deployment.version;
         self.deployment.apply(event);
         self.after_event(event) || self.deployment.version != before
@@ -174,7 +205,7 @@ impl Thread {
             self.deployment = view.deployment;
             self.facts.queue_position = queue_position;
         }
-        changed
+        self.give_up_view() || changed
     }
 
     /// Takes the server's view of the instance that it left running; whether anything changed.

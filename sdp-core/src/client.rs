@@ -55,7 +55,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an ordinary request may take in all.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a feed or a download may be silent. Servers send a sign of life each 15 s.
-pub const FEED_SILENCE: Duration = Duration::from_secs(60);
+pub const FEED_SILENCE: Duration = Duration::from_secs(40);
 /// The largest body that is taken, in bytes; more is an error, not a full memory.
 pub const MAX_BODY: usize = 16 * 1024 * 1024;
 

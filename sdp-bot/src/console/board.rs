@@ -53,7 +53,7 @@ impl Board {
 
     /// An answer: printed once.
     pub(super) fn answer(&mut self, message: &Message) {
-        self.print(message, Part::Root);
+        self.print(message, Part::Answer);
         self.last = None;
     }
 

@@ -22,7 +22,9 @@ pub(super) struct Row {
 /// Which part of a message's place a row is in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
-    /// A message of its own.
+    /// An answer, said once; it offers what one can say next.
+    Answer,
+    /// The message of a deployment.
     Root,
     /// In a thread.
     Reply,
@@ -41,7 +43,7 @@ impl Paint {
     /// are is the terminal's own opinion; without it nothing is cut.
     pub(super) fn rows(self, message: &Message, part: Part, columns: Option<usize>) -> Vec<Row> {
         let (first, next, inner) = match part {
-            Part::Root => ("", "  ", "    "),
+            Part::Answer | Part::Root => ("", "  ", "    "),
             Part::Reply => ("  │ ", "  │   ", "  │     "),
         };
         let mut rows = Vec::new();
@@ -70,9 +72,7 @@ impl Paint {
                 Does::Open(_) => None,
             })
             .collect();
-        if !commands.is_empty()
-            && (part == Part::Reply || message.tone == Tone::Bad || message.tone == Tone::Plain)
-        {
+        if !commands.is_empty() && part != Part::Root {
             row(next, vec![(format!("you can say: {}", commands.join(" · ")), DIM)]);
         }
         rows

@@ -94,7 +94,7 @@ impl Follower {
         let id = match learnt {
             Learnt::Restored(kept, view) => {
                 let id = kept.deployment;
-                if self.cursor.is_none()
+                if self.feed.is_none()
                     && let Ok(view) = &view
                 {
                     self.begin_feed(view.deployment.version);
@@ -110,7 +110,7 @@ impl Follower {
                     Ok(view) => tracked.thread.catch_up(*view),
                     Err(error) => {
                         tracing::warn!(deployment = %id, code = error.code(), "a deployment could not be looked up");
-                        false
+                        tracked.thread.give_up_view()
                     }
                 };
                 if again {

@@ -58,7 +58,7 @@ pub fn refused(error: &ClientError) -> Message {
 }
 
 fn problem_message(problem: &Problem) -> Message {
-    let mut title = Text::new().plain(&problem.title);
+    let mut title = Text::new().plain(problem.title.trim_end_matches('.')).plain(".");
     if let Some(meant) = &problem.did_you_mean {
         title = title.plain(" Did you mean ").code(meant).plain("?");
     }
@@ -225,7 +225,7 @@ pub fn sandbox(view: &SandboxView, under_way: &[Deployment], branches: &Branches
     let mut message = Message::new(Tone::Plain, title);
     for instance in view.instances.iter().take(MAX_ROWS) {
         message = message.line(instance_row(instance, instance.service.as_str(), branches, now));
-        if let Some(url) = instance.url.as_ref().filter(|_| !instance.state.is_over()) {
+        if let Some(url) = instance.url.as_ref().filter(|_| serves(&instance.state)) {
             message = message.line(Text::new().plain("  ").link(url));
         }
     }
@@ -256,7 +256,17 @@ fn instance_row(instance: &Instance, name: &str, branches: &Branches, now: Times
         None => text,
     };
     let text = text.code(instance.commit.short()).plain(format!(" {}", state_word(&instance.state)));
-    text.dim(format!(" for {}", ago(instance.started_at, now)))
+    if serves(&instance.state) { text.dim(format!(" for {}", ago(instance.started_at, now))) } else { text }
+}
+
+/// Whether its address leads to it.
+fn serves(state: &InstanceState) -> bool {
+    matches!(state, InstanceState::Live {} | InstanceState::Unhealthy {})
+}
+
+/// `1 branch`, `2 branches`.
+fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
 }
 
 fn state_word(state: &InstanceState) -> &'static str {
@@ -371,7 +381,10 @@ pub fn open(instance: &Instance) -> Message {
 #[must_use]
 pub fn build_log(view: &DeploymentView, window: &LogWindow) -> Message {
     let lines = window.lines.len();
-    let title = heading(&view.deployment).dim(format!(": the last {lines} of {} lines", window.total));
+    let title = heading(&view.deployment).dim(format!(
+        ": the last {lines} of {}",
+        count(window.total.try_into().unwrap_or(usize::MAX), "line", "lines")
+    ));
     Message::new(Tone::Plain, title)
         .line(Text::new().dim("log ").link(&view.log_url))
         .block(window.lines.iter().map(|line| &line.text))
@@ -386,7 +399,8 @@ pub fn output(instance: &Instance, lines: &[String]) -> Message {
     if lines.is_empty() {
         return Message::new(Tone::Plain, name.plain(" has printed nothing yet"));
     }
-    Message::new(Tone::Plain, name.dim(format!(": its last {} lines", lines.len()))).block(lines)
+    Message::new(Tone::Plain, name.dim(format!(": its last {}", count(lines.len(), "line", "lines"))))
+        .block(lines)
 }
 
 /// A sandbox was deleted.
@@ -412,7 +426,7 @@ pub fn services(services: &[Service]) -> Message {
             Text::new().dim("next ").plain("an administrator adds them: sdp-server apply catalog.toml"),
         );
     }
-    let message = Message::new(Tone::Plain, Text::new().plain(format!("{} services", services.len())));
+    let message = Message::new(Tone::Plain, Text::new().plain(count(services.len(), "service", "services")));
     let message = services.iter().take(MAX_ROWS).fold(message, |message, service| {
         let row = Text::new().strong(&service.name).plain(" ").code(&service.default_branch);
         message.line(row.dim(format!(" · {}", service.repo)))
@@ -430,7 +444,11 @@ pub fn branches(service: &ServiceName, text: Option<&str>, list: &BranchList) ->
             Text::new().plain(format!("{service} has no branch or tag{with}.")),
         );
     }
-    let title = format!("{} branches and {} tags{with}", list.branches.len(), list.tags.len());
+    let title = format!(
+        "{} and {}{with}",
+        count(list.branches.len(), "branch", "branches"),
+        count(list.tags.len(), "tag", "tags")
+    );
     let mut message = Message::new(Tone::Plain, Text::new().strong(service).plain(" has ").plain(title));
     let tags = list.tags.iter().map(|tag| (tag, "tag "));
     for (found, kind) in list.branches.iter().map(|branch| (branch, "")).chain(tags).take(MAX_ROWS) {
@@ -452,7 +470,7 @@ pub fn agents(agents: &[AgentView], now: Timestamp) -> Message {
         .line(Text::new().dim("next ").plain("start one: sdp-agent --help"));
     }
     let connected = agents.iter().filter(|agent| agent.connected).count();
-    let title = format!("{connected} of {} agents connected", agents.len());
+    let title = format!("{connected} of {} connected", count(agents.len(), "agent", "agents"));
     let mut message = Message::new(Tone::Plain, Text::new().plain(title));
     for agent in agents.iter().take(MAX_ROWS) {
         let row = Text::new().strong(&agent.name);

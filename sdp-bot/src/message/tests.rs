@@ -78,8 +78,7 @@ fn sandboxes_and_who_runs_what() {
     · alice of alice
       hello `1a2b3c4d` running for 1 h 06 min
         http://alice.localhost/hello
-      ledger `1a2b3c4d` starting for 1 h 06 min
-        http://alice.localhost/ledger
+      ledger `1a2b3c4d` starting
     · empty of alice
       nothing runs here; all requests go to the baseline
     · 2 sandboxes
@@ -162,7 +161,7 @@ fn agents_and_branches() {
         go: not found in PATH
       vm-2 away for 1 min 40 s
         go: not found in PATH
-    · hello has 2 branches and 1 tags
+    · hello has 2 branches and 1 tag
       `feature/a` 1a2b3c4d
       `main` 1a2b3c4d · the repository's default
       tag `v1.0` 1a2b3c4d

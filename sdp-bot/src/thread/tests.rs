@@ -408,3 +408,35 @@ fn whatever_comes_first_and_however_often_each_reply_is_told_once() {
         assert_eq!(thread.root(at(50)), whole.root(at(50)));
     }
 }
+
+#[test]
+fn what_happened_before_it_was_followed_is_not_missed_however_late_the_view_is() {
+    let mut story = Story::new();
+    let mut events = vec![story.requested("main", "alice")];
+    events.extend(story.until_it_runs());
+    let (whole, _) = told(&events, |_| {});
+    let view_after = |n: usize| {
+        let (then, _) = told(&events[..n], |_| {});
+        DeploymentView {
+            deployment: then.deployment().clone(),
+            log_url: then.facts.log_url.clone(),
+            queue_position: None,
+            log_lines: 0,
+            superseded_by: None,
+        }
+    };
+    // Followed after `missed` events; the view is from then, or from later, and comes after all events.
+    for missed in 1..events.len() {
+        for seen in missed..=events.len() {
+            let mut thread = begin(&events[0]);
+            thread.await_view();
+            for event in &events[missed..] {
+                assert!(!thread.apply(event));
+            }
+            thread.catch_up(view_after(seen));
+            tell(&mut thread, |_| {});
+            assert_eq!(thread.deployment(), whole.deployment(), "missed {missed}, view after {seen}");
+            assert_eq!(thread.told(), whole.told());
+        }
+    }
+}

@@ -122,6 +122,17 @@ impl Client {
     /// As [`Client::events`], and tells when the server goes away and comes back.
     #[must_use]
     pub fn feed(&self, after: EventSeq, filter: EventFilter) -> FeedStream {
+        self.feed_after(Some(after), filter)
+    }
+
+    /// As [`Client::feed`], beginning with what happens from now on: for those who have just looked how things stand.
+    /// Look again after each [`FeedItem::Connected`] until the first event has come.
+    #[must_use]
+    pub fn feed_from_now(&self, filter: EventFilter) -> FeedStream {
+        self.feed_after(None, filter)
+    }
+
+    fn feed_after(&self, after: Option<EventSeq>, filter: EventFilter) -> FeedStream {
         let feed = Feed {
             client: self.clone(),
             filter,
@@ -142,7 +153,8 @@ impl Client {
 struct Feed {
     client: Client,
     filter: EventFilter,
-    after: EventSeq,
+    /// The last one seen; none: whatever comes.
+    after: Option<EventSeq>,
     connection: Option<(Response, Parser)>,
     /// Read but not given yet: at most one chunk's worth.
     ready: VecDeque<Event>,
@@ -159,7 +171,7 @@ impl Feed {
         }
         loop {
             if let Some(event) = self.ready.pop_front() {
-                self.after = self.after.max(event.seq);
+                self.after = self.after.max(Some(event.seq));
                 self.backoff = FIRST_BACKOFF;
                 return Some(Ok(FeedItem::Event(Box::new(event))));
             }
@@ -197,7 +209,9 @@ impl Feed {
         let mut url = self.client.url(&["events"]);
         {
             let mut query = url.query_pairs_mut();
-            query.append_pair("after", &self.after.to_string());
+            if let Some(after) = self.after {
+                query.append_pair("after", &after.to_string());
+            }
             let EventFilter { deployment, service, sandbox } = &self.filter;
             if let Some(deployment) = deployment {
                 query.append_pair("deployment", &deployment.to_string());
@@ -209,11 +223,13 @@ impl Feed {
                 query.append_pair("sandbox", sandbox.as_str());
             }
         }
-        let request = self
-            .client
-            .request(Method::GET, url)
-            .header(ACCEPT, "text/event-stream")
-            .header("last-event-id", self.after.to_string());
+        if url.query() == Some("") {
+            url.set_query(None);
+        }
+        let mut request = self.client.request(Method::GET, url).header(ACCEPT, "text/event-stream");
+        if let Some(after) = self.after {
+            request = request.header("last-event-id", after.to_string());
+        }
         self.client.within(REQUEST_TIMEOUT, self.client.send(request)).await
     }
 }

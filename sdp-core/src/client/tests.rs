@@ -153,3 +153,14 @@ async fn the_feed_goes_on_after_a_cut_where_it_was_and_skips_what_it_does_not_kn
     assert!(second.contains("after=7") && second.contains("last-event-id: 7"), "{second}");
     assert!(events.next().await.is_none());
 }
+
+#[tokio::test]
+async fn a_feed_from_now_asks_for_nothing_that_was() {
+    let (listener, client) = listen().await;
+    let mut feed = client.feed_from_now(EventFilter::default());
+    let body = r#"{"status":410,"code":"feed_gone","title":"gone"}"#;
+    let (head, item) =
+        tokio::join!(answer(&listener, "410 Gone", "application/problem+json", body), feed.next());
+    assert!(head.starts_with("GET /api/v1/events HTTP/1.1") && !head.contains("last-event-id"), "{head}");
+    assert_eq!(item.unwrap().unwrap_err().code(), "feed_gone");
+}
