@@ -25,7 +25,7 @@ use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
 pub(crate) use auth::{
-    Caller, Proof, authenticate, is_same_origin, presented_session, session_cookie, still_holds,
+    AskedBy, Caller, Proof, authenticate, is_same_origin, presented_session, session_cookie, still_holds,
 };
 pub(crate) use body::{JsonBody, OptionalJsonBody};
 pub(crate) use named::{IdempotencyHeader, Named, Query};
@@ -62,12 +62,13 @@ pub(crate) async fn answer(State(app): State<App>, request: Request, next: Next)
     let status = response.status();
     let ms = begun.elapsed().as_millis();
     let shown = route.as_deref().unwrap_or("(no route)");
+    let by = response.extensions().get::<AskedBy>().map(|AskedBy(by)| tracing::field::display(by.clone()));
     if let Some(Fault(fault)) = response.extensions().get::<Fault>() {
-        tracing::error!(request.id = %id, %method, route = shown, status = status.as_u16(), ms, "failed to answer: {fault}");
+        tracing::error!(request.id = %id, %method, route = shown, status = status.as_u16(), ms, by, "failed to answer: {fault}");
     } else if method != Method::GET && method != Method::HEAD {
-        tracing::info!(request.id = %id, %method, route = shown, status = status.as_u16(), ms, "answered");
+        tracing::info!(request.id = %id, %method, route = shown, status = status.as_u16(), ms, by, "answered");
     } else {
-        tracing::debug!(request.id = %id, %method, route = shown, status = status.as_u16(), ms, "answered");
+        tracing::debug!(request.id = %id, %method, route = shown, status = status.as_u16(), ms, by, "answered");
     }
     let is_docs = route.as_deref().is_some_and(|route| route.starts_with("/docs"));
     let is_api =

@@ -6,8 +6,9 @@
 use axum::http::Method;
 use sdp_core::api::Problem;
 use utoipa::openapi::path::{HttpMethod, Operation, PathItem};
+use utoipa::openapi::schema::Schema;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, ResponseBuilder, SecurityRequirement};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder, SecurityRequirement};
 use utoipa::{Modify, OpenApi as _};
 
 use crate::edge::{Who, who};
@@ -64,8 +65,33 @@ pub(crate) fn begin() -> OpenApi {
     Document::openapi()
 }
 
+/// What names look like, where one pattern says it; the types in `sdp_core::name` are what counts.
+const PATTERNS: &[(&str, &str)] = &[
+    ("ServiceName", "^[a-z]([a-z0-9-]*[a-z0-9])?$"),
+    ("SandboxName", "^[a-z]([a-z0-9-]*[a-z0-9])?$"),
+    ("AgentName", "^[a-z]([a-z0-9-]*[a-z0-9])?$"),
+    ("TokenName", "^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+    ("PersonName", "^[A-Za-z0-9][A-Za-z0-9._@+-]*$"),
+    ("Label", "^[A-Za-z0-9._=-]+$"),
+    ("CommitId", "^([0-9a-f]{40}|[0-9a-f]{64})$"),
+];
+/// A deployment is named by id or number.
+const DEPLOYMENT: &str = "^([0-9]{1,19}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$";
+
+fn set_pattern(schema: &mut RefOr<Schema>, pattern: &str) {
+    if let RefOr::T(Schema::Object(object)) = schema {
+        object.pattern = Some(pattern.to_owned());
+    }
+}
+
 /// Adds to every operation who may use it, and what it answers when something is wrong.
 pub(crate) fn finish(document: &mut OpenApi) {
+    let schemas = &mut document.components.get_or_insert_default().schemas;
+    for (name, pattern) in PATTERNS {
+        if let Some(schema) = schemas.get_mut(*name) {
+            set_pattern(schema, pattern);
+        }
+    }
     for (path, item) in &mut document.paths.paths {
         for (method, operation) in operations(item) {
             complete(path, &method, operation);
@@ -74,6 +100,14 @@ pub(crate) fn finish(document: &mut OpenApi) {
 }
 
 fn complete(path: &str, method: &Method, operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(parameter) = parameter
+            && parameter.name == "deployment"
+            && let Some(schema) = &mut parameter.schema
+        {
+            set_pattern(schema, DEPLOYMENT);
+        }
+    }
     let requirement = |name: &str| SecurityRequirement::new::<_, [&str; 0], &str>(name, []);
     operation.security = Some(match who(method, path) {
         Some(Who::Open) => vec![],
@@ -176,6 +210,14 @@ mod tests {
             }
         }
         assert!(seen > 100, "{seen}");
+    }
+
+    #[test]
+    fn names_have_patterns() {
+        let text = serde_json::to_value(document()).expect("json");
+        for (name, pattern) in PATTERNS {
+            assert_eq!(text["components"]["schemas"][name]["pattern"], *pattern, "{name}");
+        }
     }
 
     #[test]

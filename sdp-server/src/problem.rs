@@ -139,8 +139,14 @@ pub(crate) fn status(code: &str) -> StatusCode {
         }
         "upgrade_required" => StatusCode::UPGRADE_REQUIRED,
         "git_unreachable" => StatusCode::BAD_GATEWAY,
-        "queue_full" | "no_agent" | "agent_away" | "stopping" | "shutting_down" | "not_ready"
-        | "timed_out" => StatusCode::SERVICE_UNAVAILABLE,
+        "queue_full"
+        | "no_agent"
+        | "agent_away"
+        | "stopping"
+        | "shutting_down"
+        | "not_ready"
+        | "timed_out"
+        | "too_many_connections" => StatusCode::SERVICE_UNAVAILABLE,
         "no_answer" | "timeout" => StatusCode::GATEWAY_TIMEOUT,
         "disk_low" | "disk_full" => StatusCode::INSUFFICIENT_STORAGE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,

@@ -36,6 +36,10 @@ pub(crate) enum Proof {
     Session(Secret),
 }
 
+/// In a response's extensions, for the log.
+#[derive(Clone, Debug)]
+pub(crate) struct AskedBy(pub(crate) Principal);
+
 impl Caller {
     pub(crate) fn has_session(&self) -> bool {
         matches!(self.proof, Proof::Session(_))
@@ -115,8 +119,10 @@ pub(crate) async fn authenticate(State(app): State<App>, mut request: Request, n
         Proof::Session(value) if renewed => Some(session_cookie(app.config(), value.expose())),
         _ => None,
     };
+    let by = AskedBy(caller.principal.clone());
     request.extensions_mut().insert(caller);
     let mut response = next.run(request).await;
+    response.extensions_mut().insert(by);
     if let Some(cookie) = cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }

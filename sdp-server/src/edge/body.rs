@@ -37,7 +37,7 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
         let bytes = read(request, state).await?;
         match (bytes.is_empty(), is_json) {
             (true, _) => Ok(Self(T::default())),
-            (false, true) => parse(&bytes).map(Self),
+            (false, true) => Ok(Self(parse::<Option<T>>(&bytes)?.unwrap_or_default())),
             (false, false) => Err(not_json()),
         }
     }

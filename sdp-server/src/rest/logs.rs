@@ -53,7 +53,7 @@ pub(crate) async fn window(
     if tail.is_some() && (from.is_some() || limit.is_some()) {
         return refuse("either `tail`, or `from` and `limit`");
     }
-    if from == Some(0) {
+    if from.is_some_and(|from| from == 0 || i64::try_from(from).is_err()) {
         return refuse("from: lines are numbered from 1");
     }
     if [limit, tail].into_iter().flatten().any(|lines| !(1..=WINDOW_LIMIT).contains(&lines)) {

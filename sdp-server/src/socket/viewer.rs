@@ -79,8 +79,12 @@ pub(crate) async fn connect(
         return Err(Refused::new("origin_refused", "the socket was not opened by a page of this server"));
     }
     let line = query.line.unwrap_or(1);
-    if line == 0 {
+    if line == 0 || i64::try_from(line).is_err() {
         return Err(Refused::new("invalid_query", "the query cannot be used").detail("line: numbered from 1"));
+    }
+    // A socket gives its place among the connections back; it counts all the same.
+    if app.requests().len() > app.config().limits.connections {
+        return Err(Refused::new("too_many_connections", "the server holds as many connections as it may"));
     }
     let deployment = app.platform().deployment(reference).await?;
     let handshake = upgrade(handshake)?.max_message_size(FROM_VIEWER).max_frame_size(FROM_VIEWER);

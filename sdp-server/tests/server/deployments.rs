@@ -116,6 +116,7 @@ async fn a_held_request_is_answered_when_the_deployment_ends() {
         host.with(&host.admin, Method::POST, &format!("/api/v1/deployments/{}/{verb}", newer.id))
     };
     refused(again("redeploy"), 409, "no_commit").await;
+    refused(again("redeploy").json(&Value::Null), 409, "no_commit").await;
     refused(again("rollback"), 409, "nothing_to_roll_back").await;
     refused(again("rollback").json(&json!({ "x": 1 })), 422, "invalid_body").await;
     host.stop().await;

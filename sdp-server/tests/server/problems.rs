@@ -200,7 +200,9 @@ async fn wrong_ids_and_queries_are_problems() {
     for query in ["wait=51", "wait=-1", "wait=x"] {
         refused(host.get(&format!("/api/v1/deployments/{id}?{query}")), 422, "invalid_query").await;
     }
-    for query in ["from=0", "limit=0", "limit=1001", "tail=0", "tail=1&from=1", "lines=1"] {
+    for query in
+        ["from=0", "from=9223372036854775808", "limit=0", "limit=1001", "tail=0", "tail=1&from=1", "lines=1"]
+    {
         refused(host.get(&format!("/api/v1/deployments/{id}/logs?{query}")), 422, "invalid_query").await;
     }
     let after = host.get("/api/v1/events").header("last-event-id", "x");

@@ -4,6 +4,7 @@ mod apply;
 mod sign_in;
 mod token;
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -29,6 +30,9 @@ A configuration:
   data_dir   = \"/var/lib/sdp\"
   [limits]
   build      = \"45m\"
+
+The first start prints an admin token, once. To keep it out of a service manager's journal make one before:
+  sdp-server token create admin NAME --config FILE
 
 Every key can be overridden: SDP_SERVER_PUBLIC_URL, SDP_SERVER_LIMITS__BUILD=1h.
 Logs: SDP_SERVER_LOG=debug (or sdp_server=debug,info), SDP_SERVER_LOG_FORMAT=json.";
@@ -143,7 +147,10 @@ fn start_log(setup: &Setup) {
     let filter = std::env::var("SDP_SERVER_LOG").unwrap_or_default();
     let filter = EnvFilter::try_new(if filter.is_empty() { "info" } else { &filter })
         .unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     if setup.log_format == "json" { log.json().init() } else { log.init() }
 }
 
