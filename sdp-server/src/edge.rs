@@ -111,11 +111,6 @@ pub(crate) fn panicked(_panic: Box<dyn Any + Send + 'static>) -> Response {
     Refused::internal(&std::io::Error::other("a handler panicked")).into_response()
 }
 
-/// No route.
-pub(crate) async fn not_found() -> Refused {
-    Refused::not_found()
-}
-
 /// A route, but not for this method.
 pub(crate) async fn method_not_allowed() -> Refused {
     wrong_method()

@@ -11,6 +11,7 @@ mod app;
 pub mod config;
 mod edge;
 mod openapi;
+mod pages;
 mod problem;
 mod rest;
 mod router;

@@ -77,7 +77,6 @@ impl Refused {
         &self.problem.code
     }
 
-    #[cfg(test)]
     pub(crate) fn problem(&self) -> &Problem {
         &self.problem
     }

@@ -19,7 +19,7 @@ use crate::app::App;
 use crate::rest::{
     agents, deployments, events, health, instances, logs, sandboxes, services, sign_in, tokens,
 };
-use crate::{edge, openapi, socket};
+use crate::{edge, openapi, pages, socket};
 
 const DOCUMENT: &str = "/api/v1/openapi.json";
 
@@ -73,7 +73,8 @@ pub(crate) fn router(app: App) -> Router {
     api()
         .0
         .merge(docs)
-        .fallback(edge::not_found)
+        .merge(pages::routes())
+        .fallback(pages::not_found)
         .method_not_allowed_fallback(edge::method_not_allowed)
         .layer(layers)
         .with_state(app)

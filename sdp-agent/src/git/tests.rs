@@ -3,9 +3,7 @@
 mod host;
 mod http;
 mod local;
-mod mirror;
 mod repo;
-mod times;
 mod tree;
 
 use std::path::{Path, PathBuf};

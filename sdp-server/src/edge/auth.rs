@@ -19,8 +19,8 @@ use sdp_core::secret::Secret;
 use super::who::{Role, Who, methods, who};
 use crate::app::App;
 use crate::config::Config;
+use crate::pages::sign_in::please_sign_in;
 use crate::problem::Refused;
-use crate::rest::sign_in;
 
 /// Somebody who may do what they ask.
 #[derive(Clone, Debug)]
@@ -110,7 +110,7 @@ pub(crate) async fn authenticate(State(app): State<App>, mut request: Request, n
     let found = match caller(&app, request.method(), request.headers(), wanted).await {
         Ok(found) => found,
         Err(refused) if wanted == Who::Page && refused.code() == "unauthorised" => {
-            return sign_in::hint(&app);
+            return please_sign_in();
         }
         Err(refused) => return refused.into_response(),
     };

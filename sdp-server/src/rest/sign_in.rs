@@ -9,23 +9,18 @@
 
 use axum::Json;
 use axum::extract::{RawPathParams, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+use maud::html;
 use sdp_core::api::{CreateSignInLink, Problem, SignInLink};
 
 use super::located;
 use crate::app::App;
 use crate::edge::{Caller, JsonBody, is_same_origin, presented_session, session_cookie};
 use crate::openapi::examples;
+use crate::pages::sign_in::{plain_page, signing_in};
 use crate::problem::Refused;
 
-const SUBMIT: &str = "document.forms[0].submit()";
-/// As [`SUBMIT`] and [`STYLE`]; a test compares.
-const POLICY: &str = "default-src 'none'; script-src 'sha256-ePniVEkSivX/c7XWBGafqh8tSpiRrKiqYeqbG7N1TOE='; style-src 'sha256-if379nUCXo7+2kLal5Xu5jr37AEqWFg8wVHbsRXUkew='; form-action 'self'; \
-                      base-uri 'none'; frame-ancestors 'none'";
-const STYLE: &str = "body{font:1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:15vh auto;padding:0 1rem;color-scheme:light dark}\
-                     button{font:inherit;padding:.4rem 1rem}code{font-size:.95em}";
 /// The longest page address that a link may lead to.
 const NEXT_LIMIT: usize = 500;
 
@@ -71,12 +66,7 @@ pub(crate) async fn open(State(app): State<App>, params: RawPathParams) -> Resul
     if !app.access().is_sign_in_code(code(&params)).await? {
         return Ok(used());
     }
-    let body = html! {
-        p { "Signing in …" }
-        form method="post" { noscript { button { "Sign in" } } }
-        script { (PreEscaped(SUBMIT)) }
-    };
-    Ok(page(StatusCode::OK, "Signing in", &body))
+    Ok(signing_in())
 }
 
 /// Sign in with a link's code.
@@ -125,29 +115,21 @@ pub(crate) async fn sign_out(State(app): State<App>, headers: HeaderMap) -> Resu
     if let Some(session) = presented_session(app.config(), &headers) {
         app.access().sign_out(session.expose()).await?;
     }
-    let body = html! { h1 { "Signed out" } p { "This browser is signed out. Another link from chat signs it in again." } };
-    let mut response = page(StatusCode::OK, "Signed out", &body);
+    let content = html! {
+        h1 { "Signed out" }
+        p { "This browser is signed out. Another link from chat signs it in again." }
+    };
+    let mut response = plain_page(StatusCode::OK, "Signed out", content);
     response.headers_mut().insert(header::SET_COOKIE, session_cookie(app.config(), ""));
     Ok(response)
 }
 
-/// For a page that was opened without a session.
-pub(crate) fn hint(app: &App) -> Response {
-    let body = html! {
-        h1 { "Please sign in" }
-        p { "Pages of SDP open for those who are signed in. Type " code { "/sdp open" }
-            " in chat, or open the link below one of your deployments: it signs this browser in." }
-        p { "Administrators: " code { "POST " (app.public("/api/v1/sign-in-links")) } " with a token makes a link." }
-    };
-    page(StatusCode::UNAUTHORIZED, "Please sign in", &body)
-}
-
 fn used() -> Response {
-    let body = html! {
+    let content = html! {
         h1 { "This link does not work any more" }
         p { "A sign-in link works once, for ten minutes. Ask for a new one in chat." }
     };
-    page(StatusCode::GONE, "This link does not work any more", &body)
+    plain_page(StatusCode::GONE, "This link does not work any more", content)
 }
 
 fn cross_site() -> Refused {
@@ -158,54 +140,9 @@ fn code(params: &RawPathParams) -> &str {
     params.iter().next().map_or("", |(_, value)| value)
 }
 
-fn page(status: StatusCode, title: &str, body: &Markup) -> Response {
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="robots" content="noindex";
-                title { (title) " · SDP" }
-                style { (PreEscaped(STYLE)) }
-            }
-            body { main { (body) } }
-        }
-    };
-    let mut response = (status, Html(page.into_string())).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_policy_allows_our_script_and_style_and_nothing_else() {
-        use sha2::{Digest, Sha256};
-        for text in [SUBMIT, STYLE] {
-            let digest = Sha256::digest(text.as_bytes());
-            let hash = base64(&digest);
-            assert!(POLICY.contains(&format!("'sha256-{hash}'")), "{hash} for {text}");
-        }
-    }
-
-    fn base64(bytes: &[u8]) -> String {
-        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let mut out = String::new();
-        for chunk in bytes.chunks(3) {
-            let word = chunk.iter().fold(0u32, |word, byte| (word << 8) | u32::from(*byte))
-                << (8 * (3 - chunk.len()));
-            for i in 0..4 {
-                let digit = DIGITS[(word >> (18 - 6 * i)) as usize & 63];
-                out.push(if i <= chunk.len() { char::from(digit) } else { '=' });
-            }
-        }
-        out
-    }
 
     #[test]
     fn a_link_leads_nowhere_else() {

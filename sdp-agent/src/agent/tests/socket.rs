@@ -1,5 +1,7 @@
 //! The same agent over a real WebSocket.
 
+use std::time::Duration;
+
 use futures_util::{SinkExt, StreamExt};
 use sdp_core::id::Epoch;
 use sdp_core::secret::Secret;
@@ -10,9 +12,10 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
 
-use super::server::PATIENCE;
 use super::*;
 use crate::link::WebSocket;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Far {
     listener: TcpListener,

@@ -1,0 +1,584 @@
+// The log page: which lines are loaded, where one looks, and the live connection.
+//
+//   open ──▶ window (newest lines, or those around #L120) by REST ──▶ WebSocket from the line after the newest known one
+//                 ▲ scroll up: the 500 lines before; scroll down: the 500 after
+//
+// Two positions: the stretch of lines in the page (`lines.first..last`), and `next`, the first line that the socket has not
+// brought yet. While the stretch reaches `next` it is `attached` and grows live; while somebody reads further up it is not, and
+// what the socket brings is only counted. Lines are known by number, so none is shown twice and none is left out.
+
+import { Problem, api, duration, isSignedOut, now, onEvents, refresh, say } from './common.js';
+import { LineList, MAX } from './lines.js';
+import { Live } from './live.js';
+import { plain } from './ansi.js';
+
+const WINDOW = 500;
+const EDGE = 1500; // px from an edge at which more is loaded
+const FOLLOWED = 1500; // lines kept in the page while following
+const PENDING = 4000; // lines that may wait to be drawn
+const COPY = 20_000; // lines that are copied at once
+
+const $ = (id) => document.getElementById(id);
+const pane = $('log');
+const { id, requested } = pane.dataset;
+const lines = new LineList($('lines'), Date.parse(requested));
+const path = `/api/v1/deployments/${id}`;
+
+let total = Number(pane.dataset.lines);
+let next = total + 1;
+let event = Number(pane.dataset.event);
+let attempt = Number(pane.dataset.attempt);
+let ended = pane.dataset.ended === 'true';
+let finished = false; // everything was sent, no more will come
+let attached = false;
+let follow = true;
+let seen = 0; // the newest line that was in view while following
+let range = null;
+let generation = 0; // counts changes of the window: an answer for an older one is thrown away
+let pending = [];
+let drawing = 0;
+let drawn = 0; // when lines were drawn last, and how long that took
+let cost = 0;
+
+// ── windows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** The lines from..to, all of them that there are: the server may answer with fewer at once. */
+async function load(from, to) {
+  const found = [];
+  let at = Math.max(1, from);
+  while (at <= to) {
+    const answer = await api(`${path}/logs?from=${at}&limit=${Math.min(WINDOW, to - at + 1)}`);
+    total = Math.max(total, answer.total);
+    if (answer.lines.length === 0) break;
+    for (const line of answer.lines) found.push(line);
+    at = answer.lines.at(-1).n + 1;
+    if (at > answer.total) break;
+  }
+  return found;
+}
+
+/** Changes rows while what is in view stays where it is. */
+function steady(change) {
+  const top = pane.getBoundingClientRect().top;
+  let [low, high] = [lines.first, lines.last];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (lines.row(middle).getBoundingClientRect().bottom > top) high = middle;
+    else low = middle + 1;
+  }
+  const anchor = lines.row(low);
+  const before = anchor?.getBoundingClientRect().top ?? 0;
+  change();
+  if (anchor?.isConnected) pane.scrollTop += anchor.getBoundingClientRect().top - before;
+  lastTop = pane.scrollTop;
+}
+
+function reattach() {
+  attached = lines.last >= next - 1;
+  if (attached) {
+    pending = pending.filter((line) => line.n > lines.last);
+    draw();
+  }
+  show();
+}
+
+async function toNewest() {
+  const mine = ++generation;
+  follow = true;
+  setRange(null);
+  if (!attached) {
+    try {
+      let found = await load(total - WINDOW + 1, total);
+      // The first answer may have said that there are more than the page knew of.
+      if (found.length > 0 && found.at(-1).n < total) found = await load(total - WINDOW + 1, total);
+      if (mine !== generation) return;
+      lines.reset(found);
+      reattach();
+      for (let tries = 0; !attached && tries < 20; tries += 1) {
+        const more = await load(lines.last + 1, next - 1);
+        if (mine !== generation) return;
+        lines.append(more);
+        reattach();
+      }
+    } catch (problem) {
+      failed(problem, toNewest);
+    }
+  }
+  toBottom();
+  show();
+}
+
+async function toLine(first, last = first) {
+  const mine = ++generation;
+  follow = false;
+  setRange([first, last]);
+  if (!lines.row(first)) {
+    try {
+      const found = await load(first - WINDOW / 2, Math.max(last, first + WINDOW / 2));
+      if (mine !== generation) return;
+      if (!found.some((line) => line.n === first)) {
+        say(total === 0 ? 'Nothing was printed yet.' : `There is no line ${first} yet; the newest is ${total}.`, { bad: true });
+        await toNewest();
+        return;
+      }
+      lines.reset(found);
+      reattach();
+    } catch (problem) {
+      failed(problem, () => toLine(first, last));
+      return;
+    }
+  }
+  lines.row(first)?.scrollIntoView({ block: 'center' });
+  if (innerHeight > pane.clientHeight) pane.scrollIntoView({ block: 'nearest' });
+  lastTop = pane.scrollTop;
+  show();
+  edges();
+}
+
+let up = false;
+let down = false;
+
+async function loadUp() {
+  if (up || lines.first <= 1 || lines.length === 0) return;
+  up = true;
+  const mine = generation;
+  const before = lines.first;
+  try {
+    const found = await load(before - WINDOW, before - 1);
+    if (mine !== generation || lines.first !== before || found.length === 0) return;
+    steady(() => {
+      lines.prepend(found);
+      if (lines.length > MAX) {
+        lines.trimEnd(MAX);
+        attached = false;
+        follow = false;
+        pending = [];
+      }
+    });
+    edge('start', '');
+  } catch (problem) {
+    failed(problem, loadUp, 'start');
+    return;
+  } finally {
+    up = false;
+  }
+  show();
+  edges();
+}
+
+async function loadDown() {
+  if (down || attached || lines.length === 0) return;
+  down = true;
+  const mine = generation;
+  const after = lines.last;
+  try {
+    const found = await load(after + 1, after + WINDOW);
+    if (mine !== generation || lines.last !== after) return;
+    steady(() => {
+      lines.append(found);
+      if (lines.length > MAX) lines.trimStart(MAX);
+    });
+    edge('end', '');
+  } catch (problem) {
+    failed(problem, loadDown, 'end');
+    return;
+  } finally {
+    down = false;
+  }
+  reattach();
+  edges();
+}
+
+function edge(which, text, again) {
+  const place = $(`edge-${which}`);
+  place.hidden = text === '';
+  place.replaceChildren(text);
+  if (again) {
+    const button = Object.assign(document.createElement('button'), { type: 'button', textContent: 'Try again' });
+    button.addEventListener('click', () => {
+      edge(which, '');
+      again();
+    });
+    place.append(' ', button);
+  }
+}
+
+function failed(problem, again, which = 'end') {
+  if (!(problem instanceof Problem)) throw problem;
+  if (!isSignedOut()) edge(which, `These lines could not be loaded. ${problem.words()}`, again);
+}
+
+// ── scrolling ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+let lastTop = 0;
+
+const atBottom = () => pane.scrollHeight - pane.scrollTop - pane.clientHeight < 30;
+
+function toBottom() {
+  pane.scrollTop = pane.scrollHeight;
+  lastTop = pane.scrollTop;
+  seen = lines.last;
+}
+
+function edges() {
+  if (pane.scrollTop < EDGE && lines.first > 1) loadUp();
+  if (pane.scrollHeight - pane.scrollTop - pane.clientHeight < EDGE && !attached) loadDown();
+}
+
+pane.addEventListener('scroll', () => {
+  const top = pane.scrollTop;
+  if (top < lastTop - 1 && !atBottom()) follow = false;
+  else if (top > lastTop && attached && atBottom()) follow = true;
+  lastTop = top;
+  if (follow) seen = lines.last;
+  show();
+  edges();
+});
+// A change of width changes the height of wrapped lines.
+new ResizeObserver(() => follow && toBottom()).observe(pane);
+
+pane.addEventListener('keydown', (key) => {
+  if (key.ctrlKey || key.metaKey || key.altKey) return;
+  if (key.key === 'End') {
+    key.preventDefault();
+    toNewest();
+  } else if (key.key === 'Home') {
+    key.preventDefault();
+    toFirst();
+  }
+});
+
+async function toFirst() {
+  const mine = ++generation;
+  follow = false;
+  if (lines.first > 1) {
+    try {
+      const found = await load(1, WINDOW);
+      if (mine !== generation) return;
+      lines.reset(found);
+      reattach();
+    } catch (problem) {
+      failed(problem, toFirst);
+    }
+  }
+  pane.scrollTop = 0;
+  lastTop = 0;
+  show();
+}
+
+// ── drawing what the socket brings ──────────────────────────────────────────────────────────────────────────────────────
+
+function arrived(batch) {
+  const fresh = batch.filter((line) => line.n >= next);
+  if (fresh.length === 0) return true;
+  if (fresh[0].n !== next) return false;
+  next = fresh.at(-1).n + 1;
+  total = Math.max(total, next - 1);
+  if (!attached) {
+    show();
+    return true;
+  }
+  for (const line of fresh) pending.push(line);
+  if (pending.length > PENDING) {
+    // Faster than it can be drawn, or the page is hidden: go on from the newest, the rest can be scrolled to.
+    pending = pending.slice(-WINDOW);
+    if (!follow) detach();
+  }
+  draw();
+  return true;
+}
+
+function detach() {
+  attached = false;
+  pending = [];
+}
+
+function draw() {
+  if (drawing || pending.length === 0) return;
+  // Drawing takes a third of the time at most; what comes faster is drawn together, or skipped.
+  const wait = drawn + 2 * cost - performance.now();
+  drawing = wait > 0 ? setTimeout(() => requestAnimationFrame(drawNow), wait) : requestAnimationFrame(drawNow);
+}
+
+function drawNow() {
+  const begun = performance.now();
+  drawing = 0;
+  const batch = pending.filter((line) => line.n > lines.last);
+  pending = [];
+  if (batch.length > 0 && attached) {
+    if (lines.length > 0 && batch[0].n !== lines.last + 1) {
+      if (follow) lines.reset(batch);
+      else detach();
+    } else if (!follow && lines.length + batch.length > MAX) {
+      detach();
+    } else {
+      lines.append(batch);
+      // Who follows reads the end: fewer rows are quicker to lay out, and what is above is a scroll away.
+      if (follow && lines.length > 2 * FOLLOWED) lines.trimStart(FOLLOWED);
+    }
+  }
+  if (follow) toBottom();
+  show();
+  drawn = performance.now();
+  cost = drawn - begun;
+}
+
+// ── the live connection ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+const live = new Live(id, {
+  position: () => ({ line: next, event }),
+  view: onDeployment,
+  changed: status,
+  frame(frame) {
+    if (frame.type === 'deployment') onDeployment(frame.view);
+    else if (frame.type === 'lines') return arrived(frame.lines) ? '' : 'again';
+    else if (frame.type === 'resume') {
+      event = Math.max(event, frame.event);
+      if (frame.line < next) anew(frame.line - 1);
+      return 'again';
+    } else if (frame.type === 'end') {
+      if (next - 1 < frame.lines) return 'again';
+      finish(frame.lines);
+      return 'stop';
+    }
+    return '';
+  },
+});
+
+function finish(count) {
+  finished = true;
+  total = Math.max(total, count);
+  refresh();
+  afterwards();
+  show();
+}
+
+/** Another attempt began the log anew: what is in the page is of the one before. */
+function anew(count) {
+  pending = [];
+  attached = false;
+  seen = 0;
+  total = count;
+  next = count + 1;
+  lines.reset([]);
+  live.again();
+  toNewest();
+}
+
+let listening = false;
+
+// Ended deployments still change: what they left running is stopped or replaced.
+function afterwards() {
+  if (listening) return;
+  listening = true;
+  const { service, sandbox } = pane.dataset;
+  onEvents({ after: event, service, sandbox }, refresh);
+}
+
+function onDeployment(view) {
+  const { deployment } = view;
+  ended = deployment.state.type === 'ended';
+  if (deployment.attempt > attempt) {
+    if (attempt > 0 && view.log_lines < next - 1) anew(view.log_lines);
+    attempt = deployment.attempt;
+  }
+  total = Math.max(total, view.log_lines);
+  lines.steps(deployment.steps);
+  if (deployment.version > event) {
+    event = deployment.version;
+    refresh();
+  }
+  show();
+}
+
+document.addEventListener('visibilitychange', draw);
+
+// ── what is shown around the lines ──────────────────────────────────────────────────────────────────────────────────────
+
+const STATUS = {
+  connecting: ['wait', 'Connecting …'],
+  open: ['ok', 'Live'],
+  waiting: ['wait', 'Reconnecting …'],
+  stopped: ['off', 'Complete'],
+  gone: ['off', 'Not kept any more'],
+  'signed-out': ['bad', 'Not signed in'],
+};
+
+function status() {
+  const place = $('link');
+  const [state, text] = STATUS[live.state];
+  if (place.textContent !== text) place.textContent = text;
+  place.className = `link ${state}`;
+}
+
+function show() {
+  $('count').textContent = total === 1 ? '1 line' : `${total.toLocaleString('en')} lines`;
+  pane.style.setProperty('--digits', Math.max(3, String(total).length));
+  const empty = $('empty');
+  empty.hidden = lines.length > 0;
+  empty.textContent = finished || ended ? 'Nothing was printed.' : 'Waiting for the first line …';
+  const jump = $('jump');
+  jump.hidden = lines.length === 0 || (attached && (follow || atBottom()));
+  const fresh = finished ? 0 : total - Math.max(seen, attached ? 0 : lines.last);
+  jump.textContent = fresh > 0 && seen > 0 ? `↓ ${fresh.toLocaleString('en')} new` : '↓ Newest';
+  $('follow').setAttribute('aria-pressed', String(follow && attached));
+  $('follow').hidden = finished;
+}
+
+function setRange(wanted) {
+  range = wanted;
+  lines.mark(wanted);
+  $('copy').textContent = wanted
+    ? wanted[0] === wanted[1]
+      ? `Copy line ${wanted[0]}`
+      : `Copy lines ${wanted[0]}–${wanted[1]}`
+    : 'Copy';
+}
+
+// ── links to lines ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+function linked() {
+  const found = /^#L([1-9]\d{0,14})(?:-L?([1-9]\d{0,14}))?$/.exec(location.hash);
+  if (!found) return null;
+  const [a, b] = [Number(found[1]), Number(found[2] ?? found[1])];
+  return [Math.min(a, b), Math.max(a, b)];
+}
+
+let anchor = null;
+
+$('lines').addEventListener('click', (click) => {
+  const number = click.target.closest?.('a.n');
+  if (!number || click.metaKey || click.ctrlKey) return;
+  click.preventDefault();
+  const n = Number(number.textContent);
+  const from = click.shiftKey && anchor !== null ? anchor : n;
+  if (from === n) anchor = n;
+  const wanted = [Math.min(from, n), Math.max(from, n)];
+  history.replaceState(null, '', wanted[0] === wanted[1] ? `#L${wanted[0]}` : `#L${wanted[0]}-L${wanted[1]}`);
+  follow = false;
+  setRange(wanted);
+  show();
+});
+addEventListener('hashchange', () => {
+  const wanted = linked();
+  if (wanted) {
+    [anchor] = wanted;
+    toLine(...wanted);
+  }
+});
+// Links in the page to the line that is in the address already change nothing there, but are meant.
+document.addEventListener('click', (click) => {
+  const link = click.target.closest?.('a[href^="#L"]');
+  if (link && !link.matches('.n') && link.hash === location.hash) {
+    const wanted = linked();
+    if (wanted) toLine(...wanted);
+  }
+});
+
+// ── tools ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const remember = (key, value) => {
+  try {
+    if (value === undefined) return localStorage.getItem(`sdp.${key}`);
+    localStorage.setItem(`sdp.${key}`, value);
+  } catch {
+    // Storage may be off; then a choice lasts as long as the page.
+  }
+  return null;
+};
+
+function wrap(on) {
+  steady(() => pane.classList.toggle('nowrap', !on));
+  $('wrap').setAttribute('aria-pressed', String(on));
+  if (follow) toBottom();
+}
+
+const TIMES = { off: 'Times', clock: 'Times: clock', since: 'Times: since start' };
+
+function times(mode) {
+  const known = mode in TIMES ? mode : 'off';
+  pane.dataset.times = known;
+  steady(() => lines.times(known));
+  $('times').textContent = TIMES[known];
+  $('times').setAttribute('aria-pressed', String(known !== 'off'));
+  if (follow) toBottom();
+}
+
+$('wrap').addEventListener('click', () => {
+  const on = pane.classList.contains('nowrap');
+  wrap(on);
+  remember('wrap', on ? 'on' : 'off');
+});
+$('times').addEventListener('click', () => {
+  const modes = Object.keys(TIMES);
+  const mode = modes[(modes.indexOf(pane.dataset.times) + 1) % modes.length];
+  times(mode);
+  remember('times', mode);
+});
+$('follow').addEventListener('click', () => {
+  if (follow && attached) {
+    follow = false;
+    show();
+  } else toNewest();
+});
+$('jump').addEventListener('click', () => {
+  if (location.hash) history.replaceState(null, '', location.pathname + location.search);
+  toNewest();
+});
+
+async function copy() {
+  const [from, to] = range ?? [Math.max(1, total - COPY + 1), total];
+  try {
+    const wanted = await load(from, Math.min(to, from + COPY - 1));
+    const text = wanted.map((line) => `${plain(line.text)}\n`).join('');
+    await toClipboard(text);
+    const what = wanted.length === 1 ? 'One line' : `${wanted.length.toLocaleString('en')} lines`;
+    const rest = wanted.length < to - (range ? from : 1) + 1 ? '; for the whole log use Download' : '';
+    say(`${what} copied${rest}.`);
+  } catch (error) {
+    say(error instanceof Problem ? error.words() : 'The browser does not allow copying here.', { bad: true });
+  }
+}
+
+async function toClipboard(text) {
+  // Not there on plain http.
+  if (navigator.clipboard) {
+    await navigator.clipboard.writeText(text);
+    return;
+  }
+  const area = document.createElement('textarea');
+  area.value = text;
+  area.className = 'off-screen';
+  document.body.append(area);
+  area.select();
+  const done = document.execCommand('copy');
+  area.remove();
+  if (!done) throw new Error('refused');
+}
+
+$('copy').addEventListener('click', copy);
+
+// Headings of running steps tick with the rest of the page.
+setInterval(() => {
+  const running = document.querySelector('.steps .now time[data-tick]');
+  const heading = [...document.querySelectorAll('#lines .h')].at(-1);
+  if (running && heading && attached && !ended) {
+    heading.lastChild.textContent = duration(Math.floor((now() - Date.parse(running.dateTime)) / 1000) * 1000).replace('.0', '');
+  }
+}, 1000);
+
+// ── begin ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+wrap(remember('wrap') !== 'off');
+times(remember('times') ?? 'off');
+lines.steps(JSON.parse(pane.dataset.steps));
+const wanted = linked();
+if (wanted) {
+  [anchor] = wanted;
+  await toLine(...wanted);
+} else {
+  await toNewest();
+}
+next = Math.max(next, lines.last + 1);
+reattach();
+live.connect();

@@ -1,0 +1,123 @@
+//! Pieces that more than one page shows: badges, times, commits, buttons.
+
+use jiff::Timestamp;
+use maud::{Markup, html};
+use sdp_core::deployment::{CommitInfo, Deployment, State, Step};
+use sdp_core::id::DeploymentNumber;
+use sdp_core::name::CommitId;
+use url::Url;
+
+use super::words::{self, Tone};
+
+/// A state: a colour and a word.
+pub(super) fn badge(tone: Tone, word: &str) -> Markup {
+    html! { span class={ "badge " (tone.class()) } { i aria-hidden="true" {} (word) } }
+}
+
+/// How long ago, ticking.
+pub(super) fn ago(at: Timestamp, now: Timestamp) -> Markup {
+    html! { time datetime=(at) data-tick="ago" { (words::ago(at, now)) } }
+}
+
+/// How long it has taken (or takes, ticking).
+pub(super) fn took(from: Timestamp, to: Option<Timestamp>, now: Timestamp) -> Markup {
+    match to {
+        Some(to) => html! { span title=(to) { (words::duration(from, to)) } },
+        None => html! { time datetime=(from) data-tick="for" { (words::duration(from, now)) } },
+    }
+}
+
+/// A commit: short id, and its subject once that is known.
+pub(super) fn commit(commit: Option<&CommitId>, info: Option<&CommitInfo>) -> Markup {
+    html! {
+        @if let Some(commit) = commit { code title=(commit) { (commit.short()) } }
+        @if let Some(info) = info {
+            " " span class="subject" title=(words::visible(&info.subject)) { bdi { (words::visible(&info.subject)) } }
+        }
+    }
+}
+
+/// The page of a deployment.
+pub(super) fn log_path(number: DeploymentNumber) -> String {
+    format!("/deployments/{number}")
+}
+
+/// A link to where it answers. The catalog allows nothing but http and https; neither does this.
+pub(super) fn open(url: Option<&Url>, class: &str) -> Markup {
+    match url {
+        Some(url) if matches!(url.scheme(), "http" | "https") => html! {
+            a class=(class) href=(url) target="_blank" rel="noopener noreferrer" { "Open" span aria-hidden="true" { " ↗" } }
+        },
+        _ => html! {},
+    }
+}
+
+/// A button that posts to the API.
+#[derive(Default)]
+pub(super) struct Post<'a> {
+    /// What it says.
+    pub(super) label: &'a str,
+    /// Where it posts to.
+    pub(super) path: String,
+    /// The body, JSON.
+    pub(super) body: Option<String>,
+    /// What it asks before it does it.
+    pub(super) arm: Option<String>,
+    /// What is said when it is done.
+    pub(super) done: Option<String>,
+    /// Whether the page of the deployment that it starts is opened.
+    pub(super) go: bool,
+    /// Its class: `btn`, `btn danger` …
+    pub(super) class: &'static str,
+    /// What it is about, for those who hear the page.
+    pub(super) about: String,
+}
+
+pub(super) fn post(post: &Post<'_>) -> Markup {
+    html! {
+        button type="button" class={ "scripted " (post.class) } data-post=(post.path) data-body=[&post.body]
+            data-arm=[&post.arm] data-done=[&post.done] data-go=[post.go.then_some("1")]
+            aria-description=(post.about) { (post.label) }
+    }
+}
+
+/// What has become of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StepState {
+    Done,
+    Now,
+    Failed,
+    Skipped,
+    Todo,
+}
+
+impl StepState {
+    pub(super) fn class(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Now => "now",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+            Self::Todo => "todo",
+        }
+    }
+}
+
+/// What has become of each step.
+pub(super) fn steps(deployment: &Deployment) -> [(Step, StepState); 6] {
+    let last = deployment.steps.last().map(|time| time.step);
+    let failed = deployment.outcome().is_some_and(|outcome| outcome.code() != "succeeded");
+    Step::ALL.map(|step| {
+        let state = match (deployment.steps.iter().any(|time| time.step == step), last) {
+            (true, Some(last)) if last == step => match &deployment.state {
+                State::Ended { .. } if failed => StepState::Failed,
+                State::Ended { .. } => StepState::Done,
+                _ => StepState::Now,
+            },
+            (true, _) => StepState::Done,
+            (false, Some(last)) if step < last => StepState::Skipped,
+            (false, _) => StepState::Todo,
+        };
+        (step, state)
+    })
+}
