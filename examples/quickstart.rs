@@ -1,1 +1,150 @@
-fn main() {}
+//! SDP in one process, to try it: `cargo quickstart`, or `printf '/sdp deploy hello main\n' | cargo quickstart`.
+//!
+//! Server, agent (process runtime, built-in router) and bot run together on this machine, with two sample services in git
+//! repositories and a baseline for them. The terminal plays the chat. The same parts, started apart with a configuration
+//! file each, are production.
+//!
+//! Everything lies in a temporary folder and is gone at the end; `SDP_QUICKSTART_DATA=FOLDER` keeps it there.
+
+#[path = "quickstart/baseline.rs"]
+mod baseline;
+#[path = "quickstart/samples.rs"]
+mod samples;
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use sdp_agent::Connector;
+use sdp_agent::router::RouterConfig;
+use sdp_bot::console::{self, Options};
+use sdp_core::api::TokenKind;
+use sdp_core::client::Client;
+use sdp_core::name::PersonName;
+use sdp_core::platform::Save;
+use sdp_core::principal::Principal;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+/// Where server and router listen if nobody else does.
+const SERVER: u16 = 8080;
+const ROUTER: u16 = 8081;
+
+fn main() -> ExitCode {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    tracing_subscriber::fmt()
+        .with_env_filter(std::env::var("SDP_LOG").unwrap_or_else(|_| "error".to_owned()))
+        .with_writer(std::io::stderr)
+        .init();
+    match run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run() -> anyhow::Result<ExitCode> {
+    let (data, _temporary) = data_folder()?;
+    let shutdown = CancellationToken::new();
+    let signals = tokio::task::spawn(signals(shutdown.clone()));
+
+    let samples = samples::Samples::make(&data.join("repositories"))?;
+    let baseline = baseline::Baseline::start().await?;
+
+    // The server.
+    let listener = listen(SERVER).await?;
+    let public_url: Url = format!("http://{}", listener.local_addr()?).parse()?;
+    let config = sdp_server::Config::new(public_url.clone(), data.join("server"));
+    let server = sdp_server::start(config, listener, shutdown.clone()).await?;
+    let person = person();
+    let admin = Principal::person(person.clone());
+    for name in ["hello", "ledger"] {
+        let service = samples.service(name, Some(&baseline.url(name)?))?;
+        server.platform.save_service(&admin, service, Save::Put).await?;
+    }
+
+    // The agent, with the built-in router.
+    let router: SocketAddr = listen(ROUTER).await?.local_addr()?;
+    let mut config = samples::agent(&data, &samples.folder);
+    config.router = Some(RouterConfig::new(router));
+    let connector = Connector::InProcess(Arc::new(server.platform.connector("quickstart".parse()?)));
+    let stop_agent = CancellationToken::new();
+    let agent = tokio::task::spawn(sdp_agent::run(config, connector, stop_agent.clone()));
+
+    // The bot, with the terminal as its chat.
+    let token = server.access.create_token("quickstart-bot".parse()?, TokenKind::Bot).await?.token;
+    let client = Client::new(public_url.clone(), token)?.on_behalf_of(person.clone());
+    let options = Options::detect(Some(person.clone()));
+    if std::io::stdin().is_terminal() {
+        welcome(&public_url, router, &samples.folder, &person);
+    }
+    let ended = console::run(client, console::stdin(), tokio::io::stdout(), options, shutdown.clone()).await;
+
+    // Everything that was started ends: services first, while there is still somebody to report to.
+    stop_agent.cancel();
+    let agent = agent.await.context("the agent's task failed")?;
+    shutdown.cancel();
+    server.ended().await;
+    baseline.stop().await;
+    signals.abort();
+    agent.context("the agent could not run")?;
+    Ok(ExitCode::from(ended?.exit_code()))
+}
+
+fn data_folder() -> anyhow::Result<(PathBuf, Option<tempfile::TempDir>)> {
+    if let Some(folder) = std::env::var_os("SDP_QUICKSTART_DATA") {
+        let folder = PathBuf::from(folder);
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        return Ok((folder.canonicalize()?, None));
+    }
+    let temporary = tempfile::Builder::new().prefix("sdp-quickstart-").tempdir()?;
+    Ok((temporary.path().canonicalize()?, Some(temporary)))
+}
+
+/// The port that people can remember, or any other if that is taken.
+async fn listen(port: u16) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(("127.0.0.1", port)).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind(("127.0.0.1", 0)).await,
+    }
+}
+
+/// Whoever sits at the terminal.
+fn person() -> PersonName {
+    let user = std::env::var("USER").ok().and_then(|user| user.parse().ok());
+    user.unwrap_or_else(|| PersonName::parse("you").unwrap_or_else(|_| unreachable!("a valid name")))
+}
+
+async fn signals(shutdown: CancellationToken) {
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut terminate) => drop(terminate.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminate => {}
+    }
+    shutdown.cancel();
+}
+
+fn welcome(server: &Url, router: SocketAddr, repositories: &Path, person: &PersonName) {
+    println!("SDP runs: pages and API at {server}, sandboxes at http://{router}");
+    println!("Two services, hello and ledger, answer from the shared baseline:  curl http://{router}/hello/");
+    println!("You are {person}. Try:");
+    println!("  /sdp deploy hello feature/greeting     your own copy of that branch, at a URL of its own");
+    println!(
+        "  /sdp deploy hello main                 replaces it at the same URL, without a failed request"
+    );
+    println!("  /sdp status      /sdp rollback hello      /sdp help");
+    println!("The repositories are in {}: clone one, push a branch, deploy it.", repositories.display());
+    println!("Ctrl-C ends everything.\n");
+}

@@ -1,1 +1,15 @@
+//! The integration tests: everything real but the chat's far side. One binary; a file for each verb or trouble.
 
+#[path = "../../examples/quickstart/samples.rs"]
+#[expect(dead_code, reason = "shared with the quickstart, which uses more of it")]
+mod samples;
+
+mod again;
+mod bad_input;
+mod cancel;
+mod chat;
+mod deploy;
+mod examples;
+mod go;
+mod harness;
+mod links;

@@ -1,0 +1,65 @@
+//! Agents and servers that come and go in the middle of things.
+
+use sdp_core::deployment::{Outcome, State, Step};
+use sdp_core::failure::FailureReason;
+use serde_json::json;
+
+use crate::harness::{greeter, run_test};
+
+#[test]
+fn a_server_that_is_restarted_in_the_middle_of_a_build_loses_nothing() {
+    run_test(async |sdp| {
+        sdp.push("hello", "main", &[("greeting.txt", "x")]);
+        // Prints numbered lines until the test says that it is enough.
+        let script =
+            "n=0; while [ ! -e \"$1\" ]; do n=$((n+1)); echo line $n; sleep 0.01; done; echo last $n";
+        let enough = sdp.folder.path().join("enough");
+        let build = json!([["sh", "-c", script, "sh", enough]]);
+        let builder = json!({ "type": "command", "build": build, "run": [greeter()] });
+        sdp.service("hello", json!({ "builder": builder })).await;
+        let created = sdp.request("hello", "main").await;
+        let printed = async |sdp: &crate::harness::Sdp| {
+            sdp.admin.deployment(created.id.into()).await.map_or(0, |view| view.log_lines)
+        };
+        sdp.until("it prints", async |sdp| printed(sdp).await > 20).await;
+        sdp.stop_server().await;
+        sdp.start_server().await;
+        let before = printed(sdp).await;
+        sdp.until("it goes on", async |sdp| printed(sdp).await > before + 20).await;
+        std::fs::write(&enough, "").expect("written");
+        let view = sdp.wait(created.id.into()).await;
+        assert_eq!(view.deployment.outcome(), Some(&Outcome::Succeeded {}));
+        let log = sdp.admin.logs(created.id.into(), 1, 1000).await.expect("a log");
+        let numbers: Vec<u64> =
+            log.lines.iter().filter_map(|line| line.text.strip_prefix("line ")?.parse().ok()).collect();
+        assert_eq!(numbers, (1..=numbers.len() as u64).collect::<Vec<_>>());
+        assert!(log.lines.iter().any(|line| line.text == format!("last {}", numbers.len())));
+    });
+}
+
+#[test]
+fn what_dies_with_an_agent_is_said_when_it_is_back() {
+    run_test(async |sdp| {
+        sdp.hello().await;
+        let url = sdp.deployed("hello", "main").await;
+        sdp.push("slow", "main", &[("greeting.txt", "x")]);
+        let builder = json!({ "type": "command", "build": [["sleep", "3600"]], "run": [greeter()] });
+        sdp.service("slow", json!({ "builder": builder })).await;
+        let created = sdp.request("slow", "main").await;
+        sdp.until("it builds", async |sdp| {
+            let view = sdp.admin.deployment(created.id.into()).await.expect("known");
+            view.deployment.state == State::Running { step: Step::Build }
+        })
+        .await;
+        sdp.stop_agent().await;
+        assert_eq!(sdp.processes(), Vec::<String>::new(), "builds and services die with it");
+        sdp.start_agent().await;
+        let ended = sdp.wait(created.id.into()).await.deployment;
+        let Some(Outcome::Failed { failure }) = ended.outcome() else { panic!("{:?}", ended.outcome()) };
+        assert_eq!(failure.reason, FailureReason::AgentRestarted);
+        // Nobody is sent to other code without knowing.
+        sdp.until("the router says so", async |sdp| sdp.get(&url).await.0 == 503).await;
+        sdp.deployed("hello", "main").await;
+        assert_eq!(sdp.get(&url).await.2, "hello from main");
+    });
+}

@@ -1,0 +1,65 @@
+//! The service that the tests deploy: a small web server on `PORT` that answers with the file `greeting.txt` of its commit.
+//! `GET /slow` answers after 500 ms, `GET /env/NAME` with a variable, `GET /crash` ends the process with code 3.
+//! The file `behaviour.txt`, if there is one, says what is odd about it: `deaf` never listens, `ends` ends at once with code 7.
+//!
+//! It is compiled once, by `rustc`, and not part of the test binary.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+fn main() {
+    let greeting = std::fs::read_to_string("greeting.txt").expect("greeting.txt");
+    let behaviour = std::fs::read_to_string("behaviour.txt").unwrap_or_default();
+    println!("starting with {greeting:?}");
+    match behaviour.trim() {
+        "ends" => {
+            eprintln!("fatal: no database");
+            std::process::exit(7);
+        }
+        "deaf" => loop {
+            std::thread::sleep(Duration::from_secs(3600));
+        },
+        _ => {}
+    }
+    let port: u16 = std::env::var("PORT").expect("PORT").parse().expect("a port");
+    let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
+    println!("listening on {port}");
+    for stream in listener.incoming().flatten() {
+        let greeting = greeting.clone();
+        std::thread::spawn(move || drop(serve(stream, &greeting)));
+    }
+}
+
+fn serve(stream: TcpStream, greeting: &str) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut stream = stream;
+    loop {
+        let mut head = String::new();
+        if reader.read_line(&mut head)? == 0 {
+            return Ok(());
+        }
+        let path = head.split(' ').nth(1).unwrap_or("/").to_owned();
+        let mut line = String::new();
+        while reader.read_line(&mut line)? > 2 {
+            line.clear();
+        }
+        let body = match path.as_str() {
+            "/crash" => {
+                eprintln!("fatal: asked to crash");
+                std::process::exit(3);
+            }
+            "/slow" => {
+                std::thread::sleep(Duration::from_millis(500));
+                greeting.to_owned()
+            }
+            other => match other.strip_prefix("/env/") {
+                Some(name) => std::env::var(name).unwrap_or_default(),
+                None => greeting.to_owned(),
+            },
+        };
+        println!("GET {path}");
+        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\ncontent-type: text/plain\r\n\r\n{body}", body.len())?;
+        stream.flush()?;
+    }
+}
