@@ -1,15 +1,17 @@
 //! From a repository's address and a branch to a folder with files.
 //!
 //! ```text
-//!   RepoUrl ──admit──▶ Source ──refs──▶ commit ──pack──▶ mirror (bare, one per repository) ──checkout──▶ folder
-//!           allowlist        http.rs / local.rs          mirror.rs                        checkout.rs
+//!                        ┌─ host ──refs──▶ commit ──pack──▶ mirror (bare, one per repository) ─┐
+//!   RepoUrl ──admit──▶ Source   http.rs, pkt.rs             mirror.rs                           Store ──checkout──▶ folder
+//!           allowlist    └─ local repository ──refs──▶ commit, read where it lies ──────────────┘      checkout.rs
+//!                               local.rs
 //! ```
 //! The agent's jobs call it. libgit2 keeps the mirrors (packs, refs, objects) and never speaks to a network: the few
-//! requests of git's smart protocol are our own ([`pkt`], [`http`]), so every fault of the network has a type, every wait
+//! requests of git's smart protocol are our own (`pkt`, `http`), so every fault of the network has a type, every wait
 //! a limit, and a cancel cuts the connection. No program is started, no hook, filter or configuration of a repository is
 //! used, and no credential leaves the one operation that it came with.
 //!
-//! Invariants: nothing outside the allowlist is asked or opened ([`source`]); a mirror is written by one operation at a
+//! Invariants: nothing outside the allowlist is asked or opened (`source`); a mirror is written by one operation at a
 //! time; all blocking work is on threads that are awaited, also after a cancel.
 //!
 //! Limits are in [`GitConfig`]; what goes over one ends as `repo_too_large`, `git_unreachable` or `timeout`.
@@ -25,6 +27,7 @@ mod pkt;
 mod refs;
 mod remote;
 mod source;
+mod store;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -49,10 +52,11 @@ pub use self::control::GitOp;
 
 use self::control::{Control, Running};
 use self::fault::{Fault, said};
-use self::mirror::{Found, Mirror};
-use self::refs::{Meaning, commit_id, short};
-use self::remote::{Access, Remote};
-use self::source::Source;
+use self::mirror::Mirror;
+use self::refs::{Meaning, Ref, Refs, commit_id, short};
+use self::remote::Remote;
+use self::source::{HttpSource, Source};
+use self::store::{Found, Store};
 
 /// All repositories of an agent.
 #[derive(Clone)]
@@ -107,13 +111,13 @@ impl Git {
             let job = Job::new(self, repo, credential);
             let again = job.clone();
             let word = wanted.clone();
-            let (name, known) = running.block(move |control| again.look_up(&word, control)).await?;
-            if let Some(commit) = known {
-                return Ok(commit_id(commit));
-            }
-            let guard = running.wait(self.inner.lock(&name)).await?;
+            let http = match running.block(move |control| again.look_up(&word, control)).await? {
+                Known::Here(commit) => return Ok(commit_id(commit)),
+                Known::AskHost(http) => http,
+            };
+            let guard = running.wait(self.inner.lock(&http)).await?;
             let word = wanted.clone();
-            running.block(move |control| job.search(&guard, &word, control)).await.map(commit_id)
+            running.block(move |control| job.search(&http, &guard, &word, control)).await.map(commit_id)
         };
         work.await.map_err(|fault: Fault| fault.into_failure(Step::Resolve, credential))
     }
@@ -135,13 +139,14 @@ impl Git {
             let job = Job::new(self, repo, credential);
             let id = object_id(commit)?;
             let again = job.clone();
-            let (name, known) = running.block(move |_| again.present(id)).await?;
-            if let Some(info) = known {
-                return Ok(info);
-            }
-            let guard = running.wait(self.inner.lock(&name)).await?;
             let word = wanted.clone();
-            running.block(move |control| job.fetch(&guard, &word, id, control)).await
+            let http = match running.block(move |control| again.present(&word, id, control)).await? {
+                Known::Here(info) => return Ok(info),
+                Known::AskHost(http) => http,
+            };
+            let guard = running.wait(self.inner.lock(&http)).await?;
+            let word = wanted.clone();
+            running.block(move |control| job.fetch(&http, &guard, &word, id, control)).await
         };
         work.await.map_err(|fault: Fault| fault.into_failure(Step::Fetch, credential))
     }
@@ -152,7 +157,7 @@ impl Git {
         let Ok(id) = object_id(commit) else { return false };
         let held = tokio::task::spawn_blocking(move || {
             let source = job.admit().ok()?;
-            Some(Mirror::open(&job.git.inner.mirror_path(&source))?.has(id))
+            Some(job.store(&source).ok()??.has(id))
         });
         held.await.ok().flatten().unwrap_or(false)
     }
@@ -177,15 +182,7 @@ impl Git {
             match running.block(move |control| again.checkout(id, &into, control)).await {
                 // It would fail for ever: the mirror would go on saying that it has the commit.
                 Err(Fault::Damaged { detail }) => {
-                    let source = running.block(move |_| job.admit()).await?;
-                    let guard = running.wait(self.inner.lock(&source.mirror_name())).await?;
-                    let path = self.inner.mirror_path(&source);
-                    running
-                        .block(move |_| {
-                            let _held = guard;
-                            mirror::remove(&path)
-                        })
-                        .await?;
+                    self.discard(&running, job).await?;
                     Err(Fault::Damaged { detail })
                 }
                 other => other,
@@ -208,31 +205,53 @@ impl Git {
         let work = Running::begin(op);
         work.block(move |control| {
             let source = job.admit()?;
-            Ok(Remote::connect(&job.access(&source, control))?.refs.answer())
+            Ok(job.refs(&source, control)?.answer())
         })
         .await
         .map_err(|fault| fault.into_failure(Step::Resolve, credential))
     }
 }
 
+impl Git {
+    /// Removes a damaged mirror.
+    async fn discard(&self, running: &Running, job: Job) -> Result<(), Fault> {
+        let Source::Http(http) = running.block(move |_| job.admit()).await? else { return Ok(()) };
+        let guard = running.wait(self.inner.lock(&http)).await?;
+        let path = self.inner.mirror_path(&http);
+        running
+            .block(move |_| {
+                let _held = guard;
+                mirror::remove(&path)
+            })
+            .await
+    }
+}
+
 impl Inner {
-    fn mirror_path(&self, source: &Source) -> PathBuf {
+    fn mirror_path(&self, source: &HttpSource) -> PathBuf {
         self.mirrors.join(source.mirror_name())
     }
 
-    async fn lock(&self, name: &str) -> OwnedMutexGuard<()> {
+    async fn lock(&self, source: &HttpSource) -> OwnedMutexGuard<()> {
+        let name = source.mirror_name();
         let lock = {
             let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
             locks.retain(|_, lock| lock.strong_count() > 0);
-            let known = locks.get(name).and_then(Weak::upgrade);
+            let known = locks.get(&name).and_then(Weak::upgrade);
             known.unwrap_or_else(|| {
                 let new = Arc::new(tokio::sync::Mutex::new(()));
-                locks.insert(name.to_owned(), Arc::downgrade(&new));
+                locks.insert(name, Arc::downgrade(&new));
                 new
             })
         };
         lock.lock_owned().await
     }
+}
+
+/// What is known without asking a host for commits.
+enum Known<T> {
+    Here(T),
+    AskHost(HttpSource),
 }
 
 /// What one operation's blocking parts share. The credential is wiped when the last of them is dropped.
@@ -252,29 +271,37 @@ impl Job {
         Source::admit(&self.repo, &self.git.inner.config)
     }
 
-    fn access<'a>(&'a self, source: &'a Source, control: &'a Control) -> Access<'a> {
+    fn connect<'a>(&'a self, source: &HttpSource, control: &'a Control) -> Result<Remote<'a>, Fault> {
         let inner = &self.git.inner;
-        Access {
-            source,
-            credential: self.credential.as_ref(),
-            config: &inner.config,
-            roots: &inner.roots,
-            control,
+        Remote::connect(source, self.credential.as_ref(), &inner.config, &inner.roots, control)
+    }
+
+    fn refs(&self, source: &Source, control: &Control) -> Result<Refs, Fault> {
+        match source {
+            Source::Http(http) => Ok(self.connect(http, control)?.refs),
+            Source::Local(local) => local.refs(control),
         }
     }
 
-    /// The mirror's name, and the commit if the names or the mirror as it is tell it.
-    fn look_up(&self, wanted: &GitRef, control: &Control) -> Result<(String, Option<Oid>), Fault> {
+    /// What is on this disk of it.
+    fn store(&self, source: &Source) -> Result<Option<Store>, Fault> {
+        match source {
+            Source::Http(http) => Ok(Mirror::open(&self.git.inner.mirror_path(http))),
+            Source::Local(local) => local.store().map(Some),
+        }
+    }
+
+    /// The commit if the names or what is on this disk tell it.
+    fn look_up(&self, wanted: &GitRef, control: &Control) -> Result<Known<Oid>, Fault> {
         let source = self.admit()?;
-        let remote = Remote::connect(&self.access(&source, control))?;
-        let name = source.mirror_name();
-        let (digits, mut all) = match remote.refs.meaning(wanted)? {
-            Meaning::Commit(commit) => return Ok((name, Some(commit))),
+        let refs = self.refs(&source, control)?;
+        let (digits, mut all) = match refs.meaning(wanted)? {
+            Meaning::Commit(commit) => return Ok(Known::Here(commit)),
             Meaning::Id { digits, tips } => (digits, tips),
         };
-        let mirror = Mirror::open(&self.git.inner.mirror_path(&source));
-        if let Some(mirror) = &mirror {
-            match mirror.find(&digits)? {
+        let store = self.store(&source)?;
+        if let Some(store) = &store {
+            match store.find(&digits)? {
                 Found::Nothing => {}
                 Found::One(commit) => all.push(commit),
                 Found::Several(commits) => all.extend(commits),
@@ -282,18 +309,24 @@ impl Job {
         }
         all.sort_unstable();
         all.dedup();
-        match all.as_slice() {
-            [] => Ok((name, None)),
-            [commit] => Ok((name, Some(*commit))),
-            several => Err(ambiguous(&digits, mirror.as_ref(), several)),
+        match (all.as_slice(), source) {
+            ([commit], _) => Ok(Known::Here(*commit)),
+            ([], Source::Http(http)) => Ok(Known::AskHost(http)),
+            ([], Source::Local(_)) => Err(refs.not_found(wanted)),
+            (several, _) => Err(ambiguous(&digits, store.as_ref(), several)),
         }
     }
 
     /// Fetches the commit of that id, or all branches, and looks again.
-    fn search(&self, _held: &OwnedMutexGuard<()>, wanted: &GitRef, control: &Control) -> Result<Oid, Fault> {
-        let source = self.admit()?;
-        let mirror = Mirror::open_or_create(&self.git.inner.mirror_path(&source))?;
-        let remote = Remote::connect(&self.access(&source, control))?;
+    fn search(
+        &self,
+        http: &HttpSource,
+        _held: &OwnedMutexGuard<()>,
+        wanted: &GitRef,
+        control: &Control,
+    ) -> Result<Oid, Fault> {
+        let mirror = Mirror::open_or_create(&self.git.inner.mirror_path(http))?;
+        let remote = self.connect(http, control)?;
         let digits = wanted.as_str().to_ascii_lowercase();
         if digits.len() == 40
             && let Ok(whole) = Oid::from_str(&digits)
@@ -307,8 +340,8 @@ impl Job {
                 Err(fault) => return Err(fault),
             }
         }
-        let missing: Vec<Oid> =
-            remote.refs.branch_tips().into_iter().filter(|tip| !mirror.has(*tip)).collect();
+        let mut missing = remote.refs.branch_tips();
+        missing.retain(|tip| !mirror.store().has(*tip));
         if !missing.is_empty() {
             control.line(&format!("looking for {digits} in all branches"));
             remote.bring(&mirror, &missing)?;
@@ -316,34 +349,39 @@ impl Job {
                 mirror.keep(&branch.name, branch.commit())?;
             }
         }
-        match mirror.find(&digits)? {
+        match mirror.store().find(&digits)? {
             Found::Nothing => Err(remote.refs.not_found(wanted)),
             Found::One(commit) => Ok(commit),
-            Found::Several(commits) => Err(ambiguous(&digits, Some(&mirror), &commits)),
+            Found::Several(commits) => Err(ambiguous(&digits, Some(mirror.store()), &commits)),
         }
     }
 
-    /// The mirror's name, and the commit if it is there.
-    fn present(&self, commit: Oid) -> Result<(String, Option<CommitInfo>), Fault> {
+    /// The commit if it is on this disk.
+    fn present(&self, wanted: &GitRef, commit: Oid, control: &Control) -> Result<Known<CommitInfo>, Fault> {
         let source = self.admit()?;
-        let mirror = Mirror::open(&self.git.inner.mirror_path(&source)).filter(|mirror| mirror.has(commit));
-        let info = mirror.map(|mirror| mirror.info(commit)).transpose()?;
-        Ok((source.mirror_name(), info))
+        if let Some(store) = self.store(&source)?.filter(|store| store.has(commit)) {
+            return store.info(commit).map(Known::Here);
+        }
+        match source {
+            Source::Http(http) => Ok(Known::AskHost(http)),
+            Source::Local(local) => Err(moved(wanted, commit, &local.refs(control)?)),
+        }
     }
 
     fn fetch(
         &self,
+        http: &HttpSource,
         held: &OwnedMutexGuard<()>,
         wanted: &GitRef,
         commit: Oid,
         control: &Control,
     ) -> Result<CommitInfo, Fault> {
-        match self.fetch_once(held, wanted, commit, control) {
+        match self.fetch_once(http, held, wanted, commit, control) {
             Err(Fault::Damaged { detail }) => {
                 control.line("the agent's mirror of the repository is damaged: fetching it anew");
                 tracing::warn!("a mirror of {} is damaged, removed: {detail}", self.repo);
-                mirror::remove(&self.git.inner.mirror_path(&self.admit()?))?;
-                self.fetch_once(held, wanted, commit, control)
+                mirror::remove(&self.git.inner.mirror_path(http))?;
+                self.fetch_once(http, held, wanted, commit, control)
             }
             other => other,
         }
@@ -351,59 +389,69 @@ impl Job {
 
     fn fetch_once(
         &self,
+        http: &HttpSource,
         _held: &OwnedMutexGuard<()>,
         wanted: &GitRef,
         commit: Oid,
         control: &Control,
     ) -> Result<CommitInfo, Fault> {
-        let source = self.admit()?;
-        let mirror = Mirror::open_or_create(&self.git.inner.mirror_path(&source))?;
+        let mirror = Mirror::open_or_create(&self.git.inner.mirror_path(http))?;
         // Somebody else may have fetched it while we waited.
-        if !mirror.has(commit) {
-            let remote = Remote::connect(&self.access(&source, control))?;
+        if !mirror.store().has(commit) {
+            let remote = self.connect(http, control)?;
             match remote.bring(&mirror, &[commit]) {
-                Err(Fault::NotHandedOut { said }) => {
-                    Self::fetch_by_name(&remote, &mirror, wanted, commit, &said)?;
-                }
+                Err(Fault::NotHandedOut { said }) => fetch_by_name(&remote, &mirror, wanted, commit, said)?,
                 other => other?,
             }
         }
         mirror.keep(wanted.as_str(), commit)?;
-        mirror.info(commit)
-    }
-
-    /// For hosts that hand out only the tips of branches and tags.
-    fn fetch_by_name(
-        remote: &Remote<'_>,
-        mirror: &Mirror,
-        wanted: &GitRef,
-        commit: Oid,
-        why: &str,
-    ) -> Result<(), Fault> {
-        let gone = |now: &str| {
-            let detail = format!("{wanted} was at {}, which is not to be had any more; {now}", short(commit));
-            Err(said(FailureReason::BranchMoved, detail))
-        };
-        let Some(tip) = remote.refs.named(wanted)?.map(refs::Ref::commit) else {
-            return gone("there is no such branch or tag now");
-        };
-        if tip == commit {
-            return Err(Fault::NotHandedOut { said: why.to_owned() });
-        }
-        remote.bring(mirror, &[tip])?;
-        mirror.keep(wanted.as_str(), tip)?;
-        if mirror.has(commit) { Ok(()) } else { gone(&format!("it is at {} now", short(tip))) }
+        mirror.store().info(commit)
     }
 
     fn checkout(&self, commit: Oid, into: &Path, control: &Control) -> Result<CheckoutInfo, Fault> {
-        let inner = &self.git.inner;
         let source = self.admit()?;
-        let mirror = Mirror::open(&inner.mirror_path(&source))
-            .filter(|mirror| mirror.has(commit))
+        let store = self
+            .store(&source)?
+            .filter(|store| store.has(commit))
             .ok_or_else(|| said(FailureReason::Internal, format!("the commit {commit} was not fetched")))?;
-        let plan = checkout::plan(mirror.repo(), commit, &inner.config, control)?;
-        plan.write(mirror.repo(), into, control)
+        let written = checkout::plan(store.repo(), commit, &self.git.inner.config, control)
+            .and_then(|plan| plan.write(store.repo(), into, control));
+        match (written, source) {
+            (Err(Fault::Damaged { detail }), Source::Local(_)) => {
+                Err(said(FailureReason::GitUnreachable, format!("the local repository is damaged: {detail}")))
+            }
+            (written, _) => written,
+        }
     }
+}
+
+/// For hosts that hand out only the tips of branches and tags.
+fn fetch_by_name(
+    remote: &Remote<'_>,
+    mirror: &Mirror,
+    wanted: &GitRef,
+    commit: Oid,
+    why: String,
+) -> Result<(), Fault> {
+    match remote.refs.named(wanted)?.map(Ref::commit) {
+        Some(tip) if tip == commit => return Err(Fault::NotHandedOut { said: why }),
+        Some(tip) => {
+            remote.bring(mirror, &[tip])?;
+            mirror.keep(wanted.as_str(), tip)?;
+        }
+        None => {}
+    }
+    if mirror.store().has(commit) { Ok(()) } else { Err(moved(wanted, commit, &remote.refs)) }
+}
+
+/// The pinned commit is gone; where the name is now.
+fn moved(wanted: &GitRef, commit: Oid, refs: &Refs) -> Fault {
+    let now = match refs.named(wanted) {
+        Ok(Some(r)) => format!("it is at {} now", short(r.commit())),
+        _ => "there is no such branch or tag now".to_owned(),
+    };
+    let detail = format!("{wanted} was at {}, which is not to be had any more; {now}", short(commit));
+    said(FailureReason::BranchMoved, detail)
 }
 
 fn object_id(commit: &CommitId) -> Result<Oid, Fault> {
@@ -414,9 +462,9 @@ fn object_id(commit: &CommitId) -> Result<Oid, Fault> {
     }
 }
 
-fn ambiguous(digits: &str, mirror: Option<&Mirror>, commits: &[Oid]) -> Fault {
-    let which = match mirror {
-        Some(mirror) => mirror.describe(commits),
+fn ambiguous(digits: &str, store: Option<&Store>, commits: &[Oid]) -> Fault {
+    let which = match store {
+        Some(store) => store.describe(commits),
         None => commits.iter().take(5).map(|id| short(*id)).collect::<Vec<_>>().join(", "),
     };
     said(FailureReason::RefAmbiguous, format!("{} commits begin with {digits}: {which}", commits.len()))

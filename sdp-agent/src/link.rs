@@ -201,6 +201,14 @@ impl Connector {
         }
     }
 
+    /// Where the server is, for people.
+    pub(crate) fn target(&self) -> String {
+        match self {
+            Self::InProcess(_) => "this process".to_owned(),
+            Self::WebSocket(target) => target.url.to_string(),
+        }
+    }
+
     /// Whether a lost connection is tried again at once: in process there is nothing that a crowd could overload.
     pub(crate) fn is_in_process(&self) -> bool {
         matches!(self, Self::InProcess(_))

@@ -1,5 +1,6 @@
 //! The `sdp-agent` program: reads its configuration, runs the agent until it is told to stop.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -93,7 +94,9 @@ fn main() -> ExitCode {
 
 fn start_logging(json: bool) {
     let filter = EnvFilter::try_from_env("SDP_AGENT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
     if json {
         log.json().init();
     } else {

@@ -41,6 +41,8 @@ enum End {
 
 impl Agent {
     pub(super) async fn stay_connected(self: Arc<Self>, connector: Connector, closing: CancellationToken) {
+        let version = env!("CARGO_PKG_VERSION");
+        tracing::info!(version, server = connector.target(), "the agent has started");
         let mut backoff = Backoff::new(connector.is_in_process());
         while !closing.is_cancelled() {
             let connected = tokio::select! {

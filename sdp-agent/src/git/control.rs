@@ -1,7 +1,7 @@
 //! One operation's reins: cancel, deadline, and the connection that has to be cut for either.
 //!
 //! The work is blocking and runs on a thread of its own; the async side holds the reins and awaits the thread. Cutting
-//! the connections wakes a read that waits for a silent host; [`Control::check`] ends the parts that only compute.
+//! the connections wakes a read that waits for a silent host; `Control::check` ends the parts that only compute.
 //! What is not interrupted is a name lookup and a TCP connect; both are bounded by `connect_timeout`.
 
 use std::sync::atomic::{AtomicU8, Ordering};

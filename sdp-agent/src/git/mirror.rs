@@ -14,15 +14,14 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use git2::{ErrorCode, Indexer, ObjectType, Oid, Repository, RepositoryInitOptions, Sort};
-use sdp_core::deployment::CommitInfo;
+use git2::{ErrorCode, Indexer, Oid, Repository, RepositoryInitOptions, Sort};
 use sdp_core::failure::FailureReason;
 use sha2::{Digest, Sha256};
 
 use super::config::GitConfig;
 use super::control::Control;
 use super::fault::{self, Fault, said};
-use super::refs::{commit_id, short};
+use super::store::Store;
 use super::text;
 
 /// The most commits that a request names as present.
@@ -32,30 +31,25 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 const SLOTS: &str = "refs/sdp/";
 
 pub(super) struct Mirror {
-    repo: Repository,
+    store: Store,
     path: PathBuf,
 }
 
-/// What a beginning of a commit id leads to.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Found {
-    Nothing,
-    One(Oid),
-    Several(Vec<Oid>),
-}
-
 impl Mirror {
-    /// The mirror at `path`, if there is one that can be opened.
-    pub(super) fn open(path: &Path) -> Option<Self> {
-        let repo = Repository::open_bare(path).ok()?;
-        Some(Self { repo, path: path.to_owned() })
+    /// What the mirror at `path` holds, if there is one that can be opened.
+    pub(super) fn open(path: &Path) -> Option<Store> {
+        Some(Store::new(Repository::open_bare(path).ok()?))
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// The mirror at `path`; made where there is none, made anew where it is damaged. The caller holds its lock.
     pub(super) fn open_or_create(path: &Path) -> Result<Self, Fault> {
         match Repository::open_bare(path) {
             Ok(repo) => {
-                let mirror = Self { repo, path: path.to_owned() };
+                let mirror = Self { store: Store::new(repo), path: path.to_owned() };
                 if mirror.is_sound() {
                     mirror.sweep();
                     return Ok(mirror);
@@ -89,23 +83,13 @@ impl Mirror {
             .map_err(|error| fault::disk("failed to make the folder of a mirror", &error))?;
         let repo = Repository::init_opts(path, &options)
             .map_err(|error| fault::libgit("failed to make a mirror", &error))?;
-        Ok(Self { repo, path: path.to_owned() })
-    }
-
-    /// Another handle of the same mirror.
-    pub(super) fn again(&self) -> Result<Self, Fault> {
-        let repo = Repository::open_bare(&self.path)
-            .map_err(|error| fault::libgit("failed to open the mirror", &error))?;
-        Ok(Self { repo, path: self.path.clone() })
-    }
-
-    pub(super) fn repo(&self) -> &Repository {
-        &self.repo
+        Ok(Self { store: Store::new(repo), path: path.to_owned() })
     }
 
     /// Whether every ref can be read and leads to something.
     fn is_sound(&self) -> bool {
-        let (Ok(odb), Ok(refs)) = (self.repo.odb(), self.repo.references_glob("refs/sdp/*")) else {
+        let (Ok(odb), Ok(refs)) = (self.store.repo().odb(), self.store.repo().references_glob("refs/sdp/*"))
+        else {
             return false;
         };
         refs.into_iter().all(|r| r.is_ok_and(|r| r.target().is_some_and(|id| odb.exists(id))))
@@ -130,57 +114,12 @@ impl Mirror {
         self.path.join("objects/pack")
     }
 
-    pub(super) fn has(&self, commit: Oid) -> bool {
-        self.repo.find_commit(commit).is_ok_and(|commit| commit.tree().is_ok())
-    }
-
-    /// The commits whose id begins with these lower-case digits.
-    pub(super) fn find(&self, digits: &str) -> Result<Found, Fault> {
-        let wrong = |error: git2::Error| fault::libgit("failed to look up a commit", &error);
-        match self.repo.find_commit_by_prefix(digits) {
-            Ok(commit) => return Ok(Found::One(commit.id())),
-            Err(error) if error.code() == ErrorCode::NotFound => return Ok(Found::Nothing),
-            // Files and folders have ids too; only commits count.
-            Err(error) if error.code() == ErrorCode::Ambiguous => {}
-            // It begins like one object, and that is no commit.
-            Err(error) if error.class() == git2::ErrorClass::Invalid => return Ok(Found::Nothing),
-            Err(error) => return Err(wrong(error)),
-        }
-        let odb = self.repo.odb().map_err(wrong)?;
-        let mut all = Vec::new();
-        odb.foreach(|id| {
-            if id.to_string().starts_with(digits) {
-                all.push(*id);
-            }
-            true
-        })
-        .map_err(wrong)?;
-        all.retain(|id| odb.read_header(*id).is_ok_and(|(_, kind)| kind == ObjectType::Commit));
-        all.sort_unstable();
-        all.dedup();
-        Ok(match all.len() {
-            0 => Found::Nothing,
-            1 => Found::One(all[0]),
-            _ => Found::Several(all),
-        })
-    }
-
-    pub(super) fn info(&self, commit: Oid) -> Result<CommitInfo, Fault> {
-        let commit = self
-            .repo
-            .find_commit(commit)
-            .map_err(|error| fault::libgit("failed to read the commit", &error))?;
-        Ok(CommitInfo {
-            author: text::one_line(commit.author().name_bytes(), 100),
-            subject: text::one_line(commit.summary_bytes().unwrap_or_default(), 200),
-        })
-    }
-
     /// Remembers that what was fetched under this name is here.
     pub(super) fn keep(&self, name: &str, commit: Oid) -> Result<(), Fault> {
         let digest = Sha256::digest(name.as_bytes());
         let hash: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        self.repo
+        self.store
+            .repo()
             .reference(&format!("{SLOTS}{hash}"), commit, true, "")
             .map(drop)
             .map_err(|error| fault::libgit("failed to write to the mirror", &error))
@@ -189,7 +128,7 @@ impl Mirror {
     /// Commits that are here, the newest first: the tips of all that was fetched, then what led to them.
     pub(super) fn have(&self) -> Result<Vec<Oid>, Fault> {
         let wrong = |error: git2::Error| fault::libgit("failed to read the mirror", &error);
-        let mut walk = self.repo.revwalk().map_err(wrong)?;
+        let mut walk = self.store.repo().revwalk().map_err(wrong)?;
         walk.set_sorting(Sort::TIME).map_err(wrong)?;
         walk.push_glob("refs/sdp/*").map_err(wrong)?;
         walk.take(MAX_HAVE).collect::<Result<_, _>>().map_err(wrong)
@@ -215,15 +154,6 @@ impl Mirror {
             began: Instant::now(),
             spoke: Cell::new(Instant::now()),
         })
-    }
-
-    /// For people, when several commits begin alike.
-    pub(super) fn describe(&self, commits: &[Oid]) -> String {
-        let one = |id: &Oid| match self.info(*id) {
-            Ok(info) => format!("{} ({})", short(*id), text::one_line(info.subject.as_bytes(), 40)),
-            Err(_) => commit_id(*id).short().to_owned(),
-        };
-        commits.iter().take(5).map(one).collect::<Vec<_>>().join(", ")
     }
 }
 

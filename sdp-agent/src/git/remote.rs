@@ -1,4 +1,4 @@
-//! The far side of a fetch, a host or a folder on this machine alike: which refs it has, and bringing commits into the mirror.
+//! A repository at a git host: which refs it has, and bringing commits into the mirror.
 
 use git2::Oid;
 use sdp_core::failure::FailureReason;
@@ -8,77 +8,51 @@ use super::config::GitConfig;
 use super::control::Control;
 use super::fault::{Fault, said};
 use super::http::{Host, Roots};
-use super::local::Limits;
 use super::mirror::Mirror;
 use super::pkt::{Capabilities, Part};
 use super::refs::Refs;
-use super::source::{LocalSource, Source};
+use super::source::HttpSource;
 use super::text;
 
 /// The most lines of a host's own words that are passed on.
 const MAX_SAID: usize = 50;
 
-/// Where to, as whom and under which reins.
-pub(super) struct Access<'a> {
-    pub(super) source: &'a Source,
-    pub(super) credential: Option<&'a GitCredential>,
-    pub(super) config: &'a GitConfig,
-    pub(super) roots: &'a Roots,
-    pub(super) control: &'a Control,
-}
-
 pub(super) struct Remote<'a> {
     pub(super) refs: Refs,
-    via: Via<'a>,
+    host: Host<'a>,
+    capabilities: Capabilities,
     config: &'a GitConfig,
     control: &'a Control,
 }
 
-enum Via<'a> {
-    Http { host: Box<Host<'a>>, capabilities: Capabilities },
-    Local(&'a LocalSource),
-}
-
 impl<'a> Remote<'a> {
     /// Reads the refs.
-    pub(super) fn connect(access: &Access<'a>) -> Result<Self, Fault> {
-        let Access { source, credential, config, roots, control } = *access;
-        let (refs, via) = match source {
-            Source::Http(base) => {
-                let mut host = Host::new(base, credential, config, roots, control)?;
-                let (refs, capabilities) = host.refs()?;
-                (refs, Via::Http { host: Box::new(host), capabilities })
-            }
-            Source::Local(local) => (local.refs(control)?, Via::Local(local)),
-        };
-        Ok(Self { refs, via, config, control })
+    pub(super) fn connect(
+        source: &HttpSource,
+        credential: Option<&GitCredential>,
+        config: &'a GitConfig,
+        roots: &Roots,
+        control: &'a Control,
+    ) -> Result<Self, Fault> {
+        let mut host = Host::new(&source.base, credential, config, roots, control)?;
+        let (refs, capabilities) = host.refs()?;
+        Ok(Self { refs, host, capabilities, config, control })
     }
 
     /// Brings these commits, and all that leads to them, into the mirror.
     pub(super) fn bring(&self, mirror: &Mirror, want: &[Oid]) -> Result<(), Fault> {
         let have = mirror.have()?;
         let mut receiver = mirror.receive(self.config, self.control)?;
-        match &self.via {
-            Via::Http { host, capabilities } => {
-                let mut said = Words::default();
-                host.pack(want, &have, *capabilities, |part| {
-                    match part {
-                        Part::Pack(bytes) => receiver.take(bytes)?,
-                        Part::Said(bytes) => said.take(bytes, |line| self.control.line(line)),
-                    }
-                    Ok(())
-                })?;
+        let mut words = Words::default();
+        self.host.pack(want, &have, self.capabilities, |part| {
+            match part {
+                Part::Pack(bytes) => receiver.take(bytes)?,
+                Part::Said(bytes) => words.take(bytes, |line| self.control.line(line)),
             }
-            Via::Local(local) => {
-                // A handle of its own: it sees the local repository's objects as if they were the mirror's.
-                let handle = mirror.again()?;
-                let limits = Limits { max_objects: self.config.max_objects, control: self.control };
-                local
-                    .pack(mirror.repo(), handle.repo(), want, &have, &limits, |bytes| receiver.take(bytes))?;
-            }
-        }
+            Ok(())
+        })?;
         receiver.finish()?;
-        match want.iter().find(|id| !mirror.has(**id)) {
+        match want.iter().find(|id| !mirror.store().has(**id)) {
             None => Ok(()),
             Some(id) => Err(said(
                 FailureReason::GitUnreachable,

@@ -1,7 +1,7 @@
 //! Where a repository is, once the configuration has let it in. Every operation begins here; nothing else opens a
 //! connection or a repository of somebody else.
 //!
-//! Invariant: a [`Source`] is on the allowlist. A host is compared as scheme, host and port after parsing, so no spelling
+//! Invariant: a `Source` is on the allowlist. A host is compared as scheme, host and port after parsing, so no spelling
 //! of another address passes; a path is compared after all links are followed.
 
 use std::fs;
@@ -20,9 +20,15 @@ const MAX_ALTERNATES: usize = 5;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// The base URL, without a slash at its end.
-    Http(Url),
+    Http(HttpSource),
     Local(LocalSource),
+}
+
+/// A repository at a git host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HttpSource {
+    /// Without a slash at its end.
+    pub(super) base: Url,
 }
 
 /// A repository on this machine.
@@ -49,19 +55,15 @@ impl Source {
             other => Err(not_allowed(format!("{other}:// is not understood"))),
         }
     }
+}
 
+impl HttpSource {
     /// A name for its mirror: readable, unique, safe as a folder.
     pub(super) fn mirror_name(&self) -> String {
-        let (path, whole) = match self {
-            Self::Http(url) => (url.path().to_owned(), url.as_str().to_owned()),
-            Self::Local(local) => {
-                let path = local.git_dir.to_string_lossy().into_owned();
-                (path.trim_end_matches("/.git").to_owned(), format!("file://{path}"))
-            }
-        };
+        let path = self.base.path();
         let mut parts: Vec<&str> = path.trim_end_matches(".git").rsplit('/').take(2).collect();
         parts.reverse();
-        let digest = Sha256::digest(whole.as_bytes());
+        let digest = Sha256::digest(self.base.as_str().as_bytes());
         let hash: String = digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
         format!("{}-{hash}.git", slug(&parts.join("-"), 60))
     }
@@ -91,7 +93,7 @@ fn http(mut url: Url, config: &GitConfig) -> Result<Source, Fault> {
     url.set_fragment(None);
     let path = url.path().trim_end_matches('/').to_owned();
     url.set_path(&path);
-    Ok(Source::Http(url))
+    Ok(Source::Http(HttpSource { base: url }))
 }
 
 fn local(path: &Path, config: &GitConfig) -> Result<Source, Fault> {
@@ -241,7 +243,10 @@ mod tests {
     #[test]
     fn mirrors_have_readable_and_distinct_names() {
         let config = config(&["https://bitbucket.org", "https://other.org"], &[]);
-        let name = |url: &str| reason(url, &config).expect("allowed").mirror_name();
+        let name = |url: &str| match reason(url, &config).expect("allowed") {
+            Source::Http(http) => http.mirror_name(),
+            Source::Local(_) => panic!("a URL"),
+        };
         assert_eq!(
             name("https://bitbucket.org/Team/Payments.git"),
             name("https://bitbucket.org/Team/Payments.git/")

@@ -3,7 +3,9 @@
 mod host;
 mod http;
 mod local;
+mod mirror;
 mod repo;
+mod times;
 mod tree;
 
 use std::path::{Path, PathBuf};

@@ -89,10 +89,13 @@ async fn a_command_that_comes_twice_has_one_effect_and_the_same_answer() {
     world.server.say(command.clone()).await;
     world.server.say(command.clone()).await;
     world.server.until_done(deployment).await;
+    // By the time a question is answered, the delivered job is not held any more.
+    let question = CommandId::new();
+    world.server.say(ToAgent::ListRefs { command: question, repo: spec.repo, credential: None }).await;
+    world.server.until(|server| server.answers.contains_key(&question)).await;
     world.server.say(command).await;
     world.server.until(|server| server.replies[&id].len() == 3).await;
     assert!(world.server.replies[&id].iter().all(|reply| *reply == FromAgent::Accepted { command: id }));
-    // Another command for the same attempt finds it here, as long as it is not delivered.
     let job = &world.server.jobs[&deployment];
     let starts = job.progress.iter().filter(|what| matches!(what, Progress::Started { .. })).count();
     assert_eq!(starts, 1);
@@ -231,7 +234,8 @@ async fn two_agents_do_not_share_a_folder() {
     let world = World::start().await;
     let config = Config::new(world.folder.path().join("data"));
     let (connector, _server) = Server::new();
-    let error = crate::run(config, connector, CancellationToken::new()).await.unwrap_err();
+    let second = crate::run(config, connector, CancellationToken::new());
+    let error = tokio::time::timeout(server::PATIENCE, second).await.expect("refused at once").unwrap_err();
     assert!(matches!(error, AgentError::InUse(_)), "{error}");
     world.stop().await;
 }

@@ -17,7 +17,7 @@ use crate::link::Connector;
 use crate::sync::Lock;
 
 /// Far longer than anything here takes; a test that hits it has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 pub(super) struct Job {

@@ -1,7 +1,5 @@
 //! The same agent over a real WebSocket.
 
-use std::time::Duration;
-
 use futures_util::{SinkExt, StreamExt};
 use sdp_core::id::Epoch;
 use sdp_core::secret::Secret;
@@ -12,10 +10,9 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
 
+use super::server::PATIENCE;
 use super::*;
 use crate::link::WebSocket;
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Far {
     listener: TcpListener,

@@ -8,7 +8,7 @@ use super::repo::Repo;
 use super::*;
 
 /// A bench with a plain host that serves its `repos`, among them `x.git` with two commits on main.
-async fn hosted(change: impl FnOnce(&mut GitConfig)) -> (Bench, Host, Repo, [CommitId; 2]) {
+pub(super) async fn hosted(change: impl FnOnce(&mut GitConfig)) -> (Bench, Host, Repo, [CommitId; 2]) {
     let dir = tempfile::tempdir().expect("tempdir");
     let host = Host::plain(&dir.path().join("repos")).await;
     let repo = Repo::bare(&dir.path().join("repos/x.git"));
