@@ -27,8 +27,8 @@ use crate::secret::GitCredential;
 use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Store};
 use crate::wire::link::ServerEnd;
 use crate::wire::{
-    Answer, InstanceDecision, InstanceReport, JobDecision, JobReport, JobSpec, Preflight, Progress,
-    RejectReason, RouterReport, ToAgent,
+    Answer, ByeReason, InstanceDecision, InstanceReport, JobDecision, JobReport, JobSpec, Preflight,
+    Progress, RejectReason, RouterReport, ToAgent,
 };
 
 /// How many inputs one turn takes at most.
@@ -471,8 +471,11 @@ impl Run {
         answer: oneshot::Sender<Result<Welcomed, PlatformError>>,
         turn: &mut Turn,
     ) {
-        // The newest hello wins: the older connection ends with its outbox.
-        if let Some((epoch, _)) = self.outboxes.get(&agent).map(|(epoch, _)| (*epoch, ())) {
+        // The newest hello wins: the older connection is told why it ends, if it still listens.
+        if let Some((epoch, outbox)) = self.outboxes.get(&agent) {
+            let bye = ToAgent::Bye { reason: ByeReason::Superseded, retry_after_ms: None };
+            outbox.try_send(bye).ok();
+            let epoch = *epoch;
             self.gone(&agent, epoch, turn);
         }
         let epoch = self.world.next_epoch(&agent);

@@ -144,12 +144,16 @@ pub(super) async fn serve(
         };
         let telling = async {
             while let Some(message) = outbox.recv().await {
+                if let ToAgent::Bye { reason, .. } = message {
+                    return Some(reason);
+                }
                 session.remember(&message);
                 if end.tx.send(message).await.is_err() {
                     return None;
                 }
             }
-            Some(ByeReason::Superseded)
+            // The platform stops, or wants a fresh hello: come again.
+            Some(ByeReason::Restart)
         };
         tokio::select! {
             reason = reading => reason,

@@ -123,9 +123,10 @@ impl PlayedAgent {
         let gone: Vec<_> = named(&self.table).into_iter().filter(|id| !named(&table).contains(id)).collect();
         let version = table.version;
         self.table = table;
-        self.say(FromAgent::RoutesApplied { version }).await;
-        for instance in gone {
-            self.say(FromAgent::Drained { instance }).await;
+        let drained = gone.into_iter().map(|instance| FromAgent::Drained { instance });
+        for message in [FromAgent::RoutesApplied { version }].into_iter().chain(drained) {
+            // The server may have ended the connection after it sent the table.
+            self.end.tx.send(AgentFrame::Control(message)).await.ok();
         }
     }
 

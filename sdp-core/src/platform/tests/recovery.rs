@@ -8,7 +8,7 @@ use crate::id::BootId;
 use crate::name::CommitId;
 use crate::sandbox::{InstanceState, StopReason};
 use crate::secret::Secret;
-use crate::wire::{JobAction, JobResult, Progress, ToAgent};
+use crate::wire::{ByeReason, JobAction, JobResult, Progress, ToAgent};
 
 fn failed_with(deployment: &Deployment) -> Option<FailureReason> {
     match deployment.outcome() {
@@ -83,6 +83,18 @@ async fn after_a_cut_the_agent_goes_on_where_the_server_is() {
     // Nobody asked for the cancel.
     assert_eq!(failed_with(&bench.ended(&deployment).await), Some(FailureReason::AgentRestarted));
     assert_eq!(bench.platform.logs().held(deployment.id).await.expect("reads"), 3);
+}
+
+#[tokio::test]
+async fn only_a_newer_connection_supersedes_and_a_stop_says_come_again() {
+    let bench = Bench::start().await;
+    let mut old = bench.agent("vm-1").await;
+    let mut new = bench.agent("vm-1").await;
+    let bye =
+        |wanted| move |message: &ToAgent| matches!(message, ToAgent::Bye { reason, .. } if *reason == wanted);
+    old.hear(bye(ByeReason::Superseded)).await;
+    let platform = bench.platform.clone();
+    let (_, ()) = tokio::join!(new.hear(bye(ByeReason::Restart)), platform.stop());
 }
 
 #[tokio::test]
