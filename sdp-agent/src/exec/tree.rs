@@ -5,6 +5,10 @@
 //! (which holds after it has ended). A process that clears its environment, leaves the session *and* outlives a program
 //! that nobody asked to stop is not found; a PID namespace of its own is the cure for that.
 //!
+//! `/proc` is no snapshot: a process that forks and ends all the time can be between two ids just when it is looked for.
+//! A look counts as certain only if nobody unknown vanished, died or was changing its program during it; an uncertain
+//! one is repeated, at most [`LOOKS`] times.
+//!
 //! Signals go through a pidfd that is opened before the process is looked at again, so a reused process id is never hit.
 //! The program's own id cannot be reused while it is not reaped, which `exec::supervise` does last.
 
@@ -30,6 +34,8 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 const KILL_ROUND: Duration = Duration::from_secs(1);
 /// How often processes are stopped before they are killed; a fork bomb needs a few.
 const FREEZE_ROUNDS: usize = 20;
+/// How often a look that is not certain is repeated.
+const LOOKS: usize = 10;
 /// The most that is read of a process's environment.
 const MAX_ENVIRON: u64 = 4 * 1024 * 1024;
 
@@ -47,8 +53,18 @@ struct Shared {
     marker: Vec<u8>,
     /// Readable when the program has ended.
     leader_fd: AsyncFd<OwnedFd>,
-    /// Who was seen at the last look: whose parent is gone since is still ours.
-    seen: Mutex<BTreeSet<Process>>,
+    known: Mutex<Known>,
+}
+
+/// What earlier looks found out.
+#[derive(Debug, Default)]
+struct Known {
+    /// Who was ours at the last look: whose parent is gone since still is.
+    ours: BTreeSet<Process>,
+    /// Who is somebody else's, or dead: start times by process id. Nobody becomes ours later.
+    strangers: BTreeMap<i32, u64>,
+    /// Who had no environment: a kernel thread, or somebody just starting a program.
+    blank: BTreeSet<Process>,
 }
 
 /// A process, for as long as it lives: the start time tells it from a later one with the same id.
@@ -73,7 +89,7 @@ impl Tree {
         let fd = open(leader)?;
         let leader_fd = wait_on(fd)?;
         let marker = format!("{MARKER}={marker}").into_bytes();
-        Ok(Self(Arc::new(Shared { leader, marker, leader_fd, seen: Mutex::default() })))
+        Ok(Self(Arc::new(Shared { leader, marker, leader_fd, known: Mutex::default() })))
     }
 
     /// Returns when the program itself has ended; it is not reaped by that.
@@ -160,20 +176,50 @@ impl Tree {
 
     /// Everyone alive who belongs to it.
     fn members(&self) -> Vec<Process> {
-        let all = processes();
-        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..LOOKS {
+            let (members, certain) = self.look(&mut known);
+            // Whoever finds some deals with them and looks again; only "none" has to be certain.
+            if certain || !members.is_empty() {
+                return members;
+            }
+        }
+        Vec::new()
+    }
+
+    fn look(&self, known: &mut Known) -> (Vec<Process>, bool) {
+        let (all, vanished) = processes();
+        let mut certain = vanished.iter().all(|pid| known.strangers.contains_key(pid));
         let leader = all.get(&self.0.leader).map(|stat| stat.process.started);
         let mut ours: BTreeSet<i32> = BTreeSet::new();
         for stat in all.values() {
             let Process { pid, started } = stat.process;
-            let root = pid == self.0.leader
+            if known.strangers.get(&pid) == Some(&started) {
+                continue;
+            }
+            // Nobody can have come from the program who was there before it.
+            if leader.is_some_and(|leader| started < leader) {
+                known.strangers.insert(pid, started);
+                continue;
+            }
+            if stat.dead {
+                // Who knows what it left just now; from the next look on it has left nothing more.
+                certain = false;
+                known.strangers.insert(pid, started);
+                continue;
+            }
+            let related = pid == self.0.leader
                 || stat.session == self.0.leader
                 || stat.group == self.0.leader
-                || seen.contains(&stat.process)
-                // Nobody can have inherited the marker who was there before.
-                || (leader.is_none_or(|leader| started >= leader) && has_marker(pid, &self.0.marker));
-            if root {
-                ours.insert(pid);
+                || known.ours.contains(&stat.process);
+            match if related { Some(true) } else { self.is_marked(stat.process) } {
+                Some(true) => drop(ours.insert(pid)),
+                Some(false) => drop(known.strangers.insert(pid, started)),
+                None if known.blank.remove(&stat.process) => drop(known.strangers.insert(pid, started)),
+                None => {
+                    certain = false;
+                    known.blank.insert(stat.process);
+                }
             }
         }
         grow(&mut ours, &all);
@@ -183,8 +229,21 @@ impl Tree {
             .filter(|stat| !stat.dead)
             .map(|stat| stat.process)
             .collect();
-        *seen = members.iter().copied().collect();
-        members
+        known.strangers.retain(|pid, _| all.contains_key(pid) && !ours.contains(pid));
+        known.blank.retain(|process| all.contains_key(&process.pid));
+        known.ours = members.iter().copied().collect();
+        (members, certain)
+    }
+
+    /// Whether a process carries the marker; none if it has no environment at all.
+    fn is_marked(&self, process: Process) -> Option<bool> {
+        match environ(process.pid) {
+            Ok(bytes) if bytes.is_empty() => None,
+            Ok(bytes) => Some(bytes.split(|b| *b == 0).any(|entry| entry == self.0.marker)),
+            // Somebody else's.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Some(false),
+            Err(_) => None,
+        }
     }
 }
 
@@ -212,12 +271,12 @@ pub fn kill_leftovers(root: &Path) -> usize {
     let marker = format!("{MARKER}=").into_bytes();
     let mut frozen = BTreeSet::new();
     for _ in 0..FREEZE_ROUNDS {
-        let all = processes();
+        let (all, _) = processes();
         let mut ours: BTreeSet<i32> = all
             .keys()
             .copied()
             .filter(|pid| {
-                let environ = environ(*pid);
+                let environ = environ(*pid).unwrap_or_default();
                 let has = |start: &[u8]| environ.split(|b| *b == 0).any(|entry| entry.starts_with(start));
                 has(&marker) && has(&home)
             })
@@ -243,15 +302,19 @@ pub fn kill_leftovers(root: &Path) -> usize {
     frozen.len()
 }
 
-/// Every process, by id, without ourselves and init.
-fn processes() -> BTreeMap<i32, Stat> {
+/// Every process, by id, without ourselves and init; and the ids of those that were gone before they were looked at.
+fn processes() -> (BTreeMap<i32, Stat>, Vec<i32>) {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeMap::new() };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| *pid != own && *pid != 1)
-        .filter_map(|pid| Some((pid, stat(pid)?)))
-        .collect()
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Default::default() };
+    let (mut all, mut vanished) = (BTreeMap::new(), Vec::new());
+    for pid in entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()) {
+        match stat(pid) {
+            _ if pid == own || pid == 1 => {}
+            Some(stat) => drop(all.insert(pid, stat)),
+            None => vanished.push(pid),
+        }
+    }
+    (all, vanished)
 }
 
 fn stat(pid: i32) -> Option<Stat> {
@@ -271,18 +334,11 @@ fn parse_stat(pid: i32, text: &[u8]) -> Option<Stat> {
     Some(Stat { process: Process { pid, started }, dead, parent, group, session })
 }
 
-fn environ(pid: i32) -> Vec<u8> {
+fn environ(pid: i32) -> io::Result<Vec<u8>> {
     use std::io::Read as _;
     let mut bytes = Vec::new();
-    if let Ok(file) = std::fs::File::open(format!("/proc/{pid}/environ")) {
-        // A process of somebody else cannot be read; then it is none of ours.
-        drop(file.take(MAX_ENVIRON).read_to_end(&mut bytes));
-    }
-    bytes
-}
-
-fn has_marker(pid: i32, marker: &[u8]) -> bool {
-    environ(pid).split(|b| *b == 0).any(|entry| entry == marker)
+    std::fs::File::open(format!("/proc/{pid}/environ"))?.take(MAX_ENVIRON).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn open(pid: i32) -> io::Result<OwnedFd> {
