@@ -39,6 +39,13 @@ impl Script {
         alive.extend(pids.split_whitespace().filter(|pid| is_alive(pid)).map(str::to_owned));
         alive
     }
+
+    /// Returns when those that are alive have ended.
+    async fn gone(&self) {
+        let fds = self.alive().into_iter().filter_map(|pid| tree::open(pid.parse().unwrap()).ok());
+        tree::ended(fds.collect()).await;
+        assert_eq!(self.alive(), [""; 0]);
+    }
 }
 
 fn carrying(entry: &str) -> Vec<String> {
@@ -202,11 +209,15 @@ async fn nothing_is_left_of_a_build_that_ignores_signals_and_hides() {
     // Nobody else's process may come to harm.
     let mut bystander = Command::new("sleep").arg("1000").kill_on_drop(true).spawn().unwrap();
     let (on_line, _, stop) = collect();
-    let begin = Instant::now();
-    let error = run_with(script.program(), quick(), on_line, &stop, LONG).await.unwrap_err();
-    assert!(matches!(error, ExecError::Cancelled), "{error}");
+    let asked = async {
+        stop.cancelled().await;
+        Instant::now()
+    };
+    let (result, asked) = tokio::join!(run_with(script.program(), quick(), on_line, &stop, LONG), asked);
+    assert!(matches!(result, Err(ExecError::Cancelled)), "{result:?}");
     assert_eq!(script.alive(), [""; 0]);
-    assert!(begin.elapsed() < Duration::from_secs(12), "{:?}", begin.elapsed());
+    // Far less, but on a machine that is busy with something else.
+    assert!(asked.elapsed() < LONG / 2, "{:?}", asked.elapsed());
     assert!(bystander.try_wait().unwrap().is_none(), "a bystander was killed");
 }
 
@@ -258,11 +269,7 @@ async fn a_dropped_future_leaves_nothing() {
         () = ready.cancelled() => {}
     }
     // They have been killed; their going is seen a moment later.
-    let begin = Instant::now();
-    while !script.alive().is_empty() && begin.elapsed() < LONG {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(script.alive(), [""; 0]);
+    timeout(LONG, script.gone()).await.unwrap();
 }
 
 #[tokio::test]
@@ -292,11 +299,7 @@ async fn what_a_killed_agent_left_behind_is_found_by_its_folder() {
     }
     let root = ours.folder.path().to_owned();
     assert!(tokio::task::spawn_blocking(move || kill_leftovers(&root)).await.unwrap() >= 3);
-    let begin = Instant::now();
-    while !ours.alive().is_empty() && begin.elapsed() < LONG {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(ours.alive(), [""; 0]);
+    timeout(LONG, ours.gone()).await.unwrap();
     assert!(!other.alive().is_empty(), "another agent's were killed");
     kill_leftovers(other.folder.path());
 }

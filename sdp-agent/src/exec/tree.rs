@@ -7,7 +7,7 @@
 //!
 //! `/proc` is no snapshot: a process that forks and ends all the time can be between two ids just when it is looked for.
 //! A look counts as certain only if nobody unknown vanished, died or was changing its program during it; an uncertain
-//! one is repeated, at most [`LOOKS`] times.
+//! one is repeated, at most [`LOOKS`] times, and [`DOUBTS`] times that before "none is left" is believed.
 //!
 //! Signals go through a pidfd that is opened before the process is looked at again, so a reused process id is never hit.
 //! The program's own id cannot be reused while it is not reaped, which `exec::supervise` does last.
@@ -29,13 +29,17 @@ use tokio::time::{Instant, sleep, timeout};
 pub(crate) const MARKER: &str = "SDP_EXEC";
 
 /// How long all that is left is killed over and over before it counts as unkillable.
-const KILL_LIMIT: Duration = Duration::from_secs(5);
+const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// How long one round of kills may take to show.
 const KILL_ROUND: Duration = Duration::from_secs(1);
 /// How often processes are stopped before they are killed; a fork bomb needs a few.
 const FREEZE_ROUNDS: usize = 20;
 /// How often a look that is not certain is repeated.
 const LOOKS: usize = 10;
+/// How often "none is left, as far as could be seen" is doubted when everything is to be killed, and for how long. On a
+/// machine where programs start and end all the time no look may ever be certain.
+const DOUBTS: usize = 5;
+const DOUBT: Duration = Duration::from_millis(10);
 /// The most that is read of a process's environment.
 const MAX_ENVIRON: u64 = 4 * 1024 * 1024;
 
@@ -117,7 +121,7 @@ impl Tree {
     /// Returns when none is left.
     pub(crate) async fn gone(&self) {
         loop {
-            let left = self.blocking(|tree| watch(&tree.members())).await.unwrap_or_default();
+            let left = self.blocking(|tree| watch(&tree.members())).await;
             if left.is_empty() {
                 return;
             }
@@ -128,10 +132,16 @@ impl Tree {
     /// Kills all that is left until none is; returns those that would not go.
     pub(crate) async fn kill(&self) -> Vec<i32> {
         let deadline = Instant::now() + KILL_LIMIT;
+        let mut doubts = 0;
         loop {
-            let killed = self.blocking(Self::freeze_and_kill).await.unwrap_or_default();
+            let (killed, certain) = self.blocking(Self::freeze_and_kill).await;
             if killed.is_empty() {
-                return Vec::new();
+                if certain || doubts == DOUBTS {
+                    return Vec::new();
+                }
+                doubts += 1;
+                sleep(DOUBT).await;
+                continue;
             }
             if Instant::now() >= deadline {
                 return killed.iter().map(|process| process.pid).collect();
@@ -145,55 +155,74 @@ impl Tree {
         self.freeze_and_kill();
     }
 
-    /// Stops processes until no new ones turn up (what is stopped cannot fork), then kills them all. Returns whom.
-    fn freeze_and_kill(&self) -> Vec<Process> {
+    /// Stops processes until no new ones turn up (what is stopped cannot fork), then kills them all. Returns whom, and
+    /// whether it is certain that there are no others.
+    fn freeze_and_kill(&self) -> (Vec<Process>, bool) {
         let mut frozen = BTreeSet::new();
+        // At once when one is found: some do not stay for long.
+        let mut freeze = |process| {
+            let new = frozen.insert(process);
+            if new {
+                signal(process, Signal::STOP);
+            }
+            new
+        };
+        let mut certain = false;
         for _ in 0..FREEZE_ROUNDS {
-            let new: Vec<_> =
-                self.members().into_iter().filter(|process| !frozen.contains(process)).collect();
-            if new.is_empty() {
+            let mut any_new = false;
+            let found;
+            (found, certain) = self.find(&mut |process| any_new |= freeze(process));
+            for process in found {
+                any_new |= freeze(process);
+            }
+            if !any_new {
                 break;
             }
-            for process in new {
-                signal(process, Signal::STOP);
-                frozen.insert(process);
-            }
         }
-        frozen.into_iter().inspect(|process| signal(*process, Signal::KILL)).collect()
+        (frozen.into_iter().inspect(|process| signal(*process, Signal::KILL)).collect(), certain)
     }
 
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Self) -> T + Send + 'static) -> Option<T> {
+    async fn blocking<T: Send + 'static>(&self, work: fn(&Self) -> T) -> T {
         let tree = self.clone();
         match tokio::task::spawn_blocking(move || work(&tree)).await {
-            Ok(out) => Some(out),
-            Err(error) => {
-                // The runtime is shutting down under us; `Running`'s drop kills what is left.
-                tracing::debug!(%error, "a look at processes was not made");
-                None
-            }
+            Ok(out) => out,
+            // The runtime is going down: then this thread may as well be held up for some milliseconds.
+            Err(_) => work(self),
         }
     }
 
     /// Everyone alive who belongs to it.
     fn members(&self) -> Vec<Process> {
-        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..LOOKS {
-            let (members, certain) = self.look(&mut known);
-            // Whoever finds some deals with them and looks again; only "none" has to be certain.
-            if certain || !members.is_empty() {
-                return members;
-            }
-        }
-        Vec::new()
+        self.find(&mut |_| {}).0
     }
 
-    fn look(&self, known: &mut Known) -> (Vec<Process>, bool) {
-        let (all, vanished) = processes();
-        let mut certain = vanished.iter().all(|pid| known.strangers.contains_key(pid));
-        let leader = all.get(&self.0.leader).map(|stat| stat.process.started);
+    /// Them, with a word to each at the moment at which it is recognised (descendants are recognised only in the end); and
+    /// whether that is certain to be all, if it is none.
+    fn find(&self, found: &mut impl FnMut(Process)) -> (Vec<Process>, bool) {
+        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..LOOKS {
+            let (members, certain) = self.look(&mut known, found);
+            // Whoever finds some deals with them and looks again; only "none" has to be certain.
+            if certain || !members.is_empty() {
+                return (members, certain);
+            }
+        }
+        (Vec::new(), false)
+    }
+
+    fn look(&self, known: &mut Known, found: &mut impl FnMut(Process)) -> (Vec<Process>, bool) {
+        let mut certain = true;
+        let leader = stat(self.0.leader).map(|stat| stat.process.started);
+        let mut all: BTreeMap<i32, Stat> = BTreeMap::new();
         let mut ours: BTreeSet<i32> = BTreeSet::new();
-        for stat in all.values() {
-            let Process { pid, started } = stat.process;
+        for pid in process_ids() {
+            let Some(stat) = stat(pid) else {
+                // It was gone before it was looked at.
+                certain &= known.strangers.contains_key(&pid);
+                continue;
+            };
+            all.insert(pid, stat);
+            let started = stat.process.started;
             if known.strangers.get(&pid) == Some(&started) {
                 continue;
             }
@@ -213,7 +242,10 @@ impl Tree {
                 || stat.group == self.0.leader
                 || known.ours.contains(&stat.process);
             match if related { Some(true) } else { self.is_marked(stat.process) } {
-                Some(true) => drop(ours.insert(pid)),
+                Some(true) => {
+                    ours.insert(pid);
+                    found(stat.process);
+                }
                 Some(false) => drop(known.strangers.insert(pid, started)),
                 None if known.blank.remove(&stat.process) => drop(known.strangers.insert(pid, started)),
                 None => {
@@ -271,7 +303,8 @@ pub fn kill_leftovers(root: &Path) -> usize {
     let marker = format!("{MARKER}=").into_bytes();
     let mut frozen = BTreeSet::new();
     for _ in 0..FREEZE_ROUNDS {
-        let (all, _) = processes();
+        let all: BTreeMap<_, _> =
+            process_ids().into_iter().filter_map(|pid| Some((pid, stat(pid)?))).collect();
         let mut ours: BTreeSet<i32> = all
             .keys()
             .copied()
@@ -302,19 +335,16 @@ pub fn kill_leftovers(root: &Path) -> usize {
     frozen.len()
 }
 
-/// Every process, by id, without ourselves and init; and the ids of those that were gone before they were looked at.
-fn processes() -> (BTreeMap<i32, Stat>, Vec<i32>) {
+/// Every process, the newest first (as a rule), without ourselves and init.
+fn process_ids() -> Vec<i32> {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Default::default() };
-    let (mut all, mut vanished) = (BTreeMap::new(), Vec::new());
-    for pid in entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()) {
-        match stat(pid) {
-            _ if pid == own || pid == 1 => {}
-            Some(stat) => drop(all.insert(pid, stat)),
-            None => vanished.push(pid),
-        }
-    }
-    (all, vanished)
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let mut pids: Vec<i32> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != own && *pid != 1)
+        .collect();
+    pids.sort_unstable_by(|a, b| b.cmp(a));
+    pids
 }
 
 fn stat(pid: i32) -> Option<Stat> {
@@ -341,7 +371,7 @@ fn environ(pid: i32) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn open(pid: i32) -> io::Result<OwnedFd> {
+pub(super) fn open(pid: i32) -> io::Result<OwnedFd> {
     let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(pidfd_open(pid, PidfdFlags::NONBLOCK).or_else(|_| pidfd_open(pid, PidfdFlags::empty()))?)
 }
@@ -376,7 +406,7 @@ fn wait_on(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 /// Returns when all of them have ended.
-async fn ended(fds: Vec<OwnedFd>) {
+pub(super) async fn ended(fds: Vec<OwnedFd>) {
     for fd in fds {
         match wait_on(fd) {
             Ok(fd) => drop(fd.readable().await),
