@@ -3,13 +3,35 @@
 use std::time::Instant;
 
 use super::host::Host;
+use super::repo::Repo;
 use super::*;
 
-/// `SDP_GIT_REPO=/path/to/bare.git cargo nextest run … --run-ignored only -E 'test(beside_the_git_cli)' --no-capture`
+fn sample(path: &Path) -> PathBuf {
+    let repo = Repo::bare(path);
+    for n in 0..30 {
+        let text = n.to_string();
+        let commit = repo.commit("main", &text, &[("a/b", &text), ("c", "c"), ("d/e/f", "f")]);
+        let branch = match n {
+            10 => "b249",
+            20 => "b259",
+            _ => continue,
+        };
+        let id = git2::Oid::from_str(commit.as_str()).expect("id");
+        repo.git.reference(&format!("refs/heads/{branch}"), id, true, "").expect("branch");
+    }
+    path.to_owned()
+}
+
+/// `SDP_GIT_REPO=/path/to/bare.git cargo nextest run … --run-ignored only -E 'test(beside_the_git_cli)' --no-capture`, with
+/// branches `b249`, `b259` and `main`; a small repository is made where none is named.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a large repository in SDP_GIT_REPO; for measuring by hand"]
+#[ignore = "needs a quiet machine to say anything: it measures; scripts/test runs it"]
 async fn times_beside_the_git_cli() {
-    let big = PathBuf::from(std::env::var_os("SDP_GIT_REPO").expect("SDP_GIT_REPO"));
+    let made = tempfile::tempdir().expect("tempdir");
+    let big = match std::env::var_os("SDP_GIT_REPO") {
+        Some(path) => PathBuf::from(path),
+        None => sample(&made.path().join("sample.git")),
+    };
     let root = big.parent().expect("a folder").to_owned();
     let name = big.file_name().expect("a name").to_str().expect("UTF-8").to_owned();
     let host = Host::plain(&root).await;
