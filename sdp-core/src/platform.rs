@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 pub use error::PlatformError;
 
@@ -250,11 +250,9 @@ struct Inner {
     logs: Logs,
     inputs: mpsc::Sender<Input>,
     newest: watch::Receiver<EventSeq>,
-    task: Mutex<Option<JoinHandle<()>>>,
+    /// The orchestrator; `stop` awaits it.
+    task: Mutex<JoinSet<()>>,
 }
-
-/// How many inputs may wait for the orchestrator.
-const INPUTS: usize = 1024;
 
 impl Platform {
     /// Opens the data folder, recovers what was under way, and starts the orchestrator on the present runtime.
@@ -278,14 +276,10 @@ impl Platform {
         .await
         .map_err(|_| PlatformError::Stopping)??;
         let snapshot = store.read(crate::store::Snapshot::load).await?;
-        let clock = run::Clock::start();
-        let world = world::World::restore(snapshot, clock.now());
-        let (inputs, queue) = mpsc::channel(INPUTS);
-        let (bell, newest) = watch::channel(world.seq);
-        let run =
-            run::Run::new(config.clone(), store.clone(), logs.clone(), world, clock, bell, queue, &inputs);
-        let task = tokio::task::spawn(run.run());
-        let task = Mutex::new(Some(task));
+        let (run, inputs, newest) = run::Run::new(config.clone(), store.clone(), logs.clone(), snapshot);
+        let mut task = JoinSet::new();
+        task.spawn(run.run());
+        let task = Mutex::new(task);
         Ok(Self { inner: Arc::new(Inner { config, store, logs, inputs, newest, task }) })
     }
 
@@ -293,11 +287,9 @@ impl Platform {
     /// Deployments under way go on at their agents and are taken up again by the next start.
     pub async fn stop(&self) {
         drop(self.inner.inputs.send(Input::Stop).await);
-        let task = self.inner.task.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(task) = task {
-            // An error would be a panic of the task, which the runtime has reported already.
-            drop(task.await);
-        }
+        let mut task = std::mem::take(&mut *self.inner.task.lock().unwrap_or_else(PoisonError::into_inner));
+        // An error would be a panic of the task, which the runtime has reported already.
+        while task.join_next().await.is_some() {}
     }
 
     // ── catalog ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -659,7 +651,7 @@ impl Platform {
     /// What is wrong.
     pub async fn ready(&self) -> Result<(), PlatformError> {
         self.ask(|_| ()).await?;
-        Ok(self.inner.store.write(|connection| crate::store::probe(connection)).await?)
+        Ok(self.inner.store.write(crate::store::probe).await?)
     }
 
     pub(crate) fn store(&self) -> &Store {

@@ -31,6 +31,8 @@ use crate::wire::{
     Progress, RejectReason, RouterReport, ToAgent,
 };
 
+/// How many inputs may wait for the loop.
+const INPUTS: usize = 1024;
 /// How many inputs one turn takes at most.
 const TURN: usize = 128;
 /// How many messages may wait for one agent; an agent that is slower than that is disconnected and says hello again.
@@ -182,12 +184,14 @@ struct Asked {
     answer: oneshot::Sender<Result<Answer, PlatformError>>,
 }
 
+/// Called once a turn is in the store, or with the error if it could not be stored.
+type Told = Box<dyn FnOnce(Result<(), PlatformError>) + Send>;
+
 /// What a turn has to say once it is in the store.
 #[derive(Default)]
 struct Turn {
     sends: Vec<(AgentName, ToAgent)>,
-    /// Called with the error if the turn could not be stored.
-    answers: Vec<Box<dyn FnOnce(Result<(), PlatformError>) + Send>>,
+    answers: Vec<Told>,
 }
 
 pub(super) struct Run {
@@ -206,17 +210,18 @@ pub(super) struct Run {
 }
 
 impl Run {
+    /// A loop over what the store holds, and the two ways to it: what it is told, and what it has appended.
     pub(super) fn new(
         config: PlatformConfig,
         store: Store,
         logs: Logs,
-        world: World,
-        clock: Clock,
-        bell: watch::Sender<EventSeq>,
-        queue: mpsc::Receiver<Input>,
-        inputs: &mpsc::Sender<Input>,
-    ) -> Self {
-        Self {
+        snapshot: Snapshot,
+    ) -> (Self, mpsc::Sender<Input>, watch::Receiver<EventSeq>) {
+        let clock = Clock::start();
+        let world = World::restore(snapshot, clock.now());
+        let (inputs, queue) = mpsc::channel(INPUTS);
+        let (bell, newest) = watch::channel(world.seq);
+        let run = Self {
             config,
             store,
             logs,
@@ -229,7 +234,8 @@ impl Run {
             sessions: JoinSet::new(),
             asked: HashMap::new(),
             stopping: watch::Sender::new(false),
-        }
+        };
+        (run, inputs, newest)
     }
 
     /// Until it is told to stop, or nobody is left who could tell it anything.

@@ -136,7 +136,7 @@ pub(super) async fn serve(
     } else {
         let reading = async {
             loop {
-                let Some(frame) = end.rx.recv().await else { return None };
+                let frame = end.rx.recv().await?;
                 if let Err(End(reason)) = session.frame(frame).await {
                     return reason;
                 }
