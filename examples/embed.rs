@@ -16,6 +16,7 @@ use sdp_core::event::EventKind;
 use sdp_core::feed::EventFilter;
 use sdp_core::platform::{Deploy, Platform, PlatformConfig, Save};
 use sdp_core::principal::Principal;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
@@ -48,7 +49,8 @@ async fn main() -> anyhow::Result<()> {
     config.router = Some(RouterConfig::new("127.0.0.1:0".parse()?));
     let shutdown = CancellationToken::new();
     let connector = Connector::InProcess(Arc::new(platform.connector("here".parse()?)));
-    let agent = tokio::task::spawn(sdp_agent::run(config, connector, shutdown.clone()));
+    let mut agent = JoinSet::new();
+    agent.spawn(sdp_agent::run(config, connector, shutdown.clone()));
 
     // Deploy, and follow what happens.
     let deployment = platform.deploy(&me, Deploy::new(name).git_ref(branch.parse()?)).await?;
@@ -73,7 +75,7 @@ async fn main() -> anyhow::Result<()> {
         }
     }
     shutdown.cancel();
-    agent.await??;
+    agent.join_all().await.into_iter().collect::<Result<(), _>>()?;
     platform.stop().await;
     Ok(())
 }

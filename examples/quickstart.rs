@@ -6,6 +6,8 @@
 //!
 //! Everything lies in a temporary folder and is gone at the end; `SDP_QUICKSTART_DATA=FOLDER` keeps it there.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever runs it")]
+
 #[path = "quickstart/baseline.rs"]
 mod baseline;
 #[path = "quickstart/samples.rs"]
@@ -27,6 +29,7 @@ use sdp_core::name::PersonName;
 use sdp_core::platform::Save;
 use sdp_core::principal::Principal;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -53,7 +56,8 @@ fn main() -> ExitCode {
 async fn run() -> anyhow::Result<ExitCode> {
     let (data, _temporary) = data_folder()?;
     let shutdown = CancellationToken::new();
-    let signals = tokio::task::spawn(signals(shutdown.clone()));
+    let mut signals = JoinSet::new();
+    signals.spawn(self::signals(shutdown.clone()));
 
     let samples = samples::Samples::make(&data.join("repositories"))?;
     let baseline = baseline::Baseline::start().await?;
@@ -76,7 +80,8 @@ async fn run() -> anyhow::Result<ExitCode> {
     config.router = Some(RouterConfig::new(router));
     let connector = Connector::InProcess(Arc::new(server.platform.connector("quickstart".parse()?)));
     let stop_agent = CancellationToken::new();
-    let agent = tokio::task::spawn(sdp_agent::run(config, connector, stop_agent.clone()));
+    let mut agent = JoinSet::new();
+    agent.spawn(sdp_agent::run(config, connector, stop_agent.clone()));
 
     // The bot, with the terminal as its chat.
     let token = server.access.create_token("quickstart-bot".parse()?, TokenKind::Bot).await?.token;
@@ -89,11 +94,11 @@ async fn run() -> anyhow::Result<ExitCode> {
 
     // Everything that was started ends: services first, while there is still somebody to report to.
     stop_agent.cancel();
-    let agent = agent.await.context("the agent's task failed")?;
+    let agent: Result<(), _> = agent.join_all().await.into_iter().collect();
     shutdown.cancel();
     server.ended().await;
     baseline.stop().await;
-    signals.abort();
+    signals.shutdown().await;
     agent.context("the agent could not run")?;
     Ok(ExitCode::from(ended?.exit_code()))
 }

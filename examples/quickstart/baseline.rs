@@ -5,13 +5,14 @@ use axum::Router;
 use axum::extract::Path;
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 pub(crate) struct Baseline {
     base: Url,
     stop: CancellationToken,
-    task: tokio::task::JoinHandle<std::io::Result<()>>,
+    task: JoinSet<std::io::Result<()>>,
 }
 
 impl Baseline {
@@ -25,8 +26,8 @@ impl Baseline {
         let app = Router::new().route("/{service}/", get(answer)).route("/{service}/{*rest}", get(rest));
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
-        let task =
-            tokio::task::spawn(axum::serve(listener, app).with_graceful_shutdown(stopped).into_future());
+        let mut task = JoinSet::new();
+        task.spawn(axum::serve(listener, app).with_graceful_shutdown(stopped).into_future());
         Ok(Self { base, stop, task })
     }
 
@@ -37,6 +38,6 @@ impl Baseline {
 
     pub(crate) async fn stop(self) {
         self.stop.cancel();
-        drop(self.task.await);
+        drop(self.task.join_all().await);
     }
 }

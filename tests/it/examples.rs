@@ -1,12 +1,11 @@
 //! The examples as a newcomer runs them.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 /// An example's program. `cargo test` builds examples before it runs tests.
 fn example(name: &str) -> Command {
-    let mut folder = PathBuf::from(std::env::current_exe().expect("a path"));
+    let mut folder = std::env::current_exe().expect("a path");
     folder.pop();
     folder.pop();
     Command::new(folder.join("examples").join(name))

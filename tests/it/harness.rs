@@ -18,7 +18,7 @@ use sdp_core::id::DeploymentRef;
 use sdp_core::secret::Secret;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -70,7 +70,7 @@ pub(crate) struct Sdp {
     agent_token: Secret,
     server_config: sdp_server::Config,
     server: Option<(sdp_server::Server, CancellationToken)>,
-    agent: Option<(JoinHandle<Result<(), sdp_agent::AgentError>>, CancellationToken)>,
+    agent: Option<(JoinSet<Result<(), sdp_agent::AgentError>>, CancellationToken)>,
 }
 
 impl Sdp {
@@ -115,7 +115,9 @@ impl Sdp {
         let socket = WebSocket::new(&self.url, &self.agent_token, None).expect("an address");
         let shutdown = CancellationToken::new();
         let run = sdp_agent::run(self.agent_config.clone(), Connector::WebSocket(socket), shutdown.clone());
-        self.agent = Some((tokio::task::spawn(run), shutdown));
+        let mut task = JoinSet::new();
+        task.spawn(run);
+        self.agent = Some((task, shutdown));
         self.until("the agent connects", async |sdp| {
             sdp.admin.agents().await.is_ok_and(|list| list.iter().any(|agent| agent.connected))
         })
@@ -125,7 +127,9 @@ impl Sdp {
     pub(crate) async fn stop_agent(&mut self) {
         if let Some((task, shutdown)) = self.agent.take() {
             shutdown.cancel();
-            task.await.expect("the agent's task").expect("the agent ran");
+            for result in task.join_all().await {
+                result.expect("the agent ran");
+            }
         }
     }
 
@@ -310,14 +314,15 @@ pub(crate) fn greeter() -> String {
 /// A load of GET requests to one URL until it is told to stop: how many, and the failures.
 pub(crate) struct Load {
     stop: CancellationToken,
-    task: JoinHandle<(u64, Vec<String>)>,
+    task: JoinSet<(u64, Vec<String>)>,
 }
 
 impl Load {
     pub(crate) fn start(http: &reqwest::Client, url: Url) -> Self {
         let stop = CancellationToken::new();
         let (stopped, http) = (stop.clone(), http.clone());
-        let task = tokio::task::spawn(async move {
+        let mut task = JoinSet::new();
+        task.spawn(async move {
             let (mut requests, mut failures) = (0, Vec::new());
             while !stopped.is_cancelled() {
                 requests += 1;
@@ -334,6 +339,6 @@ impl Load {
 
     pub(crate) async fn stop(self) -> (u64, Vec<String>) {
         self.stop.cancel();
-        self.task.await.expect("the load's task")
+        self.task.join_all().await.remove(0)
     }
 }
