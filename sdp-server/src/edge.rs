@@ -5,7 +5,7 @@
 //! request ─▶ id ─▶ panics caught ─▶ time limit ─▶ who asks, may they ─▶ handler
 //! answer  ◀─ id, security headers, one line of log ◀──────────────────────┘
 //! ```
-//! The LOGGING rule: one line for each request that changes something or fails with a fault of ours; reads are logged at
+//! The LOGGING rule: one line for each request that changes something or is answered with 5xx; reads are logged at
 //! debug level. A line names the route, not the address, because a sign-in link's address opens a door; never a
 //! header, a query or a body.
 
@@ -65,6 +65,9 @@ pub(crate) async fn answer(State(app): State<App>, request: Request, next: Next)
     let by = response.extensions().get::<AskedBy>().map(|AskedBy(by)| tracing::field::display(by.clone()));
     if let Some(Fault(fault)) = response.extensions().get::<Fault>() {
         tracing::error!(request.id = %id, %method, route = shown, status = status.as_u16(), ms, by, "failed to answer: {fault}");
+    } else if status.is_server_error() {
+        // Not a fault, but worth a look: no agent, a full disk, a git host that does not answer.
+        tracing::warn!(request.id = %id, %method, route = shown, status = status.as_u16(), ms, by, "could not answer");
     } else if method != Method::GET && method != Method::HEAD {
         tracing::info!(request.id = %id, %method, route = shown, status = status.as_u16(), ms, by, "answered");
     } else {

@@ -168,8 +168,7 @@ impl IntoResponse for Refused {
             }
             _ => {}
         }
-        if status.is_server_error() {
-            let text = self.fault.unwrap_or_else(|| self.problem.title.as_str().into());
+        if let Some(text) = self.fault {
             response.extensions_mut().insert(Fault(text));
         }
         response

@@ -12,7 +12,7 @@ async fn nothing_but_health_and_signing_in_is_open() {
     let agent = host.token(TokenKind::Agent, "vm-9").await;
     let bot = host.token(TokenKind::Bot, "chat").await;
     let document: Value = ok(host.get("/api/v1/openapi.json").send().await.expect("answered"), 200).await;
-    let mut first = None;
+    let (mut first, mut open) = (None, Vec::new());
     for (path, item) in document["paths"].as_object().expect("paths") {
         for (method, operation) in item.as_object().expect("item") {
             let method: Method = method.to_uppercase().parse().expect("a method");
@@ -20,6 +20,7 @@ async fn nothing_but_health_and_signing_in_is_open() {
             let is_open = operation["security"].as_array().is_some_and(Vec::is_empty);
             let answer = host.bare(method.clone(), &address).send().await.expect("answered");
             if is_open {
+                open.push(operation["operationId"].as_str().expect("an id").to_owned());
                 assert_ne!(answer.status(), 401, "{method} {path}");
                 continue;
             }
@@ -41,6 +42,8 @@ async fn nothing_but_health_and_signing_in_is_open() {
             }
         }
     }
+    open.sort();
+    assert_eq!(open, ["health", "open_sign_in_link", "readiness", "sign_in", "sign_out"]);
     host.stop().await;
 }
 
