@@ -42,8 +42,7 @@ async fn a_branch_is_resolved_fetched_built_started_and_checked() {
     insta::assert_snapshot!(text.join("\n"), @r"
     looking for main in $DIR/repo.git
     main is at commit $COMMIT
-    fetching main of $DIR/repo.git
-    received 4 objects, …
+    commit $COMMIT is here already
     2 files
     ./build
     building
