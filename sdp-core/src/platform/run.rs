@@ -4,32 +4,26 @@
 //! has happened: the world is read from the store again, every answer of the turn is the error, and agents are
 //! disconnected, so that they say hello to what is true.
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
+use super::clock::Clock;
 use super::decide::{self, Act, commands::Verdict};
+use super::input::{Command, DeployCommand, Hello, Input, Question, Reply, Welcomed};
 use super::world::World;
-use super::{PlatformConfig, PlatformError, Save, session};
-use crate::catalog::Service;
-use crate::deployment::{DeployKind, Deployment};
+use super::{PlatformConfig, PlatformError, session};
+use crate::deployment::Deployment;
 use crate::event::{About, Event, EventKind};
-use crate::id::{
-    BootId, CommandId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId, RouteVersion,
-};
+use crate::id::{CommandId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId, RouteVersion};
 use crate::logs::Logs;
-use crate::name::{AgentName, CommitId, EnvName, GitRef, Label, RepoUrl, SandboxName, ServiceName};
+use crate::name::AgentName;
 use crate::principal::Principal;
-use crate::secret::GitCredential;
 use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Store};
-use crate::wire::link::ServerEnd;
-use crate::wire::{
-    Answer, ByeReason, InstanceDecision, InstanceReport, JobDecision, JobReport, JobSpec, Preflight,
-    Progress, RejectReason, RouterReport, ToAgent,
-};
+use crate::wire::{Answer, ByeReason, JobSpec, ToAgent};
 
 /// How many inputs may wait for the loop.
 const INPUTS: usize = 1024;
@@ -39,144 +33,6 @@ const TURN: usize = 128;
 const OUTBOX: usize = 1024;
 /// After a commit that failed: how long until the store is tried again.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
-
-/// Something that the loop takes.
-pub(super) enum Input {
-    Command {
-        by: Principal,
-        command: Command,
-        answer: oneshot::Sender<Result<Reply, PlatformError>>,
-    },
-    Question {
-        question: Question,
-        answer: oneshot::Sender<Result<Answer, PlatformError>>,
-    },
-    Read(Box<dyn FnOnce(&World) + Send>),
-    /// Serve this connection; say when it has ended.
-    Serve {
-        name: AgentName,
-        end: ServerEnd,
-        ended: Option<oneshot::Sender<()>>,
-    },
-    Hello {
-        agent: AgentName,
-        hello: Hello,
-        answer: oneshot::Sender<Result<Welcomed, PlatformError>>,
-    },
-    /// `committed` is answered once what follows is in the store; dropped if it could not be stored.
-    Report {
-        agent: AgentName,
-        epoch: Epoch,
-        report: Report,
-        committed: Option<oneshot::Sender<()>>,
-    },
-    Answered {
-        agent: AgentName,
-        command: CommandId,
-        answer: Answer,
-    },
-    /// Which attempt of this deployment the agent works on, and how far its progress is.
-    Assignment {
-        agent: AgentName,
-        deployment: DeploymentId,
-        answer: oneshot::Sender<Option<(u32, u64)>>,
-    },
-    Gone {
-        agent: AgentName,
-        epoch: Epoch,
-    },
-    Stop,
-}
-
-pub(super) enum Command {
-    Deploy(Box<DeployCommand>),
-    Cancel { deployment: DeploymentId, number: DeploymentNumber },
-    SaveService { service: Box<Service>, save: Save },
-    DeleteService { name: ServiceName },
-    StopInstance { id: InstanceId },
-    DeleteSandbox { name: SandboxName },
-}
-
-pub(super) struct DeployCommand {
-    pub(super) service: ServiceName,
-    pub(super) sandbox: SandboxName,
-    pub(super) git_ref: GitRef,
-    pub(super) env: BTreeMap<EnvName, String>,
-    pub(super) kind: DeployKind,
-    pub(super) commit: Option<CommitId>,
-    pub(super) of: Option<DeploymentNumber>,
-    pub(super) prefer: Option<AgentName>,
-    pub(super) credential: Option<GitCredential>,
-    pub(super) idempotency: Option<super::Idempotency>,
-}
-
-pub(super) enum Reply {
-    Done,
-    Saved { created: bool },
-    Deployment(Box<Deployment>),
-    Known { deployment: DeploymentId },
-}
-
-/// Something to ask an agent.
-pub(super) enum Question {
-    ListRefs { repo: RepoUrl, labels: std::collections::BTreeSet<Label>, credential: Option<GitCredential> },
-    ReadOutput { agent: AgentName, instance: InstanceId, lines: u32 },
-}
-
-/// An agent's hello, but for the protocol number.
-pub(super) struct Hello {
-    pub(super) boot_id: BootId,
-    pub(super) version: String,
-    pub(super) labels: std::collections::BTreeSet<Label>,
-    pub(super) capacity: u32,
-    pub(super) runtimes: Vec<String>,
-    pub(super) preflight: Vec<Preflight>,
-    pub(super) jobs: Vec<JobReport>,
-    pub(super) instances: Vec<InstanceReport>,
-    pub(super) router: Option<RouterReport>,
-}
-
-/// What a session gets for a hello.
-pub(super) struct Welcomed {
-    pub(super) epoch: Epoch,
-    pub(super) jobs: Vec<JobDecision>,
-    pub(super) instances: Vec<InstanceDecision>,
-    /// What the loop has to say from now on; ends when a newer connection takes over or the platform stops.
-    pub(super) outbox: mpsc::Receiver<ToAgent>,
-}
-
-/// An agent's report, once the lines before it are durable.
-pub(super) enum Report {
-    Accepted { deployment: DeploymentId },
-    Rejected { deployment: DeploymentId, reason: RejectReason, message: String },
-    Progress { deployment: DeploymentId, attempt: u32, number: u64, after_line: u64, what: Progress },
-    LogIncomplete { deployment: DeploymentId },
-    Instance(InstanceReport),
-    RoutesApplied { version: RouteVersion },
-    Drained { instance: InstanceId },
-}
-
-/// Time that never jumps: the wall clock when it was started, and the monotonic clock since.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
-    start: Timestamp,
-    since: Instant,
-}
-
-impl Clock {
-    pub(super) fn start() -> Self {
-        Self { start: Timestamp::now(), since: Instant::now() }
-    }
-
-    pub(super) fn now(&self) -> Timestamp {
-        self.start.checked_add(self.since.elapsed()).unwrap_or(Timestamp::MAX)
-    }
-
-    fn instant(&self, at: Timestamp) -> Instant {
-        let wait = at.duration_since(self.start).unsigned_abs();
-        if at <= self.start { self.since } else { self.since + wait.min(Duration::from_secs(30 * 24 * 3600)) }
-    }
-}
 
 struct Asked {
     agent: AgentName,

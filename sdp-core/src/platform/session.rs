@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::run::{Hello, Input, Report, Welcomed};
+use super::input::{Hello, Input, Report, Welcomed};
 use crate::id::{CommandId, DeploymentId, Epoch};
 use crate::logs::{Appended, Logs};
 use crate::name::AgentName;

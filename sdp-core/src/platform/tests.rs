@@ -8,7 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
+use crate::catalog::Service;
+use crate::deployment::{DeployKind, Deployment, Outcome};
+use crate::event::Event;
 use crate::event::EventKind;
+use crate::id::EventSeq;
+use crate::secret::GitCredential;
 use agent::PlayedAgent;
 
 pub(super) fn name<T: std::str::FromStr>(text: &str) -> T

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::super::run::{Hello, Report};
+use super::super::input::{Hello, Report};
 use super::super::world::{Note, Open, World};
 use super::{Act, after, cancelled, ended, stop_command};
 use crate::deployment::{Outcome, State, Step};

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::super::run::{Command, DeployCommand, Reply};
+use super::super::input::{Command, DeployCommand, Reply};
 use super::super::world::World;
 use super::super::{PlatformConfig, PlatformError, Save};
 use super::{Act, drain};

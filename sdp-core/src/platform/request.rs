@@ -1,0 +1,119 @@
+//! What can be asked of the platform: the commands' arguments, and the lists' filters.
+
+use std::collections::BTreeMap;
+
+use crate::id::DeploymentNumber;
+use crate::name::{EnvName, GitRef, IdempotencyKey, SandboxName, ServiceName};
+use crate::secret::GitCredential;
+
+/// Ask for a deployment.
+#[derive(Clone, Debug)]
+pub struct Deploy {
+    /// Which service.
+    pub service: ServiceName,
+    /// Branch, tag or commit; without one: the last one in that sandbox, else the service's default branch.
+    pub git_ref: Option<GitRef>,
+    /// Where to; without one: the asker's own sandbox. Made on first use.
+    pub sandbox: Option<SandboxName>,
+    /// Variables for this deployment, over those of the service.
+    pub env: BTreeMap<EnvName, String>,
+    /// For the fetch alone; kept in memory until the fetch has ended, never stored.
+    pub credential: Option<GitCredential>,
+    /// "The same request again": same key and fingerprint, same deployment.
+    pub idempotency: Option<Idempotency>,
+}
+
+impl Deploy {
+    /// This service, nothing else said.
+    #[must_use]
+    pub fn new(service: ServiceName) -> Self {
+        Self {
+            service,
+            git_ref: None,
+            sandbox: None,
+            env: BTreeMap::new(),
+            credential: None,
+            idempotency: None,
+        }
+    }
+
+    /// This branch, tag or commit.
+    #[must_use]
+    pub fn git_ref(mut self, git_ref: GitRef) -> Self {
+        self.git_ref = Some(git_ref);
+        self
+    }
+
+    /// To this sandbox.
+    #[must_use]
+    pub fn to(mut self, sandbox: SandboxName) -> Self {
+        self.sandbox = Some(sandbox);
+        self
+    }
+}
+
+/// What makes a request safe to repeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    /// The client's key; each principal has keys of its own.
+    pub key: IdempotencyKey,
+    /// A digest of the request; another one with the same key is refused.
+    pub fingerprint: String,
+}
+
+/// What redeploy, rollback and restart may carry.
+#[derive(Clone, Debug, Default)]
+pub struct Again {
+    /// Only used if the kept build is gone and the commit must be fetched again.
+    pub credential: Option<GitCredential>,
+    /// As for [`Deploy`].
+    pub idempotency: Option<Idempotency>,
+}
+
+/// Which deployments to list.
+#[derive(Clone, Debug, Default)]
+pub struct DeploymentFilter {
+    /// Only of this service.
+    pub service: Option<ServiceName>,
+    /// Only in this sandbox.
+    pub sandbox: Option<SandboxName>,
+    /// Only in this state.
+    pub state: Option<StateFilter>,
+    /// Only with a lower number: how a page follows the one before.
+    pub before: Option<DeploymentNumber>,
+    /// At most so many, newest first.
+    pub limit: u32,
+}
+
+/// A state to filter by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StateFilter {
+    /// Waiting.
+    Queued,
+    /// Being worked on.
+    Running,
+    /// Over.
+    Ended,
+}
+
+/// Which instances to list.
+#[derive(Clone, Debug, Default)]
+pub struct InstanceFilter {
+    /// Only of this service.
+    pub service: Option<ServiceName>,
+    /// Only in this sandbox.
+    pub sandbox: Option<SandboxName>,
+    /// Those that are over, too.
+    pub all: bool,
+}
+
+/// How a service is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Save {
+    /// Only if there is none of that name.
+    Create,
+    /// New or changed, whichever it is.
+    Put,
+}
