@@ -1,8 +1,8 @@
 //! Runs programs that are not ours (builds, services): no shell, nothing inherited, every line read, nothing left alive.
 //!
-//! [`run`] is called by the job for each build command; `runtime::process` uses the same [`spawn`] and [`supervise`] for
+//! [`run`] is called by the job for each build command; `runtime::process` uses the same `spawn` and `supervise` for
 //! services. A program gets exactly the environment in [`Program::env`], no standard input and a session of its own; a
-//! build adopts its orphaned descendants, so that [`tree`] finds them all.
+//! build adopts its orphaned descendants, so that `tree` finds them all.
 //!
 //! Invariant: when a function here returns, the program and whatever it left behind are gone. When its future is dropped
 //! they are killed, too.
@@ -11,7 +11,7 @@
 //! | --- | --- |
 //! | a line: [`sdp_core::wire::MAX_LINE`] | the rest is dropped and counted in the marker |
 //! | the caller's time limit | `SIGTERM`, [`Options::grace`], `SIGKILL` to all that is left |
-//! | [`PIPE_GRACE`] after the program has ended | whoever still holds its pipe is killed |
+//! | `PIPE_GRACE` after the program has ended | whoever still holds its pipe is killed |
 //!
 //! Needs Linux 5.3 (pidfd).
 

@@ -1,10 +1,10 @@
 //! How the agent reaches its server: over a WebSocket, or in process. Either way what comes out is the same
-//! [`AgentEnd`], and [`crate::agent`] knows no difference.
+//! [`AgentEnd`], and `crate::agent` knows no difference.
 //!
 //! The agent dials; nothing listens for control on its VM. The token goes in a header, never into a URL or a log. A
-//! WebSocket is pinged each [`PING_EACH`] and given up [`DEAD_AFTER`] without a sign of life.
+//! WebSocket is pinged each `PING_EACH` and given up `DEAD_AFTER` without a sign of life.
 //!
-//! Limits: [`CONNECT_WITHIN`] for a connection; the queues of [`link::pair`] between socket and agent.
+//! Limits: `CONNECT_WITHIN` for a connection; the queues of [`link::pair`] between socket and agent.
 
 use std::fmt;
 use std::io;

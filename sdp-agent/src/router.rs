@@ -29,7 +29,7 @@
 //! `sdp-served-by` is on every answer to a request that could be read; to what is no HTTP, or above
 //! [`Limits::header_bytes`], hyper itself answers 400 or 431.
 //!
-//! Limits: [`Limits`]; pooled connections are kept [`upstream::POOL_IDLE`]. There is no limit on how long an answer may take
+//! Limits: [`Limits`]; pooled connections are kept `upstream::POOL_IDLE`. There is no limit on how long an answer may take
 //! (server-sent events, long polls): a request ends when its client leaves, the instance ends or the router stops.
 
 use std::net::SocketAddr;

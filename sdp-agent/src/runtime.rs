@@ -1,7 +1,7 @@
 //! Where instances run. Today as plain processes ([`process`]); another runtime (containers) will stand beside it, and
 //! what both do becomes a trait then.
 //!
-//! Shared by them: which [ports](Ports) are free, and how an instance is [checked](health).
+//! Shared by them: which ports are free, and how an instance is [checked](health).
 
 pub mod health;
 mod output;

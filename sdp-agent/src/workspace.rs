@@ -7,7 +7,7 @@
 //! a folder that is being removed is renamed first, so that half a build is never found. What is in the root and is not
 //! ours is left alone.
 //!
-//! Limits: [`MAX_RECORD`] bytes for a kept build's record; how many builds are kept is the caller's configuration.
+//! Limits: `MAX_RECORD` bytes for a kept build's record; how many builds are kept is the caller's configuration.
 
 mod remove;
 

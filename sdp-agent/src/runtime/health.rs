@@ -1,4 +1,4 @@
-//! Whether an instance is healthy: asked again and again, first after [`FIRST`], then less often, until it is, its process
+//! Whether an instance is healthy: asked again and again, first after `FIRST`, then less often, until it is, its process
 //! ends, or the time is up. Called by `runtime::process`; knows nothing of how an instance runs but its address and the
 //! process ids that are its own.
 //!
