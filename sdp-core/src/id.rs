@@ -144,6 +144,7 @@ number!(
 
 /// How people and programs name a deployment: by id or by number (`412`, `#412`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum DeploymentRef {
     /// By its id.
     Id(DeploymentId),

@@ -138,6 +138,7 @@ impl LogsError {
 
 /// What became of a batch. `last` is the number of lines held now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Appended {
     /// Its new part was added: readable at once, on disk after [`Logs::durable`].
     Added {

@@ -21,7 +21,7 @@ impl From<FromAgent> for AgentFrame {
     }
 }
 
-/// A frame in the shape that a WebSocket carries.
+/// A frame in the shape that a WebSocket carries: it has these two and no others, so this list is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RawFrame {
     /// JSON text.
