@@ -124,7 +124,7 @@ async fn listen(port: u16) -> std::io::Result<TcpListener> {
 /// Whoever sits at the terminal.
 fn person() -> PersonName {
     let user = std::env::var("USER").ok().and_then(|user| user.parse().ok());
-    user.unwrap_or_else(|| PersonName::parse("you").unwrap_or_else(|_| unreachable!("a valid name")))
+    user.unwrap_or_else(|| PersonName::parse("dev").unwrap_or_else(|_| unreachable!("a valid name")))
 }
 
 async fn signals(shutdown: CancellationToken) {
