@@ -36,14 +36,19 @@ fn main() {
         }
         let (floor, whole) = (median(floor), median(whole));
         println!("start a program until its port answers: {:.1} ms", ms(floor));
-        println!("a whole deploy of it:                   {:.1} ms, {:.1} ms over it", ms(whole), ms(whole) - ms(floor));
+        println!(
+            "a whole deploy of it:                   {:.1} ms, {:.1} ms over it",
+            ms(whole),
+            ms(whole) - ms(floor)
+        );
     });
 }
 
 fn start_and_ask() -> Duration {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("greeting.txt"), "hello").expect("written");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port();
     let begun = Instant::now();
     let mut child = Command::new(harness::greeter())
         .current_dir(folder.path())

@@ -114,7 +114,6 @@ pub(crate) async fn run(order: Order, tools: Arc<Tools>, log: JobLog, stop: Arc<
     if finished.is_err() {
         log.finish(|last| with_line(result, last));
     }
-    tools.sweep().await;
 }
 
 /// How a job that was asked to stop has ended.

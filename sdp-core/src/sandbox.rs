@@ -133,8 +133,10 @@ pub enum StopReason {
 
 /// Whether people should be told by an error, rather than be sent to the baseline, when they ask for the instance:
 /// stopping on purpose gives way to the baseline, anything else does not go unnoticed.
-pub(crate) fn keeps_route(state: &InstanceState) -> Option<&'static str> {
-    match state {
+pub(crate) fn keeps_route(instance: &Instance) -> Option<&'static str> {
+    // What never served is not missed.
+    instance.url.as_ref()?;
+    match &instance.state {
         InstanceState::Stopped { reason: StopReason::Crashed { .. } } => Some("it crashed"),
         InstanceState::Stopped { reason: StopReason::AgentRestarted {} } => Some("its agent was restarted"),
         InstanceState::Lost {} => Some("its agent is gone"),
@@ -153,6 +155,16 @@ pub struct RouteTable {
     pub sandboxes: Vec<SandboxRoute>,
     /// Sandboxes that exist: an unknown name in a header is told, not silently sent to the baseline.
     pub names: BTreeSet<SandboxName>,
+}
+
+impl RouteTable {
+    /// Whether requests are sent to this instance.
+    #[must_use]
+    pub fn names_instance(&self, id: InstanceId) -> bool {
+        self.sandboxes
+            .iter()
+            .any(|route| matches!(route.target, RouteTarget::Instance { instance, .. } if instance == id))
+    }
 }
 
 /// How requests for a service are recognised, and where its baseline is.
@@ -224,7 +236,7 @@ pub fn route_table<'a>(
     for instance in instances {
         let routable = match &instance.state {
             InstanceState::Live {} | InstanceState::Unhealthy {} => instance.address.is_some(),
-            other => keeps_route(other).is_some(),
+            _ => keeps_route(instance).is_some(),
         };
         let stopped_on_purpose = matches!(
             &instance.state,
@@ -247,7 +259,7 @@ pub fn route_table<'a>(
             (InstanceState::Live {} | InstanceState::Unhealthy {}, Some(address)) => {
                 RouteTarget::Instance { instance: instance.id, address, commit: instance.commit.clone() }
             }
-            (state, _) => RouteTarget::Down { reason: keeps_route(state)?.to_owned() },
+            _ => RouteTarget::Down { reason: keeps_route(instance)?.to_owned() },
         };
         Some(SandboxRoute { sandbox: sandbox.clone(), service: service.clone(), target })
     });

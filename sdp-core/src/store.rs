@@ -229,7 +229,9 @@ fn write_loop(connection: &Connection, mut queue: mpsc::Receiver<Write>) {
         let mut next = Some(first);
         while let Some(write) = next {
             answers.push(write(begun.clone().map(|()| connection)));
-            next = if answers.len() < SHARE { queue.try_recv().ok() } else { None };
+            // A full disk may have ended the transaction: what comes now would not be part of it.
+            let shared = answers.len() < SHARE && !connection.is_autocommit();
+            next = if shared { queue.try_recv().ok() } else { None };
         }
         let committed = begun.and_then(|()| connection.execute_batch("COMMIT").map_err(StoreError::from));
         if committed.is_err() && !connection.is_autocommit() {

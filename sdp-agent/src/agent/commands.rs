@@ -52,7 +52,15 @@ impl Agent {
                 }
                 let job = self.running.lock().values().find(|job| job.instance == instance).cloned();
                 match job {
-                    Some(job) => job.stop.set(StopWhy::Cancelled),
+                    Some(job) => {
+                        job.stop.set(StopWhy::Cancelled);
+                        // A job whose work is done heeds no stop any more, and leaves its instance running.
+                        let agent = self.clone();
+                        self.tasks.spawn(async move {
+                            job.over.cancelled().await;
+                            agent.stop_instance(instance);
+                        });
+                    }
                     None => self.stop_instance(instance),
                 }
                 Some(self.answer(command, Reply::Accepted))
@@ -176,6 +184,8 @@ impl Agent {
                 }
             }
             agent.ended.send_modify(|count| *count += 1);
+            // Beside the next job, not before it: what is swept is in nobody's use.
+            agent.tools.sweep().await;
         });
     }
 

@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+/// A deadline that is farther away is looked at again after this.
+const FAR: Duration = Duration::from_secs(24 * 3600);
+
 /// Time that never jumps: the wall clock when it was started, and the monotonic clock since.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clock {
@@ -21,7 +24,7 @@ impl Clock {
     }
 
     pub(super) fn instant(&self, at: Timestamp) -> Instant {
-        let wait = at.duration_since(self.start).unsigned_abs();
-        if at <= self.start { self.since } else { self.since + wait.min(Duration::from_secs(30 * 24 * 3600)) }
+        let wait = Duration::try_from(at.duration_since(self.now())).unwrap_or_default();
+        Instant::now() + wait.min(FAR)
     }
 }

@@ -7,6 +7,7 @@
 pub(super) mod agents;
 pub(super) mod commands;
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,7 +18,7 @@ use crate::deployment::{Outcome, State, Step};
 use crate::event::{About, EventKind};
 use crate::failure::{Failure, FailureReason};
 use crate::id::{CommandId, DeploymentId, DeploymentNumber, InstanceId};
-use crate::name::AgentName;
+use crate::name::{AgentName, SandboxName, ServiceName};
 use crate::principal::Principal;
 use crate::sandbox::{InstanceState, StopReason, route_url};
 use crate::wire::ToAgent;
@@ -60,13 +61,14 @@ pub(super) fn cancel_command(deployment: DeploymentId) -> CommandId {
     derived(deployment.as_uuid(), 0x1)
 }
 
-/// The id of the command that stops an instance.
-pub(super) fn stop_command(instance: InstanceId) -> CommandId {
-    derived(instance.as_uuid(), 0x2)
+/// The id of the command that stops an instance: another for each time it is asked, since an agent that has answered one
+/// has done with it, and asking again must have an effect.
+pub(super) fn stop_command(instance: InstanceId, now: Timestamp) -> CommandId {
+    derived(instance.as_uuid(), 0x2 | u128::from(now.as_millisecond().unsigned_abs()) << 16)
 }
 
 fn derived(uuid: uuid::Uuid, salt: u128) -> CommandId {
-    uuid::Uuid::from_u128(uuid.as_u128() ^ (salt << 64)).into()
+    uuid::Uuid::from_u128(uuid.as_u128() ^ salt.rotate_left(64)).into()
 }
 
 /// What follows from the state alone. Empty when everything waits for somebody else.
@@ -80,13 +82,19 @@ pub(super) fn due(world: &World, limits: &PlatformConfig, now: Timestamp) -> Vec
         if same {
             table.version = world.table.version;
         }
-        // Never the version 0 of an empty world: a router that has no table yet must be told.
-        table.version = table.version.max(crate::id::RouteVersion(1));
+        // Higher than what any router has: after a restore from a backup their tables may be of a later life. And never
+        // the version 0 of an empty world: a router that has no table yet must be told.
+        let floor = world.version_floor.max(crate::id::RouteVersion(1));
+        let same = same && table.version >= floor;
+        if !same && table.version <= floor {
+            table.version = floor.next();
+        }
         let note = Act::Note(Note::Table(table));
         return if same { vec![note] } else { vec![note, Act::SendTable] };
     }
+    let load = Load::of(world);
     for open in world.open.values() {
-        let acts = open_due(world, open, limits, now);
+        let acts = open_due(world, &load, open, limits, now);
         if !acts.is_empty() {
             return acts;
         }
@@ -114,22 +122,55 @@ fn after(since: Timestamp, wait: Duration) -> Timestamp {
 
 // ── deployments ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-fn open_due(world: &World, open: &Open, limits: &PlatformConfig, now: Timestamp) -> Vec<Act> {
+/// What the queue asks again and again, counted once.
+struct Load<'a> {
+    running: HashMap<&'a AgentName, u32>,
+    taken: HashSet<(&'a SandboxName, &'a ServiceName)>,
+}
+
+impl<'a> Load<'a> {
+    fn of(world: &'a World) -> Self {
+        let mut load = Self { running: HashMap::new(), taken: HashSet::new() };
+        for open in world.open.values() {
+            if let Some(agent) = &open.deployment.agent {
+                load.taken.insert((&open.deployment.sandbox, &open.deployment.service));
+                if !open.is_ready() {
+                    *load.running.entry(agent).or_default() += 1;
+                }
+            }
+        }
+        load
+    }
+
+    fn room(&self, agent: &Agent) -> u32 {
+        agent.row.capacity.saturating_sub(self.running.get(&agent.row.name).copied().unwrap_or(0))
+    }
+}
+
+fn open_due(
+    world: &World,
+    load: &Load<'_>,
+    open: &Open,
+    limits: &PlatformConfig,
+    now: Timestamp,
+) -> Vec<Act> {
     match (&open.deployment.agent, open.cancel_asked) {
         (None, Some(_)) => vec![cancelled(open)],
-        (None, None) => waiting_due(world, open, limits, now),
+        (None, None) => waiting_due(world, load, open, limits, now),
         (Some(_), _) if open.is_ready() => ready_due(world, open, limits, now),
         (Some(agent), Some(asked)) => cancelling_due(world, open, agent, asked, limits, now),
         (Some(agent), None) => working_due(world, open, agent, limits, now),
     }
 }
 
-fn waiting_due(world: &World, open: &Open, limits: &PlatformConfig, now: Timestamp) -> Vec<Act> {
+fn waiting_due(
+    world: &World,
+    load: &Load<'_>,
+    open: &Open,
+    limits: &PlatformConfig,
+    now: Timestamp,
+) -> Vec<Act> {
     let number = open.deployment.number;
-    if open.deployment.attempt >= ATTEMPTS {
-        let text = format!("it was sent {ATTEMPTS} times, and no agent took it");
-        return failed(open, FailureReason::AgentUnresponsive, text);
-    }
     if open.job.had_credential && open.credential.is_none() && open.deployment.commit.is_none() {
         return failed(
             open,
@@ -152,15 +193,10 @@ fn waiting_due(world: &World, open: &Open, limits: &PlatformConfig, now: Timesta
     if now >= after(open.deployment.requested_at, limits.queue_limit) {
         return failed(open, FailureReason::QueueTimeout, "too much else was ahead of it".into());
     }
-    let place_taken = world.open.values().any(|other| {
-        other.deployment.number != number
-            && other.deployment.agent.is_some()
-            && other.is_in(&open.deployment.sandbox, &open.deployment.service)
-    });
-    if place_taken {
+    if load.taken.contains(&(&open.deployment.sandbox, &open.deployment.service)) {
         return Vec::new();
     }
-    let Some(agent) = choose(world, open, now) else { return Vec::new() };
+    let Some(agent) = choose(world, load, open, now) else { return Vec::new() };
     let sent =
         EventKind::DeploymentSent { agent: agent.row.name.clone(), attempt: open.deployment.attempt + 1 };
     let about = About { agent: Some(agent.row.name.clone()), ..open.about() };
@@ -173,7 +209,7 @@ fn fits(agent: &Agent, open: &Open) -> bool {
 }
 
 /// The agent for a job: one that most likely has its mirror, caches and kept builds; else the one with the most room.
-fn choose<'a>(world: &'a World, open: &Open, now: Timestamp) -> Option<&'a Agent> {
+fn choose<'a>(world: &'a World, load: &Load<'_>, open: &Open, now: Timestamp) -> Option<&'a Agent> {
     let here = |agent: &Agent| {
         world
             .instances
@@ -186,11 +222,10 @@ fn choose<'a>(world: &'a World, open: &Open, now: Timestamp) -> Option<&'a Agent
         .values()
         .filter(|agent| agent.connected && fits(agent, open))
         .filter(|agent| agent.unfit_until.is_none_or(|until| now >= until))
-        .filter(|agent| world.running_on(&agent.row.name) < agent.row.capacity)
+        .filter(|agent| load.room(agent) > 0)
         .max_by_key(|agent| {
             let preferred = open.job.prefer.as_ref() == Some(&agent.row.name);
-            let room = agent.row.capacity - world.running_on(&agent.row.name);
-            (preferred, here(agent), room, std::cmp::Reverse(&agent.row.name))
+            (preferred, here(agent), load.room(agent), std::cmp::Reverse(&agent.row.name))
         })
 }
 
@@ -212,12 +247,23 @@ fn working_due(
 ) -> Vec<Act> {
     let (connected, since) = presence(world, agent, open.since);
     if !open.job.accepted {
-        return if now >= after(open.since, limits.accept_limit) {
-            let reason = format!("{agent} did not take it in time");
-            vec![Act::system(open.about(), EventKind::DeploymentReturned { reason })]
+        if now < after(open.since, limits.accept_limit) {
+            return Vec::new();
+        }
+        let mut acts = vec![Act::Note(Note::Unanswered(open.deployment.number)), cancel(open, agent)];
+        if open.unanswered + 1 >= ATTEMPTS {
+            let text = format!("it was sent {ATTEMPTS} times, and no agent answered");
+            acts.extend(failed(open, FailureReason::AgentUnresponsive, text));
         } else {
-            Vec::new()
-        };
+            let reason = format!("{agent} did not take it in time");
+            acts.push(Act::system(open.about(), EventKind::DeploymentReturned { reason }));
+        }
+        return acts;
+    }
+    // However often the agent comes and goes, a step has an end.
+    if now >= step_end(open, limits) {
+        let detail = format!("{agent} came and went, and the step did not end");
+        return abandoned(open, agent, FailureReason::Timeout, detail, now);
     }
     if !connected {
         return if now >= after(since, limits.lost_after) {
@@ -227,12 +273,35 @@ fn working_due(
         };
     }
     if now >= after(open.since.max(since), step_limit(open, limits) + GRACE) {
-        let mut acts = failed(open, FailureReason::Timeout, format!("{agent} did not end the step in time"));
-        let (command, deployment) = (cancel_command(open.deployment.id), open.deployment.id);
-        acts.push(Act::Send(agent.clone(), ToAgent::Cancel { command, deployment }));
-        return acts;
+        let detail = format!("{agent} did not end the step in time");
+        return abandoned(open, agent, FailureReason::Timeout, detail, now);
     }
     Vec::new()
+}
+
+/// The end of a step whatever its agent does: its limit, and as long as an agent may be away.
+fn step_end(open: &Open, limits: &PlatformConfig) -> Timestamp {
+    after(open.since, step_limit(open, limits) + GRACE + limits.lost_after)
+}
+
+fn cancel(open: &Open, agent: &AgentName) -> Act {
+    let (command, deployment) = (cancel_command(open.deployment.id), open.deployment.id);
+    Act::Send(agent.clone(), ToAgent::Cancel { command, deployment })
+}
+
+/// A job that the server ends without the agent's word: the agent is told to stop it, and whatever it may have started.
+pub(super) fn abandoned(
+    open: &Open,
+    agent: &AgentName,
+    reason: FailureReason,
+    detail: String,
+    now: Timestamp,
+) -> Vec<Act> {
+    let instance = open.job.instance;
+    let stop = ToAgent::StopInstance { command: stop_command(instance, now), instance };
+    let mut acts = failed(open, reason, detail);
+    acts.extend([cancel(open, agent), Act::Send(agent.clone(), stop)]);
+    acts
 }
 
 fn cancelling_due(
@@ -251,17 +320,18 @@ fn cancelling_due(
             Vec::new()
         };
     }
-    if now >= after(asked.max(since), limits.cancel_limit) {
-        return failed(open, FailureReason::AgentUnresponsive, format!("{agent} did not confirm the cancel"));
+    if now >= after(asked.max(since), limits.cancel_limit) || now >= cancel_end(asked, limits) {
+        let detail = format!("{agent} did not confirm the cancel");
+        return abandoned(open, agent, FailureReason::AgentUnresponsive, detail, now);
     }
     if open.cancel_sent.is_none_or(|sent| now >= after(sent, ASK_AGAIN)) {
-        let (command, deployment) = (cancel_command(open.deployment.id), open.deployment.id);
-        return vec![
-            Act::Note(Note::CancelSent(open.deployment.number, now)),
-            Act::Send(agent.clone(), ToAgent::Cancel { command, deployment }),
-        ];
+        return vec![Act::Note(Note::CancelSent(open.deployment.number, now)), cancel(open, agent)];
     }
     Vec::new()
+}
+
+fn cancel_end(asked: Timestamp, limits: &PlatformConfig) -> Timestamp {
+    after(asked, limits.cancel_limit + limits.lost_after)
 }
 
 /// The agent's part is done: the route is left, or (after a cancel) the instance must go.
@@ -277,9 +347,12 @@ fn ready_due(world: &World, open: &Open, limits: &PlatformConfig, now: Timestamp
             }
         };
     };
-    if open.cancel_asked.is_some() {
+    if let Some(asked) = open.cancel_asked {
         return if running.instance.state == (InstanceState::Starting {}) {
             vec![drain(running, StopReason::DeploymentEnded {})]
+        } else if now >= after(asked, limits.cancel_limit) {
+            let detail = format!("{} did not confirm that the instance is stopped", running.instance.agent);
+            failed(open, FailureReason::AgentUnresponsive, detail)
         } else {
             Vec::new()
         };
@@ -324,7 +397,7 @@ fn open_deadlines(world: &World, open: &Open, limits: &PlatformConfig) -> Vec<Ti
     };
     if open.is_ready() {
         return match open.cancel_asked {
-            Some(_) => Vec::new(),
+            Some(asked) => vec![after(asked, limits.cancel_limit)],
             None => vec![after(open.since, limits.switch_limit)],
         };
     }
@@ -333,12 +406,16 @@ fn open_deadlines(world: &World, open: &Open, limits: &PlatformConfig) -> Vec<Ti
         _ if !open.job.accepted && open.cancel_asked.is_none() => {
             vec![after(open.since, limits.accept_limit)]
         }
-        _ if !connected => vec![after(since, limits.lost_after)],
+        None if !connected => vec![after(since, limits.lost_after).min(step_end(open, limits))],
+        Some(_) if !connected => vec![after(since, limits.lost_after)],
         Some(asked) => {
             let again = open.cancel_sent.map(|sent| after(sent, ASK_AGAIN));
-            again.into_iter().chain([after(asked.max(since), limits.cancel_limit)]).collect()
+            let end = after(asked.max(since), limits.cancel_limit).min(cancel_end(asked, limits));
+            again.into_iter().chain([end]).collect()
         }
-        None => vec![after(open.since.max(since), step_limit(open, limits) + GRACE)],
+        None => {
+            vec![after(open.since.max(since), step_limit(open, limits) + GRACE).min(step_end(open, limits))]
+        }
     }
 }
 
@@ -378,6 +455,10 @@ fn ended(open: &Open, outcome: Outcome) -> Act {
 
 // ── instances ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+fn stopped(reason: StopReason) -> EventKind {
+    EventKind::InstanceStopped { reason, last_lines: Vec::new() }
+}
+
 fn drain(running: &Running, reason: StopReason) -> Act {
     Act::system(running.about(), EventKind::InstanceDraining { reason })
 }
@@ -391,7 +472,13 @@ fn instance_due(world: &World, running: &Running, limits: &PlatformConfig, now: 
     if !connected {
         let of_open = world.open_by_id(instance.deployment).is_some_and(|open| !open.is_ready());
         return if !of_open && now >= after(since, limits.lost_after) {
-            vec![Act::system(running.about(), EventKind::InstanceLost {})]
+            // What was to be stopped anyway, or never served, is not missed.
+            let gone = match &instance.state {
+                InstanceState::Draining { reason } => stopped(reason.clone()),
+                InstanceState::Starting {} => stopped(StopReason::DeploymentEnded {}),
+                _ => EventKind::InstanceLost {},
+            };
+            vec![Act::system(running.about(), gone)]
         } else {
             Vec::new()
         };
@@ -404,14 +491,13 @@ fn instance_due(world: &World, running: &Running, limits: &PlatformConfig, now: 
         InstanceState::Draining { .. } => {
             let drained = world.routers().count() > 0
                 && world.routers().all(|router| running.drained_by.contains(&router.row.name));
-            let never_routed = instance.url.is_none();
             let ask = match running.stop_sent {
-                None => drained || never_routed || now >= after(running.since, limits.drain_limit),
+                None => drained || !running.routed || now >= after(running.since, limits.drain_limit),
                 Some(sent) => now >= after(sent, ASK_AGAIN * 4),
             };
             if ask {
                 let stop =
-                    ToAgent::StopInstance { command: stop_command(instance.id), instance: instance.id };
+                    ToAgent::StopInstance { command: stop_command(instance.id, now), instance: instance.id };
                 vec![Act::Note(Note::StopSent(instance.id, now)), Act::Send(instance.agent.clone(), stop)]
             } else {
                 Vec::new()

@@ -138,7 +138,7 @@ impl Run {
             }
             self.settle(&mut turn);
             self.finish(turn).await;
-            if stop {
+            if stop || *self.stopping.borrow() {
                 break;
             }
         }
@@ -160,10 +160,7 @@ impl Run {
         match input {
             Input::Command { by, command, answer } => self.command(now, &by, command, answer, turn),
             Input::Question { question, answer } => self.ask(now, question, answer, turn),
-            Input::Read(read) => {
-                self.settle(turn);
-                read(&self.world);
-            }
+            Input::Read(read) => read(&self.world),
             Input::Serve { name, end, ended } => {
                 if let Some(inputs) = self.inputs.upgrade() {
                     let (logs, stopping) = (self.logs.clone(), self.stopping.subscribe());
@@ -213,8 +210,6 @@ impl Run {
         answer: oneshot::Sender<Result<Reply, PlatformError>>,
         turn: &mut Turn,
     ) {
-        // Rules that are due come first: a command never sees a state that the rules would not leave as it is.
-        self.settle(turn);
         let id = DeploymentId::new();
         let verdict = decide::commands::command(&self.world, &self.config, now, by, command, id);
         let reply = match verdict {
@@ -301,11 +296,10 @@ impl Run {
         let command = CommandId::new();
         let (agent, message) = match question {
             Question::ListRefs { repo, labels, credential } => {
-                let connected = || self.world.agents.values().filter(|agent| agent.connected);
-                // One that would deploy it knows its repository; any other may.
-                let agent = connected()
-                    .find(|agent| labels.is_subset(&agent.row.labels))
-                    .or_else(|| connected().next());
+                // The asker's credential goes only to an agent that could deploy the service.
+                let agent = self.world.agents.values().find(|agent| {
+                    agent.connected && agent.row.capacity > 0 && labels.is_subset(&agent.row.labels)
+                });
                 let Some(agent) = agent else {
                     drop(answer.send(Err(PlatformError::NoAgent)));
                     return;
@@ -340,6 +334,8 @@ impl Run {
             let epoch = *epoch;
             self.gone(&agent, epoch, turn);
         }
+        // What this turn had to say to the older connection is decided anew for this one.
+        turn.sends.retain(|(to, _)| *to != agent);
         let epoch = self.world.next_epoch(&agent);
         if self.world.boot_of(&agent).is_some_and(|boot| boot != hello.boot_id) {
             tracing::info!(%agent, "the agent was restarted");
@@ -366,7 +362,9 @@ impl Run {
         let connected = EventKind::AgentConnected { version: hello.version };
         self.perform(vec![Act::Event { by: Principal::System, about, kind: connected }], turn);
         self.perform(acts, turn);
-        if has_router && !self.world.routes_changed {
+        if has_router {
+            // Whatever it has, it is told; a table that it has already changes nothing.
+            self.settle(turn);
             turn.sends.push((agent, ToAgent::Routes { table: self.world.table.clone() }));
         }
         turn.answers.push(Box::new(move |stored| {
@@ -509,10 +507,19 @@ impl Run {
             tokio::time::sleep(STORE_PAUSE).await;
             match self.store.read(Snapshot::load).await {
                 Ok(snapshot) => {
-                    self.world = World::restore(snapshot, self.clock.now());
+                    let mut world = World::restore(snapshot, self.clock.now());
+                    world.keep_credentials(&mut self.world);
+                    self.world = world;
                     return;
                 }
                 Err(error) => tracing::error!(%error, "the store cannot be read; trying again"),
+            }
+            // While nothing can be read nothing can be done either; but a stop is obeyed.
+            while let Ok(input) = self.queue.try_recv() {
+                if matches!(input, Input::Stop) {
+                    self.stopping.send_replace(true);
+                    return;
+                }
             }
         }
     }

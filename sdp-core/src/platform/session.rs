@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::input::{Hello, Input, Report, Welcomed};
 use crate::id::{CommandId, DeploymentId, Epoch};
-use crate::logs::{Appended, Logs};
+use crate::logs::{Appended, Logs, LogsError};
 use crate::name::AgentName;
 use crate::wire::link::{AgentFrame, ServerEnd};
 use crate::wire::{ByeReason, FromAgent, JobAction, LinesBatch, PROTOCOL, Progress, ToAgent};
@@ -89,7 +89,7 @@ struct Session {
     to_agent: mpsc::Sender<ToAgent>,
     jobs: Arc<Jobs>,
     /// What was sent in this connection, by command: an answer names only the command.
-    commands: Arc<Mutex<HashMap<CommandId, DeploymentId>>>,
+    commands: Arc<Mutex<HashMap<CommandId, (DeploymentId, u32)>>>,
 }
 
 /// Ends a connection: the other side is gone, or said something that cannot be.
@@ -103,7 +103,12 @@ pub(super) async fn serve(
     logs: Logs,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let hello = match tokio::time::timeout(HELLO_WITHIN, end.rx.recv()).await {
+    let first = tokio::select! {
+        first = tokio::time::timeout(HELLO_WITHIN, end.rx.recv()) => Some(first),
+        _ = stopping.wait_for(|stopping| *stopping) => None,
+    };
+    let Some(first) = first else { return bye(&end.tx, ByeReason::Restart).await };
+    let hello = match first {
         Ok(Some(AgentFrame::Control(hello @ FromAgent::Hello { .. }))) => hello,
         Ok(None) => return,
         Ok(Some(_)) | Err(_) => return bye(&end.tx, ByeReason::BadFrame).await,
@@ -196,12 +201,15 @@ fn checked(hello: FromAgent) -> Option<Hello> {
 
 impl Session {
     fn remember(&self, message: &ToAgent) {
-        if let ToAgent::Deploy { command, deployment, .. } = message {
-            self.commands.lock().unwrap_or_else(PoisonError::into_inner).insert(*command, *deployment);
+        if let ToAgent::Deploy { command, deployment, attempt, .. } = message {
+            self.commands
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(*command, (*deployment, *attempt));
         }
     }
 
-    fn deployment_of(&self, command: CommandId) -> Option<DeploymentId> {
+    fn deployment_of(&self, command: CommandId) -> Option<(DeploymentId, u32)> {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner).get(&command).copied()
     }
 
@@ -221,13 +229,13 @@ impl Session {
         };
         match message {
             FromAgent::Accepted { command } => {
-                if let Some(deployment) = self.deployment_of(command) {
-                    self.report(Report::Accepted { deployment }).await?;
+                if let Some((deployment, attempt)) = self.deployment_of(command) {
+                    self.report(Report::Accepted { deployment, attempt }).await?;
                 }
             }
             FromAgent::Rejected { command, reason, message } => {
-                if let Some(deployment) = self.deployment_of(command) {
-                    self.report(Report::Rejected { deployment, reason, message }).await?;
+                if let Some((deployment, attempt)) = self.deployment_of(command) {
+                    self.report(Report::Rejected { deployment, attempt, reason, message }).await?;
                 }
             }
             FromAgent::Progress { deployment, attempt, number, after_line, what } => {
@@ -294,9 +302,14 @@ impl Session {
                 self.tell(ToAgent::Rewind { deployment: id, attempt, lines: last, progress }).await
             }
             // Not acknowledged, so it comes again: with the next connection, once there is room.
-            Err(error) => {
+            Err(error @ (LogsError::DiskFull { .. } | LogsError::ShuttingDown)) => {
                 tracing::error!(agent = %self.agent, deployment = %id, %error, "lines could not be stored");
                 Err(End(Some(ByeReason::Restart)))
+            }
+            // It would fail again and again, and take the agent's other jobs along: this one ends.
+            Err(error) => {
+                tracing::error!(agent = %self.agent, deployment = %id, %error, "lines could not be stored");
+                self.give_up(id, attempt, format!("the server could not store its log: {error}")).await
             }
         }
     }
@@ -386,9 +399,27 @@ impl Session {
                 }
             }
         }
+        // All was applied in an earlier connection, but its last word was lost: the agent may forget the job.
+        let all_here = self.jobs.with(id, |job| {
+            job.waiting.is_empty()
+                && job.done.is_some_and(|done| done.progress == job.arrived && done.lines <= durable)
+        });
+        if all_here == Some(true) {
+            self.jobs.forget(id);
+            return self.tell(ToAgent::DoneOk { deployment: id, attempt }).await;
+        }
         let progress = progress.or_else(|| self.jobs.with(id, |job| job.arrived - job.waiting.len() as u64));
         self.tell(ToAgent::Ack { deployment: id, attempt, lines: durable, progress: progress.unwrap_or(0) })
             .await
+    }
+
+    /// Ends a deployment whose log cannot be had.
+    async fn give_up(&self, id: DeploymentId, attempt: u32, detail: String) -> Result<(), End> {
+        let (committed, wait) = oneshot::channel();
+        self.input(Report::LogIncomplete { deployment: id, detail }, Some(committed)).await?;
+        wait.await.map_err(|_| End(None))?;
+        self.jobs.forget(id);
+        self.tell(ToAgent::DoneOk { deployment: id, attempt }).await
     }
 
     async fn finish_job(
@@ -411,9 +442,8 @@ impl Session {
             });
             tracing::warn!(agent = %self.agent, deployment = %id, ?totals, ?done, "log and agent do not agree");
             if rewound.is_some_and(|times| times > REWINDS) {
-                self.report(Report::LogIncomplete { deployment: id }).await?;
-                self.jobs.forget(id);
-                return self.tell(ToAgent::DoneOk { deployment: id, attempt }).await;
+                let detail = "the agent's log and the server's do not agree, after three attempts".to_owned();
+                return self.give_up(id, attempt, detail).await;
             }
             self.logs.truncate_to(id, 0).await.map_err(|_| End(None))?;
             let number = done.progress;

@@ -336,13 +336,16 @@ impl Platform {
         service: &ServiceName,
         sandbox: &SandboxName,
     ) -> Result<Option<GitRef>, PlatformError> {
+        // A name that was never found is a typing error; nobody wants it again.
         let filter = DeploymentFilter {
             service: Some(service.clone()),
             sandbox: Some(sandbox.clone()),
-            limit: 1,
+            limit: 20,
             ..DeploymentFilter::default()
         };
-        Ok(self.deployments(filter).await?.pop().map(|deployment| deployment.git_ref))
+        let found =
+            self.deployments(filter).await?.into_iter().find(|deployment| deployment.commit.is_some());
+        Ok(found.map(|deployment| deployment.git_ref))
     }
 
     /// The newest deployment before the present one that succeeded with another commit. Where the present one is itself a

@@ -30,6 +30,10 @@ pub(crate) struct Open {
     pub(crate) cancel_sent: Option<Timestamp>,
     /// The table that sends traffic to its instance, once that is rendered.
     pub(crate) switch: Option<RouteVersion>,
+    /// How many agents were sent it and said nothing.
+    pub(crate) unanswered: u32,
+    /// Its instance ended after the agent's part was done, and the word of that overtook the agent's "ready".
+    pub(crate) exited: Option<(StopReason, Vec<String>)>,
 }
 
 impl Open {
@@ -58,6 +62,8 @@ pub(crate) struct Running {
     pub(crate) instance: Instance,
     /// Since when it is in its state.
     pub(crate) since: Timestamp,
+    /// Whether a table has named it, so that requests may be under way.
+    pub(crate) routed: bool,
     /// The routers that have no request to it under way any more.
     pub(crate) drained_by: BTreeSet<AgentName>,
     pub(crate) stop_sent: Option<Timestamp>,
@@ -122,6 +128,10 @@ pub(crate) enum Note {
     Applied(AgentName, RouteVersion),
     /// Do not ask this agent before then.
     Unfit(AgentName, Timestamp),
+    /// An agent was sent it and said nothing.
+    Unanswered(DeploymentNumber),
+    /// Its instance has ended, though the agent's "ready" is still to come.
+    Exited(DeploymentNumber, StopReason, Vec<String>),
     /// This is the table now.
     Table(RouteTable),
 }
@@ -140,6 +150,8 @@ pub(crate) struct World {
     idempotency: HashMap<(String, IdempotencyKey), (String, DeploymentId)>,
     /// The newest table.
     pub(crate) table: RouteTable,
+    /// The newest table that any router has said to have.
+    pub(crate) version_floor: RouteVersion,
     /// Set by every event that may change the table.
     pub(crate) routes_changed: bool,
     unsaved: Unsaved,
@@ -172,12 +184,15 @@ impl World {
                 cancel_asked,
                 cancel_sent: None,
                 switch: None,
+                unanswered: 0,
+                exited: None,
                 deployment,
             };
             world.open.insert(open.deployment.number, open);
         }
         for instance in snapshot.instances {
-            let running = Running { instance, since: now, drained_by: BTreeSet::new(), stop_sent: None };
+            let running =
+                Running { instance, since: now, routed: true, drained_by: BTreeSet::new(), stop_sent: None };
             world.instances.insert(running.instance.id, running);
         }
         for mut row in snapshot.agents {
@@ -190,6 +205,13 @@ impl World {
             world.idempotency.insert((row.principal, row.key), (row.fingerprint, row.deployment));
         }
         world
+    }
+
+    /// Takes over what only memory has from the world as it was.
+    pub(crate) fn keep_credentials(&mut self, former: &mut Self) {
+        for (number, open) in &mut self.open {
+            open.credential = former.open.get_mut(number).and_then(|former| former.credential.take());
+        }
     }
 
     pub(crate) fn open_by_id(&self, id: DeploymentId) -> Option<&Open> {
@@ -235,6 +257,13 @@ impl World {
         let instances: Vec<Instance> = self
             .instances
             .values()
+            // In a place that is switched the new instance alone counts, whatever the clock made of the order of ids.
+            .filter(|running| {
+                let other = &running.instance;
+                let place = |open: &&Open| open.is_in(&other.sandbox, &other.service);
+                let mut switched = self.open.values().filter(|open| switching.contains(&open.job.instance));
+                switching.contains(&other.id) || !switched.any(|open| place(&open))
+            })
             .map(|running| {
                 let mut instance = running.instance.clone();
                 if switching.contains(&instance.id) && instance.state == (InstanceState::Starting {}) {
@@ -363,7 +392,13 @@ impl World {
                 stopped_at: None,
                 last_lines: Vec::new(),
             };
-            let running = Running { instance, since: event.at, drained_by: BTreeSet::new(), stop_sent: None };
+            let running = Running {
+                instance,
+                since: event.at,
+                routed: false,
+                drained_by: BTreeSet::new(),
+                stop_sent: None,
+            };
             self.instances.insert(id, running);
             self.unsaved.instances.insert(id);
             return;
@@ -461,8 +496,10 @@ impl World {
                     running.stop_sent = Some(at);
                 }
             }
+            // What the present table names cannot be drained: that is an old word, repeated.
             Note::Drained(id, router) => {
-                if let Some(running) = self.instances.get_mut(&id) {
+                let named = self.table.names_instance(id);
+                if let Some(running) = self.instances.get_mut(&id).filter(|_| !named) {
                     running.drained_by.insert(router);
                 }
             }
@@ -474,6 +511,16 @@ impl World {
             Note::Unfit(agent, until) => {
                 if let Some(agent) = self.agents.get_mut(&agent) {
                     agent.unfit_until = Some(until);
+                }
+            }
+            Note::Unanswered(number) => {
+                if let Some(open) = self.open.get_mut(&number) {
+                    open.unanswered += 1;
+                }
+            }
+            Note::Exited(number, reason, last_lines) => {
+                if let Some(open) = self.open.get_mut(&number) {
+                    open.exited = Some((reason, last_lines));
                 }
             }
             Note::Table(table) => self.take_table(table),
@@ -492,6 +539,7 @@ impl World {
         for running in self.instances.values_mut() {
             if named.contains(&running.instance.id) {
                 running.drained_by.clear();
+                running.routed = true;
             }
         }
         for open in self.open.values_mut() {
@@ -526,6 +574,8 @@ impl World {
             cancel_asked: None,
             cancel_sent: None,
             switch: None,
+            unanswered: 0,
+            exited: None,
         };
         self.open.insert(number, open);
         self.unsaved.writes.events.push(event);
@@ -548,6 +598,10 @@ impl World {
     /// An agent has said hello.
     pub(crate) fn agent_connected(&mut self, row: AgentRow, applied: RouteVersion) {
         self.unsaved.agents.insert(row.name.clone());
+        if applied > self.table.version {
+            self.version_floor = self.version_floor.max(applied);
+            self.routes_changed = true;
+        }
         let agent = Agent { row, connected: true, unfit_until: None, applied };
         for running in self.instances.values_mut().filter(|r| r.instance.agent == agent.row.name) {
             running.stop_sent = None;

@@ -26,7 +26,7 @@ fn instance(n: u128, state: InstanceState) -> Instance {
         commit: CommitId::parse("a".repeat(40)).expect("valid"),
         agent: name("vm-1"),
         address: Some(SocketAddr::from(([127, 0, 0, 1], u16::try_from(n).expect("small")))),
-        url: None,
+        url: Some("http://127.0.0.1:8081/~alice/hello/".parse().expect("a URL")),
         state,
         started_at: at,
         stopped_at: None,

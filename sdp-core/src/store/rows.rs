@@ -350,7 +350,7 @@ pub(crate) fn probe(db: &Connection) -> Result<(), StoreError> {
 
 /// Whether the route table depends on an instance though it is over.
 pub(crate) fn is_routed(instance: &Instance) -> bool {
-    keeps_route(&instance.state).is_some()
+    keeps_route(instance).is_some()
 }
 
 /// A statement whose conditions depend on what is asked; values are always bound, never spliced.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::super::input::{Hello, Report};
 use super::super::world::{Note, Open, World};
-use super::{Act, after, cancelled, ended, stop_command};
+use super::{Act, abandoned, after, cancelled, ended, stop_command};
 use crate::deployment::{Outcome, State, Step};
 use crate::event::{About, EventKind};
 use crate::failure::{Failure, FailureReason};
@@ -77,7 +77,7 @@ pub(crate) fn hello(
             acts.extend(lost_with_restart(world, open));
         } else if open.cancel_asked.is_some() {
             acts.push(cancelled(open));
-        } else if open.job.had_credential && open.credential.is_none() {
+        } else if open.job.had_credential && open.credential.is_none() && open.deployment.commit.is_none() {
             let detail = "the server was restarted before the agent took it";
             let failure = Failure::new(None, FailureReason::CredentialsGone, detail);
             acts.push(ended(open, Outcome::Failed { failure }));
@@ -151,40 +151,46 @@ fn assigned<'a>(world: &'a World, agent: &AgentName, deployment: DeploymentId) -
     world.open_by_id(deployment).filter(|open| open.deployment.agent.as_ref() == Some(agent))
 }
 
+fn assigned_attempt<'a>(
+    world: &'a World,
+    agent: &AgentName,
+    deployment: DeploymentId,
+    attempt: u32,
+) -> Option<&'a Open> {
+    assigned(world, agent, deployment).filter(|open| open.deployment.attempt == attempt)
+}
+
 /// What follows from a report. What is not this agent's to report is not believed.
 pub(crate) fn report(world: &World, now: Timestamp, agent: &AgentName, report: Report) -> Vec<Act> {
     match report {
-        Report::Accepted { deployment } => match assigned(world, agent, deployment) {
+        Report::Accepted { deployment, attempt } => match assigned_attempt(world, agent, deployment, attempt)
+        {
             Some(open) if !open.job.accepted => vec![Act::Note(Note::Accepted(open.deployment.number))],
             _ => Vec::new(),
         },
-        Report::Rejected { deployment, reason, message } => match assigned(world, agent, deployment) {
-            Some(open) if !open.job.accepted => rejected(open, agent, reason, message, now),
-            _ => Vec::new(),
-        },
+        Report::Rejected { deployment, attempt, reason, message } => {
+            match assigned_attempt(world, agent, deployment, attempt) {
+                Some(open) if !open.job.accepted => rejected(open, agent, reason, message, now),
+                _ => Vec::new(),
+            }
+        }
         Report::Progress { deployment, attempt, number, after_line, what } => {
             let open = assigned(world, agent, deployment)
                 .filter(|open| open.deployment.attempt == attempt && !open.is_ready());
             match open {
                 Some(open) if number == open.job.progress + 1 => {
                     let mut acts = vec![Act::Note(Note::Progress(open.deployment.number, number))];
-                    acts.extend(progress(world, agent, open, after_line, what));
+                    acts.extend(progress(world, now, agent, open, after_line, what));
                     acts
                 }
                 _ => Vec::new(),
             }
         }
-        Report::LogIncomplete { deployment } => match assigned(world, agent, deployment) {
-            Some(open) => {
-                let detail = "the agent's log and the server's do not agree, after three attempts";
-                let failure = Failure::new(None, FailureReason::LogIncomplete, detail);
-                let mut acts = instance_gone(world, open);
-                acts.push(ended(open, Outcome::Failed { failure }));
-                acts
-            }
+        Report::LogIncomplete { deployment, detail } => match assigned(world, agent, deployment) {
+            Some(open) => abandoned(open, agent, FailureReason::LogIncomplete, detail, now),
             None => Vec::new(),
         },
-        Report::Instance(report) => instance(world, agent, report),
+        Report::Instance(report) => instance(world, now, agent, report),
         Report::RoutesApplied { version } => vec![Act::Note(Note::Applied(agent.clone(), version))],
         Report::Drained { instance } => vec![Act::Note(Note::Drained(instance, agent.clone()))],
     }
@@ -211,7 +217,14 @@ fn rejected(
     ]
 }
 
-fn progress(world: &World, agent: &AgentName, open: &Open, after_line: u64, what: Progress) -> Vec<Act> {
+fn progress(
+    world: &World,
+    now: Timestamp,
+    agent: &AgentName,
+    open: &Open,
+    after_line: u64,
+    what: Progress,
+) -> Vec<Act> {
     let about = About { agent: Some(agent.clone()), ..open.about() };
     let kind = match what {
         Progress::StepStarted { step } => EventKind::StepStarted { step, first_line: after_line + 1 },
@@ -221,15 +234,15 @@ fn progress(world: &World, agent: &AgentName, open: &Open, after_line: u64, what
         Progress::Noted { text } => EventKind::Noted { text },
         Progress::Started { address } => {
             let Some(commit) = open.deployment.commit.clone() else {
-                let failure =
-                    Failure::new(Step::Start, FailureReason::Internal, "the agent started an unknown commit");
-                return vec![ended(open, Outcome::Failed { failure })];
+                let detail = "the agent started an unknown commit".to_owned();
+                return abandoned(open, agent, FailureReason::Internal, detail, now);
             };
             let about = About { instance: Some(open.job.instance), ..about };
             return vec![Act::system(about, EventKind::InstanceStarted { commit, address })];
         }
         Progress::Ended { result } => {
             return match result {
+                JobResult::Ready {} if open.exited.is_some() => exited(world, now, agent, open),
                 JobResult::Ready {} => {
                     vec![Act::system(
                         about,
@@ -254,15 +267,46 @@ fn progress(world: &World, agent: &AgentName, open: &Open, after_line: u64, what
     vec![Act::system(about, kind)]
 }
 
-fn instance(world: &World, agent: &AgentName, report: InstanceReport) -> Vec<Act> {
+/// The agent said "ready", and before that (though later by its clock) that the instance has ended.
+fn exited(world: &World, now: Timestamp, agent: &AgentName, open: &Open) -> Vec<Act> {
+    let id = open.job.instance;
+    let (reason, last_lines) = open.exited.clone().unwrap_or((StopReason::DeploymentEnded {}, Vec::new()));
+    let exit_code = match &reason {
+        StopReason::Crashed { exit_code, .. } => *exit_code,
+        _ => None,
+    };
+    let stopped = world
+        .instances
+        .get(&id)
+        .map(|running| Act::system(running.about(), EventKind::InstanceStopped { reason, last_lines }));
+    let failure = Failure {
+        exit_code,
+        ..Failure::new(Step::Check, FailureReason::Exited, "it ended just after its check")
+    };
+    let forget =
+        Act::Send(agent.clone(), ToAgent::StopInstance { command: stop_command(id, now), instance: id });
+    let end = match open.cancel_asked {
+        Some(_) => cancelled(open),
+        None => ended(open, Outcome::Failed { failure }),
+    };
+    stopped.into_iter().chain([end, forget]).collect()
+}
+
+fn instance(world: &World, now: Timestamp, agent: &AgentName, report: InstanceReport) -> Vec<Act> {
     let forget = |id: InstanceId| {
-        Act::Send(agent.clone(), ToAgent::StopInstance { command: stop_command(id), instance: id })
+        Act::Send(agent.clone(), ToAgent::StopInstance { command: stop_command(id, now), instance: id })
     };
     let of_job = assigned(world, agent, report.deployment)
-        .is_some_and(|open| open.job.instance == report.instance && !open.is_ready());
-    if of_job {
-        // Its job says what became of it.
-        return Vec::new();
+        .filter(|open| open.job.instance == report.instance && !open.is_ready());
+    if let Some(open) = of_job {
+        // Its job says what became of it; but an end after its "ready" may come first.
+        return match report.status {
+            InstanceStatus::Exited { exit_code, signal, last_lines } => {
+                let reason = StopReason::Crashed { exit_code, signal };
+                vec![Act::Note(Note::Exited(open.deployment.number, reason, last_lines))]
+            }
+            _ => Vec::new(),
+        };
     }
     let known = world
         .instances

@@ -170,7 +170,9 @@ fn stop_instance(world: &World, by: &Principal, id: InstanceId) -> Result<Verdic
         }
         InstanceState::Draining { .. } => Vec::new(),
         InstanceState::Starting {} if world.open_by_id(running.instance.deployment).is_some() => {
-            event(EventKind::CancelRequested {})
+            let asked =
+                world.open_by_id(running.instance.deployment).is_some_and(|open| open.cancel_asked.is_some());
+            if asked { Vec::new() } else { event(EventKind::CancelRequested {}) }
         }
         _ => event(EventKind::InstanceDraining { reason }),
     };

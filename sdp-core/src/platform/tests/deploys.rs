@@ -169,8 +169,9 @@ async fn a_stopped_instance_gives_way_to_the_baseline_and_a_crashed_one_does_not
     let mut agent = bench.agent("vm-1").await;
     bench.deploy("hello", "main").await;
     let hello = agent.deploy(commit('a'), 5001).await;
-    bench.deploy("ledger", "main").await;
+    let deployment = bench.deploy("ledger", "main").await;
     let ledger = agent.deploy(commit('b'), 5002).await;
+    bench.ended(&deployment).await;
 
     let status =
         InstanceStatus::Exited { exit_code: Some(3), signal: None, last_lines: vec!["panic: no".into()] };

@@ -8,7 +8,9 @@ use crate::id::BootId;
 use crate::name::CommitId;
 use crate::sandbox::{InstanceState, StopReason};
 use crate::secret::Secret;
-use crate::wire::{ByeReason, JobAction, JobResult, Progress, ToAgent};
+use crate::wire::{
+    ByeReason, FromAgent, InstanceReport, InstanceStatus, JobAction, JobResult, Progress, ToAgent,
+};
 
 fn failed_with(deployment: &Deployment) -> Option<FailureReason> {
     match deployment.outcome() {
@@ -219,4 +221,71 @@ async fn reports_of_a_deployment_that_is_another_agents_are_dropped() {
     stranger.hear(|message| matches!(message, ToAgent::DoneOk { .. })).await;
     let seen = bench.platform.deployment(deployment.id.into()).await.expect("known");
     assert_eq!((seen.commit, seen.agent), (None, Some(name("vm-1"))));
+}
+
+#[tokio::test]
+async fn a_cancel_that_crosses_a_ready_ends_and_asks_again_until_the_instance_is_gone() {
+    let bench = Bench::with(|config| config.cancel_limit = Duration::from_millis(300)).await;
+    let mut agent = bench.agent("vm-1").await;
+    let deployment = bench.deploy("hello", "main").await;
+    let mut job = agent.take_job().await;
+    job.progress(&agent, Progress::Resolved { commit: commit('a') }).await;
+    let address = "127.0.0.1:5001".parse().expect("an address");
+    job.progress(&agent, Progress::Started { address }).await;
+    agent.hear(|message| matches!(message, ToAgent::Ack { progress: 2, .. })).await;
+    bench.platform.cancel(&alice(), deployment.id.into()).await.expect("asked");
+    agent.runs(&job, 5001);
+    job.end(&agent, JobResult::Ready {}).await;
+    // The first order has no effect at the agent, and the deployment has an end all the same.
+    let stop = |message: &ToAgent| matches!(message, ToAgent::StopInstance { .. });
+    let ToAgent::StopInstance { command: first, .. } = agent.hear(stop).await else { unreachable!() };
+    assert_eq!(failed_with(&bench.ended(&deployment).await), Some(FailureReason::AgentUnresponsive));
+    agent.reconnect(&bench.platform).await;
+    let ToAgent::StopInstance { command: second, .. } = agent.hear(stop).await else { unreachable!() };
+    assert_ne!(first, second, "an agent that has answered the first must act on the second");
+}
+
+#[tokio::test]
+async fn an_end_that_overtakes_its_ready_fails_the_deploy() {
+    let bench = Bench::start().await;
+    let mut agent = bench.agent("vm-1").await;
+    let deployment = bench.deploy("hello", "main").await;
+    let mut job = agent.take_job().await;
+    job.progress(&agent, Progress::Resolved { commit: commit('a') }).await;
+    let address = "127.0.0.1:5001".parse().expect("an address");
+    job.progress(&agent, Progress::Started { address }).await;
+    let status = InstanceStatus::Exited { exit_code: Some(3), signal: None, last_lines: vec!["no".into()] };
+    let report = InstanceReport { instance: job.spec.instance, deployment: deployment.id, status };
+    agent.say(FromAgent::Instance { report }).await;
+    job.end(&agent, JobResult::Ready {}).await;
+    assert_eq!(failed_with(&bench.ended(&deployment).await), Some(FailureReason::Exited));
+    assert!(agent.table.sandboxes.is_empty(), "{:?}", agent.table);
+}
+
+#[tokio::test]
+async fn a_router_that_comes_back_empty_is_told_the_table() {
+    let bench = Bench::start().await;
+    let mut agent = bench.agent("vm-1").await;
+    let _running = bench.deploy("hello", "main").await;
+    agent.take_job().await;
+    agent.boot = BootId::new();
+    agent.jobs.clear();
+    agent.table = crate::sandbox::RouteTable::default();
+    agent.reconnect(&bench.platform).await;
+    while agent.table.services.len() < 2 {
+        agent.hear(|message| matches!(message, ToAgent::Routes { .. })).await;
+    }
+}
+
+#[tokio::test]
+async fn a_table_is_newer_than_what_any_router_has() {
+    let bench = Bench::start().await;
+    let mut agent = bench.agent("vm-1").await;
+    // As after a restore of the server from a backup.
+    agent.table.version = crate::id::RouteVersion(900);
+    agent.reconnect(&bench.platform).await;
+    agent.hear(|message| matches!(message, ToAgent::Routes { table } if table.version.0 > 900)).await;
+    let deployment = bench.deploy("hello", "main").await;
+    agent.deploy(commit('a'), 5001).await;
+    assert_eq!(bench.ended(&deployment).await.outcome(), Some(&Outcome::Succeeded {}));
 }
