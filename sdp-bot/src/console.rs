@@ -43,6 +43,8 @@ pub use terminal::{Size, Stdin, stdin};
 
 /// How many commands run at once; more wait.
 pub const MAX_BUSY: usize = 16;
+/// What is said to whoever executes nothing.
+const USAGE: &str = "usage: sdp-bot exec '<command>', for example sdp-bot exec 'deploy hello main'; sdp-bot exec help lists all\n";
 /// How long what has been asked for may take to end after `shutdown`.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -55,6 +57,8 @@ pub struct Options {
     pub look: Look,
     /// Colours and weights.
     pub colour: bool,
+    /// Whether nobody else reads the output, so that links in it may sign their reader in: a terminal, not the log of a CI.
+    pub private: bool,
     /// Where the bot keeps its memory; none: it ends with the process.
     pub store: Option<PathBuf>,
 }
@@ -74,14 +78,14 @@ impl Options {
     /// What fits the terminal or pipe that this process has.
     #[must_use]
     pub fn detect(person: Option<PersonName>) -> Self {
-        let (look, colour) = terminal::detect();
-        Self { person, look, colour, store: None }
+        let (look, colour, private) = terminal::detect();
+        Self { person, look, colour, private, store: None }
     }
 
     /// For captured output: line by line, one command after the other, no colours.
     #[must_use]
     pub fn script(person: Option<PersonName>) -> Self {
-        Self { person, look: Look::Script, colour: false, store: None }
+        Self { person, look: Look::Script, colour: false, private: false, store: None }
     }
 }
 
@@ -130,10 +134,16 @@ pub enum ConsoleError {
 pub async fn exec(
     client: Client,
     command: &str,
-    output: impl AsyncWrite + Send + Unpin,
+    mut output: impl AsyncWrite + Send + Unpin,
     options: Options,
     shutdown: CancellationToken,
 ) -> Result<Ended, ConsoleError> {
+    // A script may leave such lines out; whoever calls for one command wants something.
+    if command.trim().is_empty() || command.trim_start().starts_with('#') {
+        output.write_all(USAGE.as_bytes()).await?;
+        output.flush().await?;
+        return Ok(Ended { succeeded: 0, failed: 1 });
+    }
     let one_line = format!("{}\n", command.replace(['\n', '\r'], " "));
     run(client, one_line.as_bytes(), output, options, shutdown).await
 }
@@ -157,7 +167,7 @@ pub async fn run(
     let abilities = Abilities {
         edit_every: if live { Duration::from_millis(100) } else { Duration::ZERO },
         tick: live.then_some(Duration::from_secs(1)),
-        private: true,
+        private: options.private,
         places_survive: false,
     };
     let (chat, requests) = Chat::new(abilities);

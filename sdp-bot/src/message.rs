@@ -8,7 +8,9 @@
 
 pub mod answer;
 pub mod deployment;
+pub mod down;
 pub mod help;
+mod hint;
 #[cfg(test)]
 mod tests;
 

@@ -9,7 +9,7 @@ use sdp_core::sandbox::InstanceState;
 
 use crate::bot::{Asker, Reaction, Trouble};
 use crate::command::{Target, Verb};
-use crate::message::answer as say;
+use crate::message::{answer as say, down::down};
 
 impl Asker {
     pub(crate) async fn act(&self, verb: Verb, on: Target) -> Result<Reaction, Trouble> {
@@ -67,7 +67,8 @@ impl Asker {
     }
 
     async fn stop(&self, on: Target) -> Result<Reaction, Trouble> {
-        match self.running(&on).await? {
+        match self.there(&on).await? {
+            // Stopping what is down says that it was seen: from then on the baseline answers.
             Some(instance) => {
                 let stopped = self.client.stop_instance(instance.id).await?;
                 Ok(Reaction::Say(say::stopping(&stopped)))
@@ -77,7 +78,11 @@ impl Asker {
     }
 
     async fn restart(&self, on: Target) -> Result<Reaction, Trouble> {
-        match self.running(&on).await? {
+        match self.there(&on).await? {
+            // Nothing is there to be replaced; its kept build is started.
+            Some(instance) if instance.state.is_over() => {
+                self.again(self.client.redeploy(instance.deployment.into(), &AgainRequest::default()).await)
+            }
             Some(instance) => {
                 self.again(self.client.restart_instance(instance.id, &AgainRequest::default()).await)
             }
@@ -85,29 +90,34 @@ impl Asker {
         }
     }
 
-    /// What runs; a number names what that deployment left running.
-    pub(super) async fn running(&self, on: &Target) -> Result<Option<Instance>, Trouble> {
+    /// What runs or is down; a number names what that deployment left running.
+    async fn there(&self, on: &Target) -> Result<Option<Instance>, Trouble> {
         match on {
             Target::Deployment(deployment) => {
                 let view = self.client.deployment(*deployment).await?;
                 let Some(instance) = view.deployment.instance else { return Ok(None) };
                 let instance = self.client.instance(instance).await?;
-                Ok(Some(instance).filter(|instance| !instance.state.is_over()))
+                if !instance.state.is_over() {
+                    return Ok(Some(instance));
+                }
+                let now = self.there_in(&instance.service, &instance.sandbox).await?;
+                Ok(now.filter(|now| now.id == instance.id))
             }
             Target::Service { service, sandbox } => {
                 let sandbox = self.sandbox(sandbox.clone())?;
-                self.running_in(service, &sandbox).await
+                self.there_in(service, &sandbox).await
             }
         }
     }
 
-    /// What serves a service in a sandbox: the live one, else the newest that is not on its way out.
-    pub(super) async fn running_in(
+    /// What serves a service in a sandbox: the live one, else the newest that is not on its way out, else the one that
+    /// is down.
+    pub(super) async fn there_in(
         &self,
         service: &ServiceName,
         sandbox: &SandboxName,
     ) -> Result<Option<Instance>, Trouble> {
-        let filter =
+        let mut filter =
             InstanceFilter { service: Some(service.clone()), sandbox: Some(sandbox.clone()), all: false };
         let mut instances = self.client.instances(&filter).await?;
         instances.retain(|instance| {
@@ -116,7 +126,11 @@ impl Asker {
         let live = instances.iter().position(|instance| {
             matches!(instance.state, InstanceState::Live {} | InstanceState::Unhealthy {})
         });
-        Ok((!instances.is_empty()).then(|| instances.swap_remove(live.unwrap_or(0))))
+        if instances.is_empty() {
+            filter.all = true;
+            return Ok(down(&self.client.instances(&filter).await?).pop());
+        }
+        Ok(Some(instances.swap_remove(live.unwrap_or(0))))
     }
 
     /// Nothing runs; but perhaps something is on its way, which can be cancelled.

@@ -10,7 +10,7 @@ use sdp_core::name::{SandboxName, ServiceName};
 
 use crate::bot::{Asker, Trouble};
 use crate::command::{StatusOf, Target};
-use crate::message::{Message, answer as say};
+use crate::message::{Message, answer as say, down};
 
 /// How many lines `logs` shows when no number is given.
 const LOG_LINES: u32 = 20;
@@ -22,7 +22,11 @@ impl Asker {
         let sandbox = match of {
             Some(StatusOf::Deployment(deployment)) => {
                 let view = self.view(deployment).await?;
-                return Ok(say::deployment_status(&view, Timestamp::now()));
+                let left = match view.deployment.instance.filter(|_| view.deployment.is_ended()) {
+                    Some(instance) => Some(self.client.instance(instance).await?),
+                    None => None,
+                };
+                return Ok(say::deployment_status(&view, left.as_ref(), Timestamp::now()));
             }
             Some(StatusOf::Sandbox(sandbox)) => sandbox,
             None => self.sandbox(None)?,
@@ -52,12 +56,15 @@ impl Asker {
             ..DeploymentFilter::default()
         };
         let (running, queued) = (of(StateFilter::Running), of(StateFilter::Queued));
-        let (view, running, queued) = tokio::join!(
+        let all = InstanceFilter { sandbox: Some(sandbox.clone()), all: true, service: None };
+        let (view, all, running, queued) = tokio::join!(
             self.client.sandbox(sandbox),
+            self.client.instances(&all),
             self.client.deployments(&running),
             self.client.deployments(&queued)
         );
-        let view = view?;
+        let mut view = view?;
+        view.instances.extend(down::down(&all?));
         let mut under_way = running?.deployments;
         under_way.extend(queued?.deployments);
         let branches = self.branches_of(&view.instances).await;
@@ -92,8 +99,8 @@ impl Asker {
 
     pub(crate) async fn where_is(&self, service: ServiceName) -> Result<Message, Trouble> {
         let known = self.client.service(&service).await?;
-        let filter = InstanceFilter { service: Some(service), ..InstanceFilter::default() };
-        let instances = self.client.instances(&filter).await?;
+        let filter = InstanceFilter { service: Some(service), sandbox: None, all: true };
+        let instances = down::present(&self.client.instances(&filter).await?);
         Ok(say::where_is(&known, &instances))
     }
 
@@ -101,14 +108,14 @@ impl Asker {
         &self,
         service: &ServiceName,
     ) -> Result<(Vec<Instance>, Vec<SandboxView>), Trouble> {
-        let filter = InstanceFilter { service: Some(service.clone()), ..InstanceFilter::default() };
+        let filter = InstanceFilter { service: Some(service.clone()), sandbox: None, all: true };
         let (known, instances, sandboxes) = tokio::join!(
             self.client.service(service),
             self.client.instances(&filter),
             self.client.sandboxes()
         );
         known?;
-        Ok((instances?, sandboxes?))
+        Ok((down::present(&instances?), sandboxes?))
     }
 
     pub(crate) async fn open(
@@ -117,7 +124,8 @@ impl Asker {
         sandbox: Option<SandboxName>,
     ) -> Result<Message, Trouble> {
         let sandbox = self.sandbox(sandbox)?;
-        match self.running_in(&service, &sandbox).await? {
+        match self.there_in(&service, &sandbox).await? {
+            Some(instance) if instance.state.is_over() => Err(self.down(&instance, LOG_LINES).await.into()),
             Some(instance) => Ok(say::open(&instance)),
             None => {
                 // Whether there is such a service at all: the server says what was probably meant.
@@ -137,7 +145,8 @@ impl Asker {
             }
             Target::Service { service, sandbox } => {
                 let sandbox = self.sandbox(sandbox)?;
-                match self.running_in(&service, &sandbox).await? {
+                match self.there_in(&service, &sandbox).await? {
+                    Some(instance) if instance.state.is_over() => Ok(self.down(&instance, lines).await),
                     Some(instance) => {
                         let output = self.client.instance_output(instance.id, lines).await?;
                         Ok(say::output(&instance, &output))
@@ -149,6 +158,12 @@ impl Asker {
                 }
             }
         }
+    }
+
+    async fn down(&self, instance: &Instance, lines: u32) -> Message {
+        let branches = self.branches_of(std::slice::from_ref(instance)).await;
+        let lines = usize::try_from(lines).unwrap_or(usize::MAX);
+        down::message(instance, branches.get(&instance.deployment), lines)
     }
 
     pub(crate) async fn sandbox_show(&self, name: &SandboxName) -> Result<Message, Trouble> {

@@ -41,8 +41,8 @@ impl Size {
     }
 }
 
-/// How a console looks in this terminal or pipe, and whether in colours.
-pub(super) fn detect() -> (Look, bool) {
+/// How a console looks in this terminal or pipe, whether in colours, and whether the output is a terminal.
+pub(super) fn detect() -> (Look, bool, bool) {
     let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let steerable = std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
     let output = std::io::stdout().is_terminal();
@@ -60,7 +60,7 @@ pub(super) fn detect() -> (Look, bool) {
     } else {
         Look::Lines
     };
-    (look, colour)
+    (look, colour, output)
 }
 
 /// The terminal hands over every key at once and echoes none; given back when dropped. Ctrl-C stays a signal.

@@ -300,3 +300,19 @@ async fn a_chat_that_has_gone_is_told_to_whoever_asks() {
     let asked = chat.post(&Conversation("c".into()), reply("x"), DeploymentId::new()).await;
     assert_eq!(asked, Err(ChatGone));
 }
+
+#[tokio::test]
+async fn executing_nothing_says_how_it_is_used_and_fails() {
+    for nothing in ["", "  ", "# a remark"] {
+        let mut output = Vec::new();
+        let ended =
+            exec(client_of_nobody(), nothing, &mut output, Options::script(None), CancellationToken::new());
+        assert_eq!(ended.await.unwrap().exit_code(), 1, "{nothing:?}");
+        assert!(output.starts_with(b"usage: sdp-bot exec"), "{nothing:?}");
+    }
+}
+
+#[test]
+fn captured_output_never_holds_a_link_that_signs_in() {
+    assert!(!Options::script(None).private);
+}

@@ -15,7 +15,8 @@ use sdp_core::name::{PersonName, SandboxName, ServiceName};
 use sdp_core::sandbox::InstanceState;
 use url::Url;
 
-use super::deployment::heading;
+use super::deployment::{beyond_the_reason, heading};
+use super::down;
 use super::{Message, Tone, duration};
 use crate::command::{Mistake, RepoAddress};
 use crate::text::Text;
@@ -66,7 +67,7 @@ fn problem_message(problem: &Problem) -> Message {
     if let Some(detail) = problem.detail.as_ref().filter(|detail| **detail != problem.title) {
         message = message.line(Text::new().plain(detail));
     }
-    hinted(message, problem.hint.as_deref())
+    hinted(message, super::hint::hint(problem))
 }
 
 /// There is no such service; the whole command is offered with the name that was probably meant.
@@ -99,7 +100,7 @@ pub fn several_services_at(address: &RepoAddress, services: &[ServiceName]) -> M
 #[must_use]
 pub fn which_sandbox() -> Message {
     Message::new(Tone::Bad, Text::from("Which sandbox? This token belongs to nobody who has one."))
-        .line(Text::new().dim("next ").plain("say in <sandbox>, or name a person"))
+        .line(Text::new().dim("next ").plain("say to <sandbox>, or name a person: --as <person>"))
 }
 
 /// Nothing was ever deployed there.
@@ -155,8 +156,9 @@ fn ended(outcome: &Outcome) -> &'static str {
 #[must_use]
 pub fn stopping(instance: &Instance) -> Message {
     let (service, sandbox) = (&instance.service, &instance.sandbox);
-    let title =
-        format!("{service} in {sandbox} is being stopped; {sandbox}'s requests for it go to the baseline.");
+    // One that was down is over at once.
+    let is = if instance.state.is_over() { "is stopped" } else { "is being stopped" };
+    let title = format!("{service} in {sandbox} {is}; {sandbox}'s requests for it go to the baseline.");
     Message::new(Tone::Good, Text::new().plain(title))
         .offer("Redeploy", format!("redeploy {service} in {sandbox}"))
 }
@@ -186,9 +188,9 @@ pub fn nothing_runs(service: &ServiceName, sandbox: &SandboxName, under_way: Opt
     }
 }
 
-/// Where a deployment stands.
+/// Where a deployment stands; `left`: the instance that it left running, as it is now.
 #[must_use]
-pub fn deployment_status(view: &DeploymentView, now: Timestamp) -> Message {
+pub fn deployment_status(view: &DeploymentView, left: Option<&Instance>, now: Timestamp) -> Message {
     let thread = {
         let mut thread = crate::thread::Thread::new(
             view.deployment.clone(),
@@ -196,17 +198,25 @@ pub fn deployment_status(view: &DeploymentView, now: Timestamp) -> Message {
             std::collections::BTreeSet::new(),
         );
         thread.facts.queue_position = view.queue_position;
+        if let Some(left) = left {
+            thread.instance_is(left);
+        }
         thread
     };
     let message = thread.root(now);
     match view.deployment.outcome() {
         Some(Outcome::Failed { failure }) => {
-            let detail = format!("{}: {}", failure.reason.sentence(), failure.detail);
+            let sentence = failure.reason.sentence();
+            let detail = beyond_the_reason(failure)
+                .map_or_else(|| sentence.to_owned(), |detail| format!("{sentence}: {detail}"));
             message
                 .line(Text::new().plain(detail))
                 .line(Text::new().dim("next ").plain(failure.reason.hint()))
         }
-        _ => message,
+        _ => match left {
+            Some(left) if down::broke(&left.state).is_some() => message.block(&left.last_lines),
+            _ => message,
+        },
     }
 }
 
@@ -227,6 +237,9 @@ pub fn sandbox(view: &SandboxView, under_way: &[Deployment], branches: &Branches
         message = message.line(instance_row(instance, instance.service.as_str(), branches, now));
         if let Some(url) = instance.url.as_ref().filter(|_| serves(&instance.state)) {
             message = message.line(Text::new().plain("  ").link(url));
+        }
+        if down::broke(&instance.state).is_some() {
+            message = down::in_a_list(message, instance, branches.get(&instance.deployment));
         }
     }
     for deployment in under_way {
@@ -255,7 +268,11 @@ fn instance_row(instance: &Instance, name: &str, branches: &Branches, now: Times
         Some(deployment) => text.code(&deployment.git_ref).plain(" "),
         None => text,
     };
-    let text = text.code(instance.commit.short()).plain(format!(" {}", state_word(&instance.state)));
+    let text = text.code(instance.commit.short()).plain(" ");
+    if let Some(reason) = down::broke(&instance.state) {
+        return text.strong("DOWN").plain(format!(": {reason}"));
+    }
+    let text = text.plain(state_word(&instance.state));
     if serves(&instance.state) { text.dim(format!(" for {}", ago(instance.started_at, now))) } else { text }
 }
 
@@ -356,9 +373,10 @@ pub fn where_is(service: &Service, instances: &[Instance]) -> Message {
     });
     for instance in instances.iter().take(MAX_ROWS) {
         let row = Text::new().strong(&instance.sandbox).plain(" ");
-        message = message.line(match &instance.url {
-            Some(url) => row.link(url),
-            None => row.plain(state_word(&instance.state)),
+        message = message.line(match (&instance.url, down::broke(&instance.state)) {
+            (_, Some(reason)) => row.strong("DOWN").plain(format!(": {reason}")),
+            (Some(url), None) => row.link(url),
+            (None, None) => row.plain(state_word(&instance.state)),
         });
     }
     more(message, instances.len())
@@ -496,12 +514,16 @@ pub fn agents(agents: &[AgentView], now: Timestamp) -> Message {
 pub fn whoami(person: Option<&PersonName>, sandbox: Option<&SandboxName>, server: &Url) -> Message {
     let title = match person {
         Some(person) => Text::new().plain("You are ").strong(person),
-        None => Text::from("You are whoever the token belongs to"),
+        None => Text::from("You are nobody by name: this token speaks for itself, and no sandbox is yours"),
     };
     let message = Message::new(Tone::Plain, title);
     let message = match sandbox {
         Some(sandbox) => message.line(Text::new().dim("your sandbox ").plain(sandbox)),
-        None => message,
+        None => message.line(
+            Text::new()
+                .dim("next ")
+                .plain("name a person with a bot's token: --as <person>; or say to <sandbox>"),
+        ),
     };
     message.line(Text::new().dim("server ").link(server))
 }

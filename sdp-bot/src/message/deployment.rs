@@ -1,15 +1,17 @@
 //! What a deployment's message and its thread say.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use sdp_core::deployment::{DeployKind, Deployment, Outcome, State, Step, StepTime};
-use sdp_core::failure::Failure;
-use sdp_core::name::CommitId;
+use sdp_core::failure::{Failure, FailureReason};
+use sdp_core::name::{CommitId, GitRef};
 use sdp_core::sandbox::StopReason;
 use url::Url;
 
 use super::{Message, Tone, duration, elapsed, ordinal};
+use crate::command::{Deploy, Wanted};
 use crate::text::Text;
 use crate::thread::{After, Facts, Serving};
 
@@ -64,8 +66,52 @@ fn actions(
             .offer("Stop", format!("stop {number}")),
         Some(Outcome::Succeeded {}) => message.offer("Redeploy", format!("redeploy {number}")),
         Some(Outcome::Superseded { .. }) => message,
-        Some(_) => message.offer("Retry", format!("redeploy {number}")),
+        Some(Outcome::Failed { failure }) => again(message, deployment, Some(failure)),
+        Some(_) => again(message, deployment, None),
     }
+}
+
+/// What may go better: the branch as it is now, not the commit that has failed. Only where the same commit was meant, and
+/// nothing speaks against it, is it that one.
+fn again(message: Message, deployment: &Deployment, failure: Option<&Failure>) -> Message {
+    let may_go_well = failure.is_none_or(|failure| failure.reason.is_retryable());
+    let same_was_meant = deployment.kind != DeployKind::Deploy || !deployment.env.is_empty();
+    if may_go_well && same_was_meant && deployment.commit.is_some() {
+        return message.offer("Retry", format!("redeploy {}", deployment.number));
+    }
+    let git_ref = match failure {
+        Some(failure) if failure.reason == FailureReason::RefNotFound => match meant(&failure.detail) {
+            Some(meant) => meant,
+            None => return message,
+        },
+        Some(failure) if failure.reason == FailureReason::RefAmbiguous => return message,
+        _ => deployment.git_ref.clone(),
+    };
+    let own = deployment.requested_by.own_sandbox() == deployment.sandbox;
+    let deploy = Deploy {
+        service: Wanted::Service(deployment.service.clone()),
+        git_ref: Some(git_ref),
+        sandbox: (!own).then(|| deployment.sandbox.clone()),
+        env: BTreeMap::new(),
+    };
+    if deployment.env.is_empty() {
+        return message.offer("Deploy again", deploy.to_string());
+    }
+    // Values of variables are not repeated in a chat, and without them it would be another deployment.
+    let names: Vec<&str> = deployment.env.keys().map(AsRef::as_ref).collect();
+    let with = format!(" with {} as before", names.join(", "));
+    message.line(Text::new().dim("again ").code(deploy.to_string()).plain(with))
+}
+
+/// The name that the agent proposes: `…; did you mean feature/greeting?`.
+fn meant(detail: &str) -> Option<GitRef> {
+    detail.rsplit_once("did you mean ")?.1.trim_end_matches('?').parse().ok()
+}
+
+/// A failure's detail, without the sentence of its reason if it begins with it.
+pub(super) fn beyond_the_reason(failure: &Failure) -> Option<&str> {
+    let detail = failure.detail.strip_prefix(failure.reason.sentence()).unwrap_or(&failure.detail);
+    Some(detail.trim_start_matches([':', ' '])).filter(|detail| !detail.is_empty())
 }
 
 /// `#412 payments feature/refund → alice`.
@@ -297,8 +343,8 @@ pub fn failure(deployment: &Deployment, failure: &Failure, facts: &Facts) -> Mes
     let exit = failure.exit_code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
     let text = text.strong(place).plain(format!(": {}{exit}", failure.reason.sentence()));
     let mut message = Message::new(Tone::Bad, text);
-    if !failure.detail.is_empty() && failure.detail != failure.reason.sentence() {
-        message = message.line(Text::new().plain(&failure.detail));
+    if let Some(detail) = beyond_the_reason(failure) {
+        message = message.line(Text::new().plain(detail));
     }
     message = message.line(Text::new().dim("next ").plain(failure.reason.hint()));
     if let Some(serving) = &facts.serving {
@@ -310,7 +356,7 @@ pub fn failure(deployment: &Deployment, failure: &Failure, facts: &Facts) -> Mes
         url
     });
     message = message.line(Text::new().dim("log ").link(&link));
-    message.block(&facts.tail).offer("Retry", format!("redeploy {}", deployment.number))
+    again(message.block(&facts.tail), deployment, Some(failure))
 }
 
 fn still_serves(deployment: &Deployment, serving: &Serving) -> Text {

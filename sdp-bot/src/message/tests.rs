@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use sdp_core::api::{AgentView, BranchList, CreateDeployment, Preflight, Problem, SandboxView};
 use sdp_core::client::ClientError;
 use sdp_core::principal::Principal;
-use sdp_core::sandbox::{Instance, InstanceState, Sandbox};
+use sdp_core::sandbox::{Instance, InstanceState, Sandbox, StopReason};
 use serde_json::json;
 
 use super::*;
@@ -122,10 +122,10 @@ fn a_refusal_says_what_was_meant_and_what_to_do() {
     .to_plain();
     assert_snapshot!(text, @r"
     ✗ There is no service “helo”. Did you mean `hello`?
-      next say services for a list
+      next services lists those there are
       [Deploy] deploy hello main
     ✗ There is no service “helo”. Did you mean `hello`?
-      next say services for a list
+      next services lists those there are
     ✗ SDP's server does not answer at the moment. Nothing was done.
       that is http://sdp answered 502, not as SDP does: Bad Gateway
       next try again in a minute; what already runs goes on without it
@@ -199,4 +199,127 @@ fn a_fingerprint_changes_with_the_words_and_only_with_them() {
     assert_eq!(message("a").fingerprint(), message("a").fingerprint());
     assert_ne!(message("a").fingerprint(), message("b").fingerprint());
     assert_ne!(message("a").fingerprint(), message("a").line(Text::from("")).fingerprint());
+}
+
+#[test]
+fn what_is_down_is_said_with_what_brings_it_back() {
+    let crashed = |service: &str| Instance {
+        last_lines: (1..=5).map(|n| format!("line {n}")).collect(),
+        ..instance(
+            service,
+            "alice",
+            InstanceState::Stopped { reason: StopReason::Crashed { exit_code: None, signal: Some(9) } },
+        )
+    };
+    let payments = crashed("payments");
+    let ledger = instance("ledger", "alice", InstanceState::Lost {});
+    let view = sandbox("alice", vec![payments.clone(), ledger.clone()]);
+    let none = HashMap::new();
+    let mut text = answer::sandbox(&view, &[], &none, at(0)).to_plain();
+    text += &answer::who(&payments.service, &view.instances[..1], &[], &none, at(0)).to_plain();
+    text += &down::message(&payments, None, 2).to_plain();
+    text += &down::message(&ledger, None, 2).to_plain();
+    text += &answer::stopping(&payments).to_plain();
+    assert_snapshot!(text, @r"
+    · alice of alice
+      payments `1a2b3c4d` DOWN: it crashed (signal 9)
+        | line 3
+        | line 4
+        | line 5
+        next `redeploy payments in alice` starts it again; `stop payments in alice` sends its requests to the baseline
+      ledger `1a2b3c4d` DOWN: its agent is gone
+        next `redeploy ledger in alice` starts it again; `stop ledger in alice` sends its requests to the baseline
+      [Redeploy] redeploy payments in alice
+      [Redeploy] redeploy ledger in alice
+    · payments runs in
+      alice `1a2b3c4d` DOWN: it crashed (signal 9)
+    ✗ payments in alice `1a2b3c4d` is DOWN: it crashed (signal 9)
+      next `redeploy payments in alice` starts it again; `stop payments in alice` sends its requests to the baseline
+      | line 4
+      | line 5
+      [Redeploy] redeploy payments in alice
+    ✗ ledger in alice `1a2b3c4d` is DOWN: its agent is gone
+      next `redeploy ledger in alice` starts it again; `stop ledger in alice` sends its requests to the baseline
+      [Redeploy] redeploy ledger in alice
+    ✓ payments in alice is stopped; alice's requests for it go to the baseline.
+      [Redeploy] redeploy payments in alice
+    ");
+}
+
+#[test]
+fn what_is_said_to_be_down_is_what_the_router_answers_with_an_error() {
+    use sdp_core::sandbox::{RouteTarget, route_table};
+    let by = Principal::person("alice".parse().unwrap());
+    let stopped = |reason| InstanceState::Stopped { reason };
+    let states = [
+        InstanceState::Live {},
+        InstanceState::Starting {},
+        InstanceState::Unhealthy {},
+        InstanceState::Lost {},
+        InstanceState::Draining { reason: StopReason::Replaced {} },
+        InstanceState::Draining { reason: StopReason::Stopped { by: by.clone() } },
+        stopped(StopReason::Stopped { by }),
+        stopped(StopReason::Replaced {}),
+        stopped(StopReason::DeploymentEnded {}),
+        stopped(StopReason::SandboxDeleted {}),
+        stopped(StopReason::AgentRestarted {}),
+        stopped(StopReason::Crashed { exit_code: Some(1), signal: None }),
+    ];
+    for older in &states {
+        for newer in &states {
+            let instances: Vec<Instance> = [(1_u128, older), (2, newer)]
+                .map(|(id, state)| Instance {
+                    id: sdp_core::id::InstanceId::from(uuid::Uuid::from_u128(id)),
+                    address: Some("127.0.0.1:4000".parse().unwrap()),
+                    ..instance("payments", "alice", state.clone())
+                })
+                .into();
+            let table = route_table(sdp_core::id::RouteVersion(1), [], [], &instances);
+            let is_down =
+                matches!(table.sandboxes.first().map(|row| &row.target), Some(RouteTarget::Down { .. }));
+            assert_eq!(down::down(&instances).len(), usize::from(is_down), "{older:?}, then {newer:?}");
+        }
+    }
+}
+
+#[test]
+fn hints_for_programs_reach_a_chat_in_its_own_words() {
+    let text: String = [
+        ("unknown_service", "see the catalog for the services there are"),
+        ("unknown_deployment", "see the list of deployments"),
+        ("forbidden", "name the person in the header `sdp-on-behalf-of`"),
+        (
+            "unauthorised",
+            "send a valid token in the header `Authorization: Bearer …`, or open a sign-in link",
+        ),
+        ("queue_full", "wait until some have ended, then try again"),
+    ]
+    .into_iter()
+    .map(|(code, hint)| {
+        let problem = json!({ "status": 400, "code": code, "title": code, "hint": hint });
+        answer::refused(&ClientError::Problem(serde_json::from_value(problem).unwrap())).to_plain()
+    })
+    .collect();
+    assert_snapshot!(text, @r"
+    ✗ unknown_service.
+      next services lists those there are
+    ✗ unknown_deployment.
+      next list shows what runs, status <sandbox> what is under way
+    ✗ forbidden.
+      next name the person: --as <person>
+    ✗ unauthorised.
+      next give the bot a valid token: --token-file <file>, or the variable SDP_TOKEN
+    ✗ queue_full.
+      next wait until some have ended, then try again
+    ");
+}
+
+#[test]
+fn a_token_without_a_person_is_told_so() {
+    let server = "http://sdp".parse().unwrap();
+    assert_snapshot!(answer::whoami(None, None, &server).to_plain(), @r"
+    · You are nobody by name: this token speaks for itself, and no sandbox is yours
+      next name a person with a bot's token: --as <person>; or say to <sandbox>
+      server http://sdp/
+    ");
 }

@@ -20,12 +20,15 @@ struct Story {
     instance: InstanceId,
     seq: u64,
     by: Principal,
+    env: std::collections::BTreeMap<sdp_core::name::EnvName, String>,
 }
 
 impl Story {
     fn new() -> Self {
         let by = Principal::person("alice".parse().unwrap());
+        let env = [("DEBUG".parse().unwrap(), "1".to_owned())].into();
         Self {
+            env,
             id: DeploymentId::from(Uuid::from_u128(1)),
             instance: InstanceId::from(Uuid::from_u128(2)),
             seq: 0,
@@ -58,7 +61,7 @@ impl Story {
             git_ref: git_ref.parse().unwrap(),
             commit: None,
             of: None,
-            env: [("DEBUG".parse().unwrap(), "1".to_owned())].into(),
+            env: self.env.clone(),
         })
     }
 
@@ -232,16 +235,16 @@ fn a_build_that_fails_calls_who_asked_and_says_what_still_serves() {
           next read the last lines of the log, mend the branch and deploy again
           Nothing was switched: `00000000` still serves payments in qa-42 http://payments.qa-42.localhost/
           log https://sdp.example.com/deployments/1#L88
+          again `deploy payments feature/refund to qa-42` with DEBUG as before
           | # payments
           | ./main.go:3: undefined: refund
-          [Retry] redeploy 412
     ---
     ✗ #412 payments `feature/refund` → qa-42 (asked by alice): failed in build after 8.0 s
       `1a2b3c4d` Add refunds <!channel> · Åsa
       with DEBUG
       log https://sdp.example.com/deployments/1
+      again `deploy payments feature/refund to qa-42` with DEBUG as before
       [Log] https://sdp.example.com/deployments/1
-      [Retry] redeploy 412
     ");
 }
 
@@ -439,4 +442,154 @@ fn what_happened_before_it_was_followed_is_not_missed_however_late_the_view_is()
             assert_eq!(thread.told(), whole.told());
         }
     }
+}
+
+/// What is offered after a failure.
+fn after_failure(env: bool, sandbox: &str, failure: Failure) -> String {
+    let mut story = Story::new();
+    if !env {
+        story.env.clear();
+    }
+    let events = [story.requested("feature/refund", sandbox), story.ended(Outcome::Failed { failure })];
+    let (thread, _) = told(&events, |_| {});
+    let mut restarted =
+        Thread::new(thread.deployment().clone(), thread.facts.log_url.clone(), BTreeSet::new());
+    tell(&mut restarted, |_| {}) + &restarted.root(at(9)).to_plain()
+}
+
+#[test]
+fn after_a_failure_the_branch_is_offered_and_not_the_commit_that_failed() {
+    let build = || Failure::new(Step::Build, FailureReason::BuildFailed, "go build: undefined: refund");
+    let mut text = after_failure(false, "alice", build());
+    text += &after_failure(false, "qa-42", build());
+    text += &after_failure(true, "alice", build());
+    assert_snapshot!(text, @r"
+        ✗ @alice build failed: the build ended with an error
+          go build: undefined: refund
+          next read the last lines of the log, mend the branch and deploy again
+          log https://sdp.example.com/deployments/1
+          [Deploy again] deploy payments feature/refund
+    ✗ #412 payments `feature/refund` → alice: failed in build after 1.0 s
+      log https://sdp.example.com/deployments/1
+      [Log] https://sdp.example.com/deployments/1
+      [Deploy again] deploy payments feature/refund
+        ✗ @alice build failed: the build ended with an error
+          go build: undefined: refund
+          next read the last lines of the log, mend the branch and deploy again
+          log https://sdp.example.com/deployments/1
+          [Deploy again] deploy payments feature/refund to qa-42
+    ✗ #412 payments `feature/refund` → qa-42 (asked by alice): failed in build after 1.0 s
+      log https://sdp.example.com/deployments/1
+      [Log] https://sdp.example.com/deployments/1
+      [Deploy again] deploy payments feature/refund to qa-42
+        ✗ @alice build failed: the build ended with an error
+          go build: undefined: refund
+          next read the last lines of the log, mend the branch and deploy again
+          log https://sdp.example.com/deployments/1
+          again `deploy payments feature/refund` with DEBUG as before
+    ✗ #412 payments `feature/refund` → alice: failed in build after 1.0 s
+      with DEBUG
+      log https://sdp.example.com/deployments/1
+      again `deploy payments feature/refund` with DEBUG as before
+      [Log] https://sdp.example.com/deployments/1
+    ");
+}
+
+#[test]
+fn a_name_that_was_probably_meant_is_offered_and_a_reason_is_said_once() {
+    let not_found = |detail| Failure::new(Step::Resolve, FailureReason::RefNotFound, detail);
+    let detail = "there is no branch or tag feature/refnd; did you mean feature/refund?";
+    let mut text = after_failure(false, "alice", not_found(detail));
+    text += &after_failure(false, "alice", not_found("there is no branch or tag x"));
+    let detail = "the service ended before it was healthy: exit status 3";
+    text += &after_failure(false, "alice", Failure::new(Step::Check, FailureReason::Exited, detail));
+    assert_snapshot!(text, @r"
+        ✗ @alice resolve failed: there is no such branch, tag or commit
+          there is no branch or tag feature/refnd; did you mean feature/refund?
+          next check its name, and that it is pushed
+          log https://sdp.example.com/deployments/1
+          [Deploy again] deploy payments feature/refund
+    ✗ #412 payments `feature/refund` → alice: failed in resolve after 1.0 s
+      log https://sdp.example.com/deployments/1
+      [Log] https://sdp.example.com/deployments/1
+      [Deploy again] deploy payments feature/refund
+        ✗ @alice resolve failed: there is no such branch, tag or commit
+          there is no branch or tag x
+          next check its name, and that it is pushed
+          log https://sdp.example.com/deployments/1
+    ✗ #412 payments `feature/refund` → alice: failed in resolve after 1.0 s
+      log https://sdp.example.com/deployments/1
+      [Log] https://sdp.example.com/deployments/1
+        ✗ @alice check failed: the service ended before it was healthy
+          exit status 3
+          next read its last lines in the log
+          log https://sdp.example.com/deployments/1
+          [Deploy again] deploy payments feature/refund
+    ✗ #412 payments `feature/refund` → alice: failed in check after 1.0 s
+      log https://sdp.example.com/deployments/1
+      [Log] https://sdp.example.com/deployments/1
+      [Deploy again] deploy payments feature/refund
+    ");
+}
+
+#[test]
+fn the_status_of_one_that_runs_no_more_says_so() {
+    let mut story = Story::new();
+    let mut events = vec![story.requested("main", "alice")];
+    events.extend(story.until_it_runs());
+    let (thread, _) = told(&events, |_| {});
+    let view = DeploymentView {
+        deployment: thread.deployment().clone(),
+        log_url: thread.facts.log_url.clone(),
+        queue_position: None,
+        log_lines: 0,
+        superseded_by: None,
+    };
+    let left = |state| Instance {
+        id: story.instance,
+        service: "payments".parse().unwrap(),
+        sandbox: "alice".parse().unwrap(),
+        deployment: story.id,
+        commit: COMMIT.parse().unwrap(),
+        agent: "vm-1".parse().unwrap(),
+        address: None,
+        url: Some("http://payments.alice.localhost/".parse().unwrap()),
+        state,
+        started_at: at(1),
+        stopped_at: None,
+        last_lines: vec!["panic: no money".into()],
+    };
+    let mut text = String::new();
+    for reason in [
+        StopReason::Replaced {},
+        StopReason::Stopped { by: story.by.clone() },
+        StopReason::Crashed { exit_code: None, signal: Some(9) },
+    ] {
+        let left = left(InstanceState::Stopped { reason });
+        text += &crate::message::answer::deployment_status(&view, Some(&left), at(99)).to_plain();
+    }
+    let live = left(InstanceState::Live {});
+    let runs = crate::message::answer::deployment_status(&view, Some(&live), at(99)).to_plain();
+    assert!(runs.contains("url http"), "{runs}");
+    assert_snapshot!(text, @r"
+    – #412 payments `main` → alice: replaced by a newer deployment
+      `1a2b3c4d` Add refunds <!channel> · Åsa
+      with DEBUG
+      log https://sdp.example.com/deployments/1
+      [Log] https://sdp.example.com/deployments/1
+      [Redeploy] redeploy 412
+    – #412 payments `main` → alice: stopped by alice
+      `1a2b3c4d` Add refunds <!channel> · Åsa
+      with DEBUG
+      log https://sdp.example.com/deployments/1
+      [Log] https://sdp.example.com/deployments/1
+      [Redeploy] redeploy 412
+    ✗ #412 payments `main` → alice: crashed, ended by signal 9
+      `1a2b3c4d` Add refunds <!channel> · Åsa
+      with DEBUG
+      log https://sdp.example.com/deployments/1
+      | panic: no money
+      [Log] https://sdp.example.com/deployments/1
+      [Redeploy] redeploy 412
+    ");
 }

@@ -1,0 +1,37 @@
+//! What to do next, in the words of a chat: the server's hints speak to programs.
+//!
+//! Called by [`super::answer`]. Pure.
+
+use sdp_core::api::{ON_BEHALF_OF, Problem};
+
+/// What to do next about a problem.
+pub(super) fn hint(problem: &Problem) -> Option<&str> {
+    let hint = problem.hint.as_deref();
+    Some(match problem.code.as_str() {
+        "unknown_service" => "services lists those there are",
+        "unknown_deployment" | "unknown_instance" => {
+            "list shows what runs, status <sandbox> what is under way"
+        }
+        "unauthorised" => "give the bot a valid token: --token-file <file>, or the variable SDP_TOKEN",
+        "forbidden" if hint.is_some_and(|hint| hint.contains(ON_BEHALF_OF)) => {
+            "name the person: --as <person>"
+        }
+        "forbidden" if hint.is_none() => "use a bot's token, with --as <person>",
+        "not_found"
+        | "malformed_json"
+        | "invalid_body"
+        | "invalid_query"
+        | "method_not_allowed"
+        | "unsupported_media_type" => {
+            "check the server's address, and that bot and server have the same version"
+        }
+        "invalid_cursor" | "idempotency_conflict" => "say it again",
+        "invalid_id" => "say the deployment's number, e.g. 412",
+        "already_ended" => "stop <service> stops what runs",
+        "no_commit" => "deploy <service> <branch>",
+        "nothing_to_roll_back" => "deploy <service> <branch, tag or commit>",
+        "instance_over" => "redeploy <service>",
+        "agent_away" | "no_agent" => "agents shows which are connected; try again when one is",
+        _ => return hint,
+    })
+}
