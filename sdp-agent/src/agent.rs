@@ -18,6 +18,7 @@ mod recent;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -70,8 +71,14 @@ pub enum AgentError {
     #[error("failed to set up git")]
     Git(#[from] GitConfigError),
     /// The router cannot listen.
-    #[error("failed to start the router")]
-    Router(#[source] io::Error),
+    #[error("failed to start the router on {listen} (`listen` in [router])")]
+    Router {
+        /// Where.
+        listen: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The router ended though nobody asked it to.
     #[error("the router has ended")]
     RouterEnded,
@@ -180,7 +187,10 @@ impl Agent {
         let opened = tokio::task::spawn_blocking(move || Opened::open(config)).await;
         let Opened { config, lock, spool, tools } = opened.map_err(|_| AgentError::Fault)??;
         let router = match &config.router {
-            Some(router) => Some(BuiltinRouter::bind(router).map_err(AgentError::Router)?),
+            Some(router) => {
+                let listen = router.listen;
+                Some(BuiltinRouter::bind(router).map_err(|source| AgentError::Router { listen, source })?)
+            }
             None => None,
         };
         let preflight = hello::tools_found(&config).await;

@@ -92,14 +92,33 @@ pub enum InvalidLink {
 pub(crate) enum ConnectError {
     #[error("the server refuses this agent's token (401)")]
     Unauthorised,
-    #[error("the server answered {0} instead of opening a WebSocket")]
+    #[error("{}", status_means(*.0))]
     Status(http::StatusCode),
     #[error("the server did not answer within {} s", CONNECT_WITHIN.as_secs())]
     TimedOut,
     #[error("failed to connect")]
-    Socket(#[source] Box<tungstenite::Error>),
+    Socket(#[source] Box<SocketError>),
     #[error("the server in this process takes no agents now")]
     Away,
+}
+
+/// Why there is no socket to this address.
+#[derive(Debug, thiserror::Error)]
+#[error("{url}: {error}")]
+pub(crate) struct SocketError {
+    url: Url,
+    error: tungstenite::Error,
+}
+
+fn status_means(status: http::StatusCode) -> String {
+    match status {
+        http::StatusCode::FORBIDDEN => {
+            "the server knows the token, but not as an agent's (403): make one for this agent with \
+             `sdp-server token create agent NAME`"
+                .to_owned()
+        }
+        status => format!("the server answered {status} instead of opening a WebSocket"),
+    }
 }
 
 impl WebSocket {
@@ -130,7 +149,7 @@ impl WebSocket {
     }
 
     async fn dial(&self) -> Result<Socket, ConnectError> {
-        let mut request = self.url.as_str().into_client_request().map_err(socket_error)?;
+        let mut request = self.url.as_str().into_client_request().map_err(|error| self.failed(error))?;
         request.headers_mut().insert(AUTHORIZATION, self.authorization.clone());
         let agent = HeaderValue::from_static(concat!("sdp-agent/", env!("CARGO_PKG_VERSION")));
         request.headers_mut().insert(USER_AGENT, agent);
@@ -142,19 +161,19 @@ impl WebSocket {
         let connecting = Box::pin(connect_async_tls_with_config(request, Some(config), true, Some(tls)));
         match timeout(CONNECT_WITHIN, connecting).await {
             Ok(Ok((socket, _))) => Ok(socket),
-            Ok(Err(error)) => Err(socket_error(error)),
+            Ok(Err(error)) => Err(self.failed(error)),
             Err(_) => Err(ConnectError::TimedOut),
         }
     }
-}
 
-fn socket_error(error: tungstenite::Error) -> ConnectError {
-    match error {
-        tungstenite::Error::Http(response) if response.status() == http::StatusCode::UNAUTHORIZED => {
-            ConnectError::Unauthorised
+    fn failed(&self, error: tungstenite::Error) -> ConnectError {
+        match error {
+            tungstenite::Error::Http(response) if response.status() == http::StatusCode::UNAUTHORIZED => {
+                ConnectError::Unauthorised
+            }
+            tungstenite::Error::Http(response) => ConnectError::Status(response.status()),
+            error => ConnectError::Socket(Box::new(SocketError { url: self.url.clone(), error })),
         }
-        tungstenite::Error::Http(response) => ConnectError::Status(response.status()),
-        error => ConnectError::Socket(Box::new(error)),
     }
 }
 
@@ -333,6 +352,23 @@ mod tests {
         assert_eq!(backoff.wait(u32::MAX), Duration::from_secs(30));
         backoff.lasted(Duration::from_secs(60));
         assert_eq!(backoff.wait(u32::MAX), Duration::from_millis(500));
+    }
+
+    #[test]
+    fn what_keeps_it_from_connecting_says_what_to_do() {
+        let server = Url::parse("http://sdp.example.com:8080").unwrap();
+        let socket = WebSocket::new(&server, &Secret::new("sdpa_x"), None).unwrap();
+        let answered = |status: u16| {
+            let answer = http::Response::builder().status(status).body(None).unwrap();
+            socket.failed(tungstenite::Error::Http(answer.into())).to_string()
+        };
+        insta::assert_snapshot!(answered(403), @"the server knows the token, but not as an agent's (403): make one for this agent with `sdp-server token create agent NAME`");
+        insta::assert_snapshot!(answered(502), @"the server answered 502 Bad Gateway instead of opening a WebSocket");
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let ConnectError::Socket(why) = socket.failed(tungstenite::Error::Io(refused)) else {
+            panic!("no socket")
+        };
+        insta::assert_snapshot!(why, @"ws://sdp.example.com:8080/ws/agent: IO error: connection refused");
     }
 
     #[test]
