@@ -11,7 +11,7 @@ async fn link(host: &Host, next: &str) -> String {
     let answer = host.post("/api/v1/sign-in-links", &json!({ "next": next })).send().await.expect("answered");
     let link: SignInLink = ok(answer, 201).await;
     assert!(link.url.as_str().starts_with(&host.url));
-    link.url.path().to_owned()
+    link.url[url::Position::BeforePath..].to_owned()
 }
 
 fn cookie(answer: &Response) -> String {
@@ -53,6 +53,46 @@ async fn a_link_signs_in_once_and_looking_at_it_does_not_use_it_up() {
     let read =
         host.bare(Method::GET, "/api/v1/services").header("cookie", format!("a=b; {}", cookie(&answer)));
     assert_eq!(read.send().await.expect("answered").status(), 200);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_used_link_still_leads_a_signed_in_browser_to_its_page() {
+    let host = Host::start().await;
+    let path = link(&host, "/deployments/7#L88").await;
+    assert!(path.ends_with("?next=/deployments/7%23L88"), "{path}");
+    let signed_in = host.bare(Method::POST, &path).send().await.expect("answered");
+    assert_eq!(signed_in.headers()["location"], "/deployments/7#L88");
+    let session = cookie(&signed_in);
+    for method in [Method::GET, Method::POST] {
+        let again = host.bare(method.clone(), &path).header("cookie", &session).send().await;
+        let again = again.expect("answered");
+        assert_eq!(again.status(), 303, "{method}");
+        assert_eq!(again.headers()["location"], "/deployments/7#L88");
+        assert!(!again.headers().contains_key("set-cookie"), "no other session begins");
+
+        for stranger in ["", "sdp=sdps_wrong"] {
+            let page = host.bare(method.clone(), &path).header("cookie", stranger).send().await;
+            let page = page.expect("answered");
+            assert_eq!(page.status(), 410, "{method}");
+            assert!(!page.headers().contains_key("set-cookie"));
+            let text = page.text().await.expect("a page");
+            assert!(text.contains("href=\"/deployments/7#L88\""), "{text}");
+        }
+    }
+    for (next, leads) in [("//evil.example", "/"), ("https://evil.example", "/"), ("/sign-out", "/")] {
+        let bent = format!("{}?next={next}", path.split('?').next().expect("a path"));
+        let answer = host.bare(Method::GET, &bent).header("cookie", &session).send().await.expect("answered");
+        assert_eq!(answer.headers()["location"], leads);
+        let page = host.bare(Method::GET, &bent).send().await.expect("answered");
+        assert_eq!(page.status(), 410);
+        assert!(!page.text().await.expect("a page").contains(next), "{next}");
+    }
+    // Whoever bends the link of somebody else sends nobody elsewhere: what was kept with the code counts.
+    let path = link(&host, "/").await;
+    let bent = path.replace("next=/", "next=/deployments/7");
+    let answer = host.bare(Method::POST, &bent).send().await.expect("answered");
+    assert_eq!(answer.headers()["location"], "/");
     host.stop().await;
 }
 
