@@ -79,6 +79,7 @@ impl Home {
             (self.deploy_form())
             (self.deployments())
             (self.agents())
+            footer class="foot" { a href="/docs/" { "API" } }
         };
         page(&frame, content)
     }
