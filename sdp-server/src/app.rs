@@ -7,14 +7,17 @@
 //! ```
 //! The invariant: [`Server::ended`] returns only when every task that `start` began has ended.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sdp_core::access::{Access, AccessError};
 use sdp_core::api::DeploymentView;
 use sdp_core::deployment::{Deployment, Outcome};
-use sdp_core::id::DeploymentNumber;
+use sdp_core::id::{BootId, DeploymentNumber};
+use sdp_core::name::AgentName;
 use sdp_core::platform::{Platform, PlatformError};
 use sdp_core::secret::Secret;
 use tokio::net::TcpListener;
@@ -46,6 +49,8 @@ struct Inner {
     requests: TaskTracker,
     /// Agents' connections; the platform ends them.
     links: TaskTracker,
+    /// The newest hello of each agent; as many as there are agents' tokens.
+    boots: Mutex<HashMap<AgentName, BootId>>,
     /// Please finish.
     drain: CancellationToken,
     /// End now.
@@ -71,6 +76,20 @@ impl App {
 
     pub(crate) fn links(&self) -> &TaskTracker {
         &self.inner.links
+    }
+
+    /// Takes down which life of an agent speaks now.
+    pub(crate) fn note_boot(&self, agent: &AgentName, boot: BootId) {
+        self.boots().insert(agent.clone(), boot);
+    }
+
+    /// The life of an agent that spoke last.
+    pub(crate) fn newest_boot(&self, agent: &AgentName) -> Option<BootId> {
+        self.boots().get(agent).copied()
+    }
+
+    fn boots(&self) -> MutexGuard<'_, HashMap<AgentName, BootId>> {
+        self.inner.boots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Cancelled when the server wants to stop: long answers end, and say where to go on.
@@ -119,14 +138,22 @@ pub enum StartError {
     /// The configuration cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The data folder is not there and cannot be made.
+    #[error("cannot make the data folder {}", path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The data folder, the database or the logs cannot be used.
-    #[error("the data folder cannot be used: {0}")]
+    #[error("the data folder cannot be used")]
     Platform(#[from] PlatformError),
     /// The tokens cannot be read.
     #[error(transparent)]
     Access(#[from] AccessError),
     /// The listener is not usable.
-    #[error("the listener cannot be used: {0}")]
+    #[error("the listener cannot be used")]
     Listener(#[from] std::io::Error),
 }
 
@@ -169,6 +196,10 @@ pub async fn start(
     config.check()?;
     let local_addr = listener.local_addr()?;
     let public_url = config.public_url.clone();
+    config
+        .make_data_dir()
+        .await
+        .map_err(|source| StartError::Folder { path: config.data_dir.clone(), source })?;
     let platform = Platform::start(config.platform()).await?;
     let access = Access::of(&platform);
     let admin_token = match access.bootstrap().await {
@@ -185,6 +216,7 @@ pub async fn start(
             access: access.clone(),
             requests: TaskTracker::new(),
             links: TaskTracker::new(),
+            boots: Mutex::default(),
             drain: shutdown,
             abort: CancellationToken::new(),
         }),

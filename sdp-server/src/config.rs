@@ -23,7 +23,7 @@ pub const ENV_OTHERS: [&str; 3] = ["SDP_SERVER_CONFIG", "SDP_SERVER_LOG", "SDP_S
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Where it listens; TLS is a reverse proxy's business.
-    #[serde(default = "default_listen")]
+    #[serde(default = "default_listen", deserialize_with = "address")]
     pub listen: SocketAddr,
     /// How people reach it. Links, cookies and the check of a request's origin follow it.
     pub public_url: Url,
@@ -120,6 +120,15 @@ fn default_data_dir() -> PathBuf {
     PathBuf::from("data")
 }
 
+/// A name such as `localhost` may mean several addresses, of which one would be chosen in silence.
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(|_| {
+        serde::de::Error::custom(
+            "expected an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\" (no name of a host)",
+        )
+    })
+}
+
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
     let signed: Option<jiff::SignedDuration> = text.parse().ok();
@@ -136,7 +145,7 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}", path.display())]
     Read {
         /// Which.
         path: PathBuf,
@@ -186,19 +195,19 @@ impl Config {
                 .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?,
             None => String::new(),
         };
-        let place = path.map_or_else(|| "the environment".to_owned(), |path| path.display().to_string());
-        let config = Self::parse(&text, &place, variables)?;
+        let place = path.map(|path| path.display().to_string());
+        let config = Self::parse(&text, place.as_deref(), variables)?;
         config.check()?;
         Ok(config)
     }
 
     fn parse(
         text: &str,
-        place: &str,
+        file: Option<&str>,
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
         let wrong = |problem: String| ConfigError::Parse {
-            place: place.to_owned(),
+            place: file.unwrap_or("the environment").to_owned(),
             problem: problem.trim().to_owned(),
         };
         let overrides: BTreeMap<String, String> = variables
@@ -206,7 +215,9 @@ impl Config {
             .filter(|(name, _)| name.starts_with(ENV_PREFIX) && !ENV_OTHERS.contains(&name.as_str()))
             .collect();
         if overrides.is_empty() {
-            return toml::from_str(text).map_err(|error| wrong(error.to_string()));
+            return toml::from_str(text).map_err(|error| {
+                if is_without_url(&error) { no_url(file) } else { wrong(error.to_string()) }
+            });
         }
         let mut table: toml::Table = toml::from_str(text).map_err(|error| wrong(error.to_string()))?;
         for (name, value) in &overrides {
@@ -219,6 +230,9 @@ impl Config {
         }
         let names: Vec<&str> = overrides.keys().map(String::as_str).collect();
         table.try_into().map_err(|error: toml::de::Error| {
+            if is_without_url(&error) {
+                return no_url(file);
+            }
             wrong(format!("{} (with {})", error.message(), names.join(", ")))
         })
     }
@@ -269,6 +283,15 @@ impl Config {
         Ok(())
     }
 
+    /// Makes the data folder if it is not there, for this user alone: it holds the database and people's logs. One that is
+    /// there keeps the permissions that somebody gave it.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub async fn make_data_dir(&self) -> std::io::Result<()> {
+        tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.data_dir).await
+    }
+
     /// The platform's part of it.
     pub(crate) fn platform(&self) -> PlatformConfig {
         let limits = &self.limits;
@@ -298,6 +321,24 @@ impl Config {
     /// What a browser sends as `Origin` from our own pages.
     pub(crate) fn origin(&self) -> String {
         self.public_url.origin().ascii_serialization()
+    }
+}
+
+/// The one key without a default is the first mistake of everybody who tries the server.
+fn is_without_url(error: &toml::de::Error) -> bool {
+    error.message() == "missing field `public_url`"
+}
+
+fn no_url(file: Option<&str>) -> ConfigError {
+    let how = match file {
+        Some(file) => format!("add to {file} a line such as"),
+        None => "set SDP_SERVER_PUBLIC_URL, or give a file with --config that has a line such as".to_owned(),
+    };
+    ConfigError::Value {
+        key: "public_url",
+        problem: format!(
+            "missing; it is how people reach the server. To mend it, {how}\n\n  public_url = \"http://127.0.0.1:8080\""
+        ),
     }
 }
 
@@ -333,7 +374,7 @@ mod tests {
 
     fn parse(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let config = Config::parse(text, "sdp.toml", variables).map_err(|error| error.to_string())?;
+        let config = Config::parse(text, Some("sdp.toml"), variables).map_err(|error| error.to_string())?;
         config.check().map_err(|error| error.to_string())?;
         Ok(config)
     }
@@ -365,8 +406,11 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        let mistakes: [(&str, &[(&str, &str)]); 9] = [
+        let mistakes: [(&str, &[(&str, &str)]); 12] = [
             ("", &[]),
+            ("", &[("SDP_SERVER_LISTEN", "127.0.0.1:1")]),
+            ("public_url = \"https://x\"\nlisten = \"localhost:8080\"", &[]),
+            ("public_url = \"https://x\"", &[("SDP_SERVER_LISTEN", "localhost:8080")]),
             ("public_url = \"https://x\"\nlisten_on = 1", &[]),
             ("public_url = \"https://x\"\n[limits]\nbuild = \"soon\"", &[]),
             ("public_url = \"https://x\"\n[limits]\nbuild = \"-1m\"", &[]),
@@ -378,11 +422,21 @@ mod tests {
         ];
         let said = mistakes.map(|(text, variables)| parse(text, variables).expect_err("refused"));
         insta::assert_snapshot!(said.join("\n---\n"), @r#"
-        sdp.toml: TOML parse error at line 1, column 1
+        public_url: missing; it is how people reach the server. To mend it, add to sdp.toml a line such as
+
+          public_url = "http://127.0.0.1:8080"
+        ---
+        public_url: missing; it is how people reach the server. To mend it, add to sdp.toml a line such as
+
+          public_url = "http://127.0.0.1:8080"
+        ---
+        sdp.toml: TOML parse error at line 2, column 10
           |
-        1 | 
-          | ^
-        missing field `public_url`
+        2 | listen = "localhost:8080"
+          |          ^^^^^^^^^^^^^^^^
+        expected an IP address and a port, such as "127.0.0.1:8080" or "[::1]:8080" (no name of a host)
+        ---
+        sdp.toml: expected an IP address and a port, such as "127.0.0.1:8080" or "[::1]:8080" (no name of a host) (with SDP_SERVER_LISTEN)
         ---
         sdp.toml: TOML parse error at line 2, column 1
           |
@@ -412,6 +466,30 @@ mod tests {
         ---
         public_url: http://sdp.example.com/ would send sign-in cookies and tokens over the network in the clear. Put a reverse proxy with TLS before the server and give its https URL, or set insecure_http = true if you accept that
         "#);
+    }
+
+    #[test]
+    fn without_a_file_it_says_how_to_begin() {
+        let error = Config::load(None, []).expect_err("refused");
+        insta::assert_snapshot!(error, @r#"
+        public_url: missing; it is how people reach the server. To mend it, set SDP_SERVER_PUBLIC_URL, or give a file with --config that has a line such as
+
+          public_url = "http://127.0.0.1:8080"
+        "#);
+    }
+
+    #[tokio::test]
+    async fn a_new_data_folder_is_for_its_owner_alone_and_an_old_one_is_left_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let config = Config::new("http://127.0.0.1".parse().unwrap(), &data);
+        config.make_data_dir().await.unwrap();
+        assert_eq!(mode(&data), 0o700);
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o750)).unwrap();
+        config.make_data_dir().await.unwrap();
+        assert_eq!(mode(&data), 0o750);
     }
 
     #[test]

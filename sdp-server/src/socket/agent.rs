@@ -8,6 +8,7 @@
 //! socket and platform lets a busy platform slow the agent down instead of filling memory. Who the agent is comes from
 //! its token. The platform ends the connection (superseded, shutdown) by dropping its end.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -17,10 +18,11 @@ use axum::response::Response;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use sdp_core::api::Problem;
+use sdp_core::id::BootId;
 use sdp_core::name::AgentName;
 use sdp_core::principal::Principal;
 use sdp_core::wire::link::{self, AgentEnd, AgentFrame, RawFrame};
-use sdp_core::wire::{ByeReason, MAX_CONTROL_FRAME, ToAgent};
+use sdp_core::wire::{ByeReason, FromAgent, MAX_CONTROL_FRAME, ToAgent};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, timeout};
 
@@ -71,18 +73,49 @@ enum End {
     Silent,
 }
 
+/// Which agent a connection is for, and which life of it: known once it has said hello.
+struct Peer<'a> {
+    app: &'a App,
+    name: &'a AgentName,
+    boot: OnceLock<BootId>,
+}
+
+impl Peer<'_> {
+    /// Before the platform hears it, so that the connection which it ends for this one can compare.
+    fn heard(&self, frame: &AgentFrame) {
+        if let AgentFrame::Control(FromAgent::Hello { boot_id, .. }) = frame
+            && self.boot.set(*boot_id).is_ok()
+        {
+            self.app.note_boot(self.name, *boot_id);
+        }
+    }
+
+    /// One process that connects again is everyday; two that take turns do no work, and a person must mend it.
+    fn says(&self, frame: &ToAgent) {
+        if matches!(frame, ToAgent::Bye { reason: ByeReason::Superseded, .. })
+            && self.boot.get() != self.app.newest_boot(self.name).as_ref()
+        {
+            tracing::warn!(
+                agent = %self.name,
+                "another process has connected with this agent's token and took over; each agent needs a token of its own"
+            );
+        }
+    }
+}
+
 async fn serve(app: &App, name: AgentName, proof: Proof, socket: WebSocket) {
     let (AgentEnd { tx, mut rx }, server_end) = link::pair();
     let (mut sink, mut stream) = socket.split();
+    let peer = Peer { app, name: &name, boot: OnceLock::new() };
     let pump = async {
         let end = tokio::select! {
-            end = read(&mut stream, &tx) => end,
-            end = write(app, &proof, &mut sink, &mut rx) => end,
+            end = read(&peer, &mut stream, &tx) => end,
+            end = write(&peer, &proof, &mut sink, &mut rx) => end,
         };
         // What the platform has still to say (why it ends the connection) goes out first; what the agent said is in.
         drop(tx);
         if matches!(end, End::Platform) {
-            drop(timeout(LAST_WORD, flush(&mut sink, &mut rx)).await);
+            drop(timeout(LAST_WORD, flush(&peer, &mut sink, &mut rx)).await);
         }
         drop(rx);
         match end {
@@ -105,7 +138,7 @@ async fn serve(app: &App, name: AgentName, proof: Proof, socket: WebSocket) {
     }
 }
 
-async fn read(stream: &mut SplitStream<WebSocket>, tx: &mpsc::Sender<AgentFrame>) -> End {
+async fn read(peer: &Peer<'_>, stream: &mut SplitStream<WebSocket>, tx: &mpsc::Sender<AgentFrame>) -> End {
     loop {
         // The clock runs only while we listen: an agent that we keep waiting is not silent.
         let message = match timeout(DEAD, stream.next()).await {
@@ -125,6 +158,7 @@ async fn read(stream: &mut SplitStream<WebSocket>, tx: &mpsc::Sender<AgentFrame>
         };
         match AgentFrame::decode(&frame) {
             Ok(frame) => {
+                peer.heard(&frame);
                 if tx.send(frame).await.is_err() {
                     return End::Platform;
                 }
@@ -147,7 +181,7 @@ fn is_protocol(error: &axum::Error) -> bool {
 }
 
 async fn write(
-    app: &App,
+    peer: &Peer<'_>,
     proof: &Proof,
     sink: &mut SplitSink<WebSocket, Message>,
     rx: &mut mpsc::Receiver<ToAgent>,
@@ -158,21 +192,24 @@ async fn write(
     loop {
         let message = tokio::select! {
             frame = rx.recv() => match frame {
-                Some(frame) => match to_message(&frame) {
-                    Some(message) => message,
-                    None => continue,
-                },
+                Some(frame) => {
+                    peer.says(&frame);
+                    match to_message(&frame) {
+                        Some(message) => message,
+                        None => continue,
+                    }
+                }
                 None => return End::Platform,
             },
             _ = ping.tick() => {
                 pings = pings.wrapping_add(1);
-                if pings.is_multiple_of(RECHECK) && !still_holds(app, proof).await {
+                if pings.is_multiple_of(RECHECK) && !still_holds(peer.app, proof).await {
                     return End::Unauthorised;
                 }
                 Message::Ping(axum::body::Bytes::new())
             }
         };
-        match timeout(app.config().limits.send, sink.send(message)).await {
+        match timeout(peer.app.config().limits.send, sink.send(message)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return End::Gone,
             Err(_) => return End::Silent,
@@ -180,8 +217,9 @@ async fn write(
     }
 }
 
-async fn flush(sink: &mut SplitSink<WebSocket, Message>, rx: &mut mpsc::Receiver<ToAgent>) {
+async fn flush(peer: &Peer<'_>, sink: &mut SplitSink<WebSocket, Message>, rx: &mut mpsc::Receiver<ToAgent>) {
     while let Some(frame) = rx.recv().await {
+        peer.says(&frame);
         let Some(message) = to_message(&frame) else { continue };
         if sink.send(message).await.is_err() {
             return;

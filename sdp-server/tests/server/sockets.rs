@@ -1,11 +1,12 @@
 //! WebSockets: agents and viewers.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use sdp_core::api::{AgentList, TokenKind, ViewerFrame};
 use sdp_core::wire::link::{AgentFrame, RawFrame};
-use sdp_core::wire::{ByeReason, ToAgent};
+use sdp_core::wire::{ByeReason, FromAgent, ToAgent};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -48,9 +49,11 @@ async fn to_agent(socket: &mut Socket) -> Result<ToAgent, u16> {
 }
 
 async fn say_hello(socket: &mut Socket) {
-    let RawFrame::Text(hello) = AgentFrame::Control(hello_frame()).encode().expect("a frame") else {
-        panic!("text")
-    };
+    say(socket, hello_frame()).await;
+}
+
+async fn say(socket: &mut Socket, frame: FromAgent) {
+    let RawFrame::Text(hello) = AgentFrame::Control(frame).encode().expect("a frame") else { panic!("text") };
     socket.send(Message::text(hello)).await.expect("sent");
 }
 
@@ -284,4 +287,56 @@ async fn a_viewer_that_does_not_read_holds_up_nobody_and_not_the_end_of_the_serv
     if let Some(ViewerFrame::Resume { line, .. }) = end {
         assert_eq!(line, some.len() as u64 + 1);
     }
+}
+
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("not poisoned").write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn warnings(&self) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().expect("not poisoned").clone()).expect("text");
+        text.lines().filter(|line| line.contains("took over")).map(str::to_owned).collect()
+    }
+}
+
+#[tokio::test]
+async fn two_processes_with_one_agents_token_are_worth_a_warning_and_one_that_reconnects_is_not() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    // The server's tasks run on the test's thread.
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let host = Host::start().await;
+    let token = bearer(&host.token(TokenKind::Agent, "vm-7").await);
+    let hello = hello_frame();
+    let mut sockets = Vec::new();
+    // The same process twice, then another.
+    for (frame, warnings) in [(hello.clone(), 0), (hello, 0), (hello_frame(), 1)] {
+        let mut socket = connect(&host, "/ws/agent", &[("authorization", &token)]).await.expect("connected");
+        say(&mut socket, frame).await;
+        assert!(matches!(to_agent(&mut socket).await, Ok(ToAgent::Welcome { .. })));
+        if let Some(older) = sockets.last_mut() {
+            while !matches!(to_agent(older).await, Ok(ToAgent::Bye { reason: ByeReason::Superseded, .. })) {}
+        }
+        sockets.push(socket);
+        let said = log.warnings();
+        assert_eq!(said.len(), warnings, "{said:?}");
+        assert!(said.iter().all(|line| line.contains("WARN") && line.contains("vm-7")), "{said:?}");
+    }
+    host.stop().await;
 }

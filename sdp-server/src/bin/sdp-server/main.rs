@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use sdp_server::Config;
+use sdp_server::{Config, ConfigError};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -99,7 +99,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Some(Errand::Apply(apply)) => apply.run().await,
         Some(Errand::SignIn(sign_in)) => sign_in.run(&config()?).await,
-        Some(Errand::Token(token)) => token.run(&config()?.data_dir).await,
+        Some(Errand::Token(token)) => token.run(&config()?).await,
         None | Some(Errand::Serve) => {
             let config = config()?;
             if cli.check_config {
@@ -162,5 +162,6 @@ fn say(text: &str) {
 #[expect(clippy::print_stderr, reason = "the program's last word")]
 fn failed(error: &anyhow::Error) -> ExitCode {
     eprintln!("sdp-server: {error:#}");
-    ExitCode::FAILURE
+    // As agent and bot do: 2 is a matter of the configuration, and starting again does not help.
+    if error.is::<ConfigError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }

@@ -1,12 +1,11 @@
 //! `sdp-server token`: works on the database in the data folder, beside a running server or without one.
 
-use std::path::Path;
-
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
 use sdp_core::access::{Access, AccessError};
 use sdp_core::api::TokenKind;
 use sdp_core::name::TokenName;
+use sdp_server::Config;
 
 use crate::say;
 
@@ -39,8 +38,9 @@ pub(crate) enum Kind {
 }
 
 impl Token {
-    pub(crate) async fn run(self, data_dir: &Path) -> anyhow::Result<()> {
-        std::fs::create_dir_all(data_dir).with_context(|| format!("cannot make {}", data_dir.display()))?;
+    pub(crate) async fn run(self, config: &Config) -> anyhow::Result<()> {
+        let data_dir = &config.data_dir;
+        config.make_data_dir().await.with_context(|| format!("cannot make {}", data_dir.display()))?;
         let access = Access::open(data_dir)
             .await
             .with_context(|| format!("cannot open the database in {}", data_dir.display()))?;
