@@ -25,13 +25,21 @@ use sdp_agent::router::RouterConfig;
 use sdp_bot::console::{self, Options};
 use sdp_core::api::TokenKind;
 use sdp_core::client::Client;
-use sdp_core::name::PersonName;
+use sdp_core::name::{PersonName, TokenName};
 use sdp_core::platform::Save;
 use sdp_core::principal::Principal;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{self, SignalKind};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use url::Url;
+
+const USAGE: &str = "SDP in one process, to try it. It takes no arguments:
+
+  cargo quickstart                                        then type /sdp help
+  printf '/sdp deploy hello main\n' | cargo quickstart    the same without a terminal
+
+SDP_QUICKSTART_DATA=FOLDER keeps its data there; SDP_LOG=info shows what its parts log.";
 
 /// Where server and router listen if nobody else does.
 const SERVER: u16 = 8080;
@@ -43,6 +51,10 @@ fn main() -> ExitCode {
         .with_env_filter(std::env::var("SDP_LOG").unwrap_or_else(|_| "error".to_owned()))
         .with_writer(std::io::stderr)
         .init();
+    if std::env::args().len() > 1 {
+        println!("{USAGE}");
+        return ExitCode::from(u8::from(!std::env::args().any(|word| word == "--help" || word == "-h")) * 2);
+    }
     match run() {
         Ok(code) => code,
         Err(error) => {
@@ -75,7 +87,9 @@ async fn run() -> anyhow::Result<ExitCode> {
     }
 
     // The agent, with the built-in router.
-    let router: SocketAddr = listen(ROUTER).await?.local_addr()?;
+    // Whoever has the usual port of the server tries for the usual one of the router, too; others do not get in the way.
+    let usual = public_url.port() == Some(SERVER);
+    let router: SocketAddr = listen(if usual { ROUTER } else { 0 }).await?.local_addr()?;
     let mut config = samples::agent(&data, &samples.folder);
     config.router = Some(RouterConfig::new(router));
     let connector = Connector::InProcess(Arc::new(server.platform.connector("quickstart".parse()?)));
@@ -84,13 +98,22 @@ async fn run() -> anyhow::Result<ExitCode> {
     agent.spawn(sdp_agent::run(config, connector, stop_agent.clone()));
 
     // The bot, with the terminal as its chat.
-    let token = server.access.create_token("quickstart-bot".parse()?, TokenKind::Bot).await?.token;
+    let name: TokenName = "quickstart-bot".parse()?;
+    if server.access.tokens().await?.iter().any(|token| token.name == name) {
+        server.access.delete_token(&name).await?;
+    }
+    let token = server.access.create_token(name, TokenKind::Bot).await?.token;
     let client = Client::new(public_url.clone(), token)?.on_behalf_of(person.clone());
     let options = Options::detect(Some(person.clone()));
     if std::io::stdin().is_terminal() {
         welcome(&public_url, router, &samples.folder, &person);
     }
-    let ended = console::run(client, console::stdin(), tokio::io::stdout(), options, shutdown.clone()).await;
+    let chat = console::run(client, console::stdin(), tokio::io::stdout(), options, shutdown.clone());
+    let ended = tokio::select! {
+        ended = chat => ended.context("the console could not go on"),
+        // Without an agent nothing would ever be deployed.
+        Some(Ok(Err(error))) = agent.join_next() => Err(error).context("the agent could not run"),
+    };
 
     // Everything that was started ends: services first, while there is still somebody to report to.
     stop_agent.cancel();
@@ -128,15 +151,15 @@ fn person() -> PersonName {
 }
 
 async fn signals(shutdown: CancellationToken) {
-    let terminate = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut terminate) => drop(terminate.recv().await),
-            Err(_) => std::future::pending().await,
-        }
+    let signal = async |kind| match unix::signal(kind) {
+        Ok(mut signal) => drop(signal.recv().await),
+        Err(_) => std::future::pending().await,
     };
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminate => {}
+        () = signal(SignalKind::interrupt()) => {}
+        () = signal(SignalKind::terminate()) => {}
+        // The terminal was closed.
+        () = signal(SignalKind::hangup()) => {}
     }
     shutdown.cancel();
 }

@@ -25,6 +25,9 @@ impl Samples {
     pub(crate) fn make(folder: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let folder = folder.canonicalize()?;
+        if folder.join("ledger.git").exists() {
+            return Ok(Self { folder });
+        }
         let hello = Files::from([("main.rs", HELLO), ("greeting.txt", HELLO_GREETING)]);
         let mut greeting = hello.clone();
         greeting.insert("greeting.txt", "Greetings from feature/greeting");

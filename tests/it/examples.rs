@@ -34,6 +34,18 @@ fn the_quickstart_tells_both_stories_and_ends_well() {
 }
 
 #[test]
+fn the_quickstart_goes_on_in_a_folder_that_it_was_given() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for number in ["#1", "#2"] {
+        let mut command = example("quickstart");
+        command.env("SDP_QUICKSTART_DATA", folder.path());
+        let output = piped(command, "/sdp deploy ledger main\n");
+        let out = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && out.contains(number), "{out}");
+    }
+}
+
+#[test]
 fn the_quickstart_ends_badly_when_a_deploy_does() {
     let output = piped(example("quickstart"), "/sdp deploy hello no-such-branch\n");
     let out = String::from_utf8_lossy(&output.stdout);
