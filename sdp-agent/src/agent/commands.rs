@@ -120,7 +120,7 @@ impl Agent {
             return Reply::rejected(RejectReason::Draining, "this agent is going away");
         }
         let replaced = self.running.lock().get(&order.deployment).cloned();
-        let at_work = self.running.lock().len() - usize::from(replaced.is_some());
+        let at_work = self.at_work(order.deployment);
         if at_work >= usize::try_from(self.config.capacity).unwrap_or(usize::MAX) {
             let message = format!("it does {} jobs at once, and has them", self.config.capacity);
             return Reply::rejected(RejectReason::Busy, message);
@@ -151,6 +151,18 @@ impl Agent {
         outflow.send_after(key, 0, 0);
         self.start_job(order, attempt, log, replaced);
         Reply::Accepted
+    }
+
+    /// How many jobs, but for this deployment's, take up a place: one that has said its last word leaves it to the next, even
+    /// while what is left of it is tidied up.
+    fn at_work(&self, but_for: DeploymentId) -> usize {
+        let running = self.running.lock();
+        let others = running.iter().filter(|(deployment, _)| **deployment != but_for);
+        let at_work = others.filter(|(deployment, job)| {
+            job.forgotten.load(Ordering::Acquire)
+                || self.spool.find((**deployment, job.attempt)).is_some_and(|log| !log.is_done())
+        });
+        at_work.count()
     }
 
     fn start_job(self: &Arc<Self>, order: Order, attempt: u32, log: JobLog, replaced: Option<Arc<Running>>) {

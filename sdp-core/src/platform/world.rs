@@ -1,9 +1,13 @@
 //! All state in memory: what is open, not history. It changes in two ways only: by an event ([`World::apply`]), or by a remark
 //! that no one else needs to know ([`World::note`]). Both mark what must be saved in the same transaction.
 
+mod note;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::Timestamp;
+
+pub(crate) use note::Note;
 
 use crate::api::AgentView;
 use crate::catalog::Service;
@@ -107,33 +111,6 @@ impl Agent {
             preflight: self.row.preflight.clone(),
         }
     }
-}
-
-/// A change that is no event.
-#[derive(Clone, Debug)]
-pub(crate) enum Note {
-    /// The agent has taken a job.
-    Accepted(DeploymentNumber),
-    /// Progress up to this item is applied.
-    Progress(DeploymentNumber, u64),
-    /// No agent that fits is connected since then; or one is again.
-    NoAgentSince(DeploymentNumber, Option<Timestamp>),
-    /// The agent was told to cancel.
-    CancelSent(DeploymentNumber, Timestamp),
-    /// The agent was told to stop the instance.
-    StopSent(InstanceId, Timestamp),
-    /// A router has no request to the instance under way.
-    Drained(InstanceId, AgentName),
-    /// An agent's router has this table in effect.
-    Applied(AgentName, RouteVersion),
-    /// Do not ask this agent before then.
-    Unfit(AgentName, Timestamp),
-    /// An agent was sent it and said nothing.
-    Unanswered(DeploymentNumber),
-    /// Its instance has ended, though the agent's "ready" is still to come.
-    Exited(DeploymentNumber, StopReason, Vec<String>),
-    /// This is the table now.
-    Table(RouteTable),
 }
 
 #[derive(Debug, Default)]
@@ -463,91 +440,6 @@ impl World {
                 self.unsaved.writes.instances.push((running.instance, false));
             }
         }
-    }
-
-    pub(crate) fn note(&mut self, note: Note) {
-        match note {
-            Note::Accepted(number) => {
-                if let Some(open) = self.open.get_mut(&number) {
-                    open.job.accepted = true;
-                    self.unsaved.jobs.insert(number);
-                }
-            }
-            Note::Progress(number, progress) => {
-                if let Some(open) = self.open.get_mut(&number) {
-                    open.job.progress = progress;
-                    // Whoever reports progress has taken the job, even if its word for that was lost.
-                    open.job.accepted = true;
-                    self.unsaved.jobs.insert(number);
-                }
-            }
-            Note::NoAgentSince(number, since) => {
-                if let Some(open) = self.open.get_mut(&number) {
-                    open.no_agent_since = since;
-                }
-            }
-            Note::CancelSent(number, at) => {
-                if let Some(open) = self.open.get_mut(&number) {
-                    open.cancel_sent = Some(at);
-                }
-            }
-            Note::StopSent(id, at) => {
-                if let Some(running) = self.instances.get_mut(&id) {
-                    running.stop_sent = Some(at);
-                }
-            }
-            // What the present table names cannot be drained: that is an old word, repeated.
-            Note::Drained(id, router) => {
-                let named = self.table.names_instance(id);
-                if let Some(running) = self.instances.get_mut(&id).filter(|_| !named) {
-                    running.drained_by.insert(router);
-                }
-            }
-            Note::Applied(agent, version) => {
-                if let Some(agent) = self.agents.get_mut(&agent) {
-                    agent.applied = version;
-                }
-            }
-            Note::Unfit(agent, until) => {
-                if let Some(agent) = self.agents.get_mut(&agent) {
-                    agent.unfit_until = Some(until);
-                }
-            }
-            Note::Unanswered(number) => {
-                if let Some(open) = self.open.get_mut(&number) {
-                    open.unanswered += 1;
-                }
-            }
-            Note::Exited(number, reason, last_lines) => {
-                if let Some(open) = self.open.get_mut(&number) {
-                    open.exited = Some((reason, last_lines));
-                }
-            }
-            Note::Table(table) => self.take_table(table),
-        }
-    }
-
-    fn take_table(&mut self, table: RouteTable) {
-        let named: BTreeSet<InstanceId> = table
-            .sandboxes
-            .iter()
-            .filter_map(|route| match route.target {
-                crate::sandbox::RouteTarget::Instance { instance, .. } => Some(instance),
-                crate::sandbox::RouteTarget::Down { .. } => None,
-            })
-            .collect();
-        for running in self.instances.values_mut() {
-            if named.contains(&running.instance.id) {
-                running.drained_by.clear();
-                running.routed = true;
-            }
-        }
-        for open in self.open.values_mut() {
-            if open.is_ready() && open.switch.is_none() && named.contains(&open.job.instance) {
-                open.switch = Some(table.version);
-            }
-        }
-        self.table = table;
     }
 
     /// A new deployment: the event that begins it, with what is not in the event.
