@@ -243,7 +243,7 @@ impl Agent {
         for job in running {
             job.over.cancelled().await;
         }
-        self.tools.runtime.stop_all().await;
+        self.tools.runtime.shut_down().await;
         let connected = self.outbox.lock().is_some();
         if connected && timeout(DELIVER_WITHIN, self.spool.emptied()).await.is_err() {
             tracing::warn!("the server has not taken all logs; they are lost with this agent");
@@ -314,7 +314,7 @@ impl Opened {
         };
         let runtime = ProcessRuntime::new(runtime).map_err(at(&path))?;
         let git = Git::new(config.git.clone(), data.join("mirrors"))?;
-        let tools = Tools::new(git, runtime, config.build.clone(), data.join("caches"), workspaces);
+        let tools = Tools::new(git, Arc::new(runtime), config.build.clone(), data.join("caches"), workspaces);
         Ok(Self { config, lock, spool, tools })
     }
 }

@@ -12,6 +12,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use sdp_core::catalog::Builder;
+use sdp_core::name::ImageRef;
 use serde::{Deserialize, Serialize};
 
 use crate::exec::Program;
@@ -48,8 +49,39 @@ pub struct BuildPlan {
 pub struct RunPlan {
     /// The program and its arguments; without a slash it is looked up in `PATH`, with one relative to `cwd`.
     pub argv: Vec<String>,
-    /// The folder in which it runs.
+    /// The folder in which it runs; in a container, a path inside it.
     pub cwd: PathBuf,
+    /// The container that it is made for; none: it runs as a plain process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<ContainerPlan>,
+}
+
+/// What a built service needs of its container. How much it may use, where it listens and its variables are not the build's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerPlan {
+    /// The image, which the engine must have. Its entrypoint stays; the plan's `argv` is its command.
+    pub image: ImageRef,
+    /// What of this machine it sees, read-only.
+    pub mounts: Vec<Mount>,
+    /// The service's folder on this machine: what its writable folders begin with.
+    pub source: PathBuf,
+    /// Folders in memory, beside `/tmp`.
+    pub tmpfs: Vec<PathBuf>,
+    /// Linux capabilities that it cannot do without, e.g. `NET_BIND_SERVICE`; all others are dropped.
+    pub capabilities: Vec<String>,
+    /// Variables that the builder sets.
+    pub env: BTreeMap<String, String>,
+}
+
+/// A folder or file of this machine inside a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// On this machine.
+    pub source: PathBuf,
+    /// In the container.
+    pub target: PathBuf,
 }
 
 /// What to run for this builder in these folders.

@@ -34,6 +34,7 @@ pub(crate) use stop::{Stop, StopWhy};
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) deployment: DeploymentId,
+    pub(crate) attempt: u32,
     pub(crate) spec: JobSpec,
     pub(crate) credential: Option<GitCredential>,
 }

@@ -1,5 +1,5 @@
-//! Where instances run. Today as plain processes ([`process`]); another runtime (containers) will stand beside it, and
-//! what both do becomes a trait then.
+//! Where instances run: as plain processes ([`process`]) or in containers. Both are a [`Runtime`], which the job (start,
+//! check) and the agent (stop, reports, output, forget) call.
 //!
 //! Shared by them: which ports are free, and how an instance is [checked](health).
 
@@ -8,5 +8,143 @@ mod output;
 mod ports;
 pub mod process;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sdp_core::catalog::{HealthCheck, Limits};
+use sdp_core::failure::{Failure, FailureReason};
+use sdp_core::id::{DeploymentId, DeploymentNumber, InstanceId};
+use sdp_core::name::{SandboxName, ServiceName, WritablePath};
+use sdp_core::wire::{InstanceReport, Preflight};
+use tokio_util::sync::CancellationToken;
+
+use crate::builder::RunPlan;
+use crate::redact::Redactor;
+
 pub use health::CheckError;
-pub use process::{ProcessRuntime, RuntimeConfig, StartError, StartSpec};
+pub use process::{ProcessRuntime, RuntimeConfig};
+
+/// What runs instances. An instance is reported `Exited` or `Stopped` only when nothing of it runs, and keeps its port until
+/// it is forgotten. Every change moves a generation on, so that a reader who waits for "newer than what I have seen"
+/// misses none, however slow it is.
+pub trait Runtime: fmt::Debug + Send + Sync {
+    /// As `hello` names it: [`sdp_core::wire::DOCKER`] or [`sdp_core::wire::PROCESS`].
+    fn kind(&self) -> &'static str;
+
+    /// Why it can start nothing and cannot say what runs, if that is so.
+    fn degraded(&self) -> Option<String>;
+
+    /// What it found out about the machine; asked again from time to time.
+    fn preflight(&self) -> BoxFuture<'_, Vec<Preflight>>;
+
+    /// Starts an instance and returns where it will listen. The same instance again: its address, nothing else happens.
+    ///
+    /// # Errors
+    /// When it cannot be started; then nothing is left of it.
+    fn start(&self, spec: StartSpec) -> BoxFuture<'_, Result<SocketAddr, StartError>>;
+
+    /// Waits until an instance is healthy; returns how long that took.
+    ///
+    /// # Errors
+    /// At once when it ends, or `stop` says so; after `limit` with what was wrong last.
+    fn check<'a>(
+        &'a self,
+        instance: InstanceId,
+        check: &'a HealthCheck,
+        limit: Duration,
+        stop: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Duration, CheckError>>;
+
+    /// Ends an instance: asks it, then kills what is left; returns when nothing is. One that has ended, or is unknown, is left
+    /// as it is.
+    fn stop(&self, instance: InstanceId) -> BoxFuture<'_, ()>;
+
+    /// Every instance that is not forgotten, as it is now.
+    fn reports(&self) -> Vec<InstanceReport>;
+
+    /// Returns when something has changed since the generation in `seen` (0: since ever), and moves that on. Ask for
+    /// [`reports`](Self::reports) and [`degraded`](Self::degraded) then.
+    fn next_change<'a>(&'a self, seen: &'a mut u64) -> BoxFuture<'a, ()>;
+
+    /// The last lines that an instance printed, oldest first; none if it is unknown.
+    fn output(&self, instance: InstanceId, lines: usize) -> BoxFuture<'_, Option<Vec<String>>>;
+
+    /// Forgets an instance, its port and its files; one that still runs is stopped first.
+    fn forget(&self, instance: InstanceId);
+
+    /// The agent ends. What cannot outlive it is stopped; returns when nothing of the runtime's own is left. Nothing can be
+    /// started after that.
+    fn shut_down(&self) -> BoxFuture<'_, ()>;
+}
+
+/// An instance to start.
+#[derive(Clone, Debug)]
+pub struct StartSpec {
+    /// Its id.
+    pub instance: InstanceId,
+    /// The deployment that starts it.
+    pub deployment: DeploymentId,
+    /// The deployment's number, for names that people see.
+    pub number: DeploymentNumber,
+    /// Its attempt.
+    pub attempt: u32,
+    /// The service.
+    pub service: ServiceName,
+    /// The sandbox.
+    pub sandbox: SandboxName,
+    /// What to run.
+    pub run: RunPlan,
+    /// Its variables, on top of the operator's; `PORT`, `HOME` and `TMPDIR` are set by the runtime.
+    pub env: BTreeMap<String, String>,
+    /// Where it listens inside its container, if not on the usual port.
+    pub port: Option<NonZeroU16>,
+    /// How much it may use.
+    pub limits: Limits,
+    /// Folders that it may write to.
+    pub writable: BTreeSet<WritablePath>,
+    /// What may not be seen in its output.
+    pub redactor: Redactor,
+}
+
+/// Why an instance was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The program (or the interpreter that its first line names) is not on this machine.
+    #[error("{program} is not on this machine")]
+    ToolMissing {
+        /// As it was named.
+        program: String,
+    },
+    /// All ports of the range are taken.
+    #[error("all ports from {} to {} are taken", .0.start(), .0.end())]
+    NoPort(RangeInclusive<u16>),
+    /// The system would not start it.
+    #[error("cannot start the program")]
+    Spawn(#[source] io::Error),
+    /// Its folder cannot be made.
+    #[error("cannot make the instance's folder")]
+    Folder(#[source] io::Error),
+    /// There is an instance of that id which does not run any more.
+    #[error("the instance has ended already")]
+    Over,
+    /// The agent is going away.
+    #[error("the agent is shutting down")]
+    ShuttingDown,
+    /// What the runtime knows to be the user's or the operator's to mend: a missing image, an engine that does not answer.
+    #[error("{}", .0.detail)]
+    Failed(Box<Failure>),
+}
+
+impl StartError {
+    /// A failure of the start step.
+    #[must_use]
+    pub fn failed(reason: FailureReason, detail: impl Into<String>) -> Self {
+        Self::Failed(Box::new(Failure::new(sdp_core::deployment::Step::Start, reason, detail)))
+    }
+}

@@ -5,6 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sdp_core::id::{DeploymentId, InstanceId};
 use sdp_core::name::{CommitId, RepoPath, ServiceName};
@@ -12,13 +13,13 @@ use tokio::sync::Mutex;
 
 use crate::config::BuildConfig;
 use crate::git::Git;
-use crate::runtime::ProcessRuntime;
+use crate::runtime::Runtime;
 use crate::workspace::{KeptBuild, Workspaces};
 
 #[derive(Debug)]
 pub(crate) struct Tools {
     pub(crate) git: Git,
-    pub(crate) runtime: ProcessRuntime,
+    pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) build: BuildConfig,
     /// Shared by all builds, e.g. Go's.
     pub(crate) caches: PathBuf,
@@ -30,7 +31,7 @@ pub(crate) struct Tools {
 impl Tools {
     pub(crate) fn new(
         git: Git,
-        runtime: ProcessRuntime,
+        runtime: Arc<dyn Runtime>,
         build: BuildConfig,
         caches: PathBuf,
         workspaces: Workspaces,

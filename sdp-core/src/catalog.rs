@@ -1,11 +1,14 @@
 //! The catalog: which services there are, where their code is, how they are built, run, checked and routed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::name::{EnvName, GitRef, Label, PathPrefix, RepoPath, RepoUrl, ServiceName};
+use crate::name::{
+    EnvName, GitRef, ImageRef, Label, PathPrefix, RepoPath, RepoUrl, ServiceName, WritablePath,
+};
 
 /// A service that can be deployed.
 ///
@@ -45,6 +48,27 @@ pub struct Service {
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
     pub env: BTreeMap<EnvName, String>,
+    /// The port on which it listens inside its container; without one: 8080. The variable `PORT` has it. A plain process (an
+    /// agent without Docker) gets a port of its own in `PORT`, whatever stands here.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<u16>, minimum = 1))]
+    pub port: Option<NonZeroU16>,
+    /// The image that it runs in, which the agent's engine must have; without one: the builder's. Containers only.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+    pub image: Option<ImageRef>,
+    /// How much an instance may use; what is not said here is the agent's default. Containers only.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Folders that it may write to. Each instance gets its own, filled with what the repository has there; what is written is
+    /// gone with the instance. Everything else but `/tmp` is read-only. Containers only: a plain process can write to its folder.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeSet<String>))]
+    pub writable: BTreeSet<WritablePath>,
+    /// A command that is run once before the new instance is started, with the same image, files and variables: migrations, say.
+    /// If it fails, so does the deployment, and what ran before goes on.
+    #[serde(default)]
+    pub release: Option<Vec<String>>,
     /// Labels that an agent must have to build and run it.
     #[serde(default)]
     pub labels: BTreeSet<Label>,
@@ -61,6 +85,12 @@ pub struct Service {
 }
 
 impl Service {
+    /// Whether only an agent that runs containers can run it.
+    #[must_use]
+    pub fn needs_container(&self) -> bool {
+        self.image.is_some() || matches!(self.builder, Builder::Php { .. })
+    }
+
     /// The prefix of the paths that are for it.
     #[must_use]
     pub fn prefix(&self) -> PathPrefix {
@@ -108,6 +138,30 @@ pub enum Builder {
         #[serde(default)]
         args: Vec<String>,
     },
+    /// A PHP site: `composer install` where there is something to install, then Apache with PHP. Containers only.
+    Php {
+        /// The folder that is served, relative to the service's folder; without one: `public` if there is one, else the
+        /// service's folder itself.
+        #[serde(default)]
+        #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
+        document_root: Option<RepoPath>,
+    },
+}
+
+/// How much an instance may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Memory in MiB, 16 to 1048576; there is no swap beyond it. Who takes more is ended ("out of memory").
+    #[cfg_attr(feature = "openapi", schema(minimum = 16, maximum = 1_048_576))]
+    pub memory_mib: Option<u32>,
+    /// Processor time in thousandths of a core, 10 to 1024000.
+    #[cfg_attr(feature = "openapi", schema(minimum = 10, maximum = 1_024_000))]
+    pub cpu_millis: Option<u32>,
+    /// Processes and threads at once, 10 to 100000.
+    #[cfg_attr(feature = "openapi", schema(minimum = 10, maximum = 100_000))]
+    pub pids: Option<u32>,
 }
 
 /// When a new instance counts as healthy. Until then the old one serves.
@@ -190,6 +244,7 @@ impl Service {
                     return err("builder.args", "at most 200 words of at most 4096 bytes");
                 }
             }
+            Builder::Php { .. } => {}
         }
         match &self.health {
             HealthCheck::Http { path } => {
@@ -204,6 +259,22 @@ impl Service {
             HealthCheck::Uptime { .. } | HealthCheck::Tcp {} => {}
         }
         check_variables(&self.env)?;
+        if self.release.as_ref().is_some_and(|argv| !words_are_sane(argv)) {
+            return err("release", "a command is 1 to 200 words of at most 4096 bytes");
+        }
+        if self.writable.len() > 20 {
+            return err("writable", "at most 20");
+        }
+        let Limits { memory_mib, cpu_millis, pids } = self.limits;
+        if memory_mib.is_some_and(|mib| !(16..=1_048_576).contains(&mib)) {
+            return err("limits.memory_mib", "16 to 1048576");
+        }
+        if cpu_millis.is_some_and(|millis| !(10..=1_024_000).contains(&millis)) {
+            return err("limits.cpu_millis", "10 to 1024000");
+        }
+        if pids.is_some_and(|pids| !(10..=100_000).contains(&pids)) {
+            return err("limits.pids", "10 to 100000");
+        }
         if self.labels.len() > 20 {
             return err("labels", "at most 20");
         }

@@ -149,6 +149,15 @@ pub enum EventKind {
         /// Where people reach it.
         url: Option<Url>,
     },
+    /// It ended by itself and was started again at the same place.
+    InstanceRestarted {
+        /// Why it had ended.
+        reason: StopReason,
+        /// How many times that has happened to it so far.
+        restarts: u32,
+        /// The last lines that it printed before it ended.
+        last_lines: Vec<String>,
+    },
     /// No new requests are sent to it; it finishes those it has and is stopped then.
     InstanceDraining {
         /// Why it will be stopped.

@@ -50,6 +50,14 @@ pub enum FailureReason {
     ToolMissing,
     /// The build ended with an error.
     BuildFailed,
+    /// A module or package that the build needs could not be fetched.
+    DependencyUnreachable,
+    /// The image that the service runs in is not on the agent.
+    ImageMissing,
+    /// The agent's container engine does not answer.
+    EngineUnavailable,
+    /// The service's release command failed.
+    ReleaseFailed,
     /// The service could not be started.
     StartFailed,
     /// The service ended before it was healthy.
@@ -99,6 +107,8 @@ impl FailureReason {
                 | Self::RouteNotApplied
                 | Self::CredentialsGone
                 | Self::GitUnreachable
+                | Self::DependencyUnreachable
+                | Self::EngineUnavailable
                 | Self::BranchMoved
                 | Self::DiskFull
                 | Self::LogIncomplete
@@ -201,6 +211,27 @@ impl FailureReason {
                 "build_failed",
                 "the build ended with an error",
                 "read the last lines of the log, mend the branch and deploy again",
+            ),
+            Self::DependencyUnreachable => (
+                "dependency_unreachable",
+                "a module or package that the build needs could not be fetched",
+                "commit it to the repository (vendor/), or ask an administrator to add it to the mirror that the agent's \
+                 [build.env] names",
+            ),
+            Self::ImageMissing => (
+                "image_missing",
+                "the image that the service runs in is not on the agent",
+                "ask an administrator to load it there (docker load), or name another image in the catalog",
+            ),
+            Self::EngineUnavailable => (
+                "engine_unavailable",
+                "the agent's container engine does not answer",
+                "check Docker on the agent's machine, then deploy again",
+            ),
+            Self::ReleaseFailed => (
+                "release_failed",
+                "the service's release command failed; what ran before goes on",
+                "read its last lines in the log, mend the branch and deploy again",
             ),
             Self::StartFailed => {
                 ("start_failed", "the service could not be started", "check the run command in the catalog")

@@ -172,6 +172,16 @@ name!(
     RepoPath, "path", "relative, with / between its parts; no .., empty part, backslash, colon or comma", 300, is_repo_path
 );
 name!(
+    /// A folder that a service may write to while all else is read-only: relative to the service's folder, e.g. `storage`,
+    /// or an absolute path inside its container, e.g. `/var/lib/payments`.
+    WritablePath, "writable path", "a folder relative to the service's own, or an absolute path outside of /dev, /proc and /sys; no .., empty part, backslash, colon or comma", 300, is_writable_path
+);
+name!(
+    /// A container image as people name it, e.g. `alpine:3.20` or `registry.example.com/base/php:8.3@sha256:…`. It is never
+    /// pulled: the agent's engine must have it already.
+    ImageRef, "image", "[host[:port]/]name[:tag][@sha256:…] in lower case", 400, is_image_ref
+);
+name!(
     /// A path that begins a URL's path, e.g. `/payments`; `/` takes everything.
     PathPrefix, "path prefix", "begins with /, letters, digits and - _ . ~, does not end with /", 200, is_path_prefix
 );
@@ -225,6 +235,58 @@ fn is_repo_path(text: &str) -> bool {
                 && !part.eq_ignore_ascii_case(".git")
                 && part.chars().all(|c| !c.is_control() && !"\\:,\"'`$;|&<>*?".contains(c))
         })
+}
+
+fn is_writable_path(text: &str) -> bool {
+    match text.strip_prefix('/') {
+        Some(absolute) => {
+            let top = absolute.split('/').next().unwrap_or_default();
+            absolute != "." && is_repo_path(absolute) && !["dev", "proc", "sys"].contains(&top)
+        }
+        None => text != "." && is_repo_path(text),
+    }
+}
+
+fn is_image_ref(text: &str) -> bool {
+    let (text, digest) = match text.split_once('@') {
+        Some((name, digest)) => (name, Some(digest)),
+        None => (text, None),
+    };
+    let is_hex = |hex: &str| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if digest.is_some_and(|digest| !digest.strip_prefix("sha256:").is_some_and(is_hex)) {
+        return false;
+    }
+    // A colon after the last slash begins the tag; one before it, a registry's port.
+    let (path, tag) = match text.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
+        _ => (text, None),
+    };
+    let is_tag = |tag: &str| {
+        (1..=128).contains(&tag.len())
+            && tag.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+            && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    if tag.is_some_and(|tag| !is_tag(tag)) {
+        return false;
+    }
+    let is_alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let mut parts = path.split('/').peekable();
+    let first = parts.peek().copied().unwrap_or_default();
+    if path.contains('/')
+        && let Some((host, port)) = first.split_once(':')
+    {
+        parts.next();
+        let plain = |b: u8| is_alphanumeric(&b) || b == b'.' || b == b'-';
+        let host = !host.is_empty() && host.bytes().all(plain) && !host.starts_with(['.', '-']);
+        if !host || port.parse::<u16>().is_err() {
+            return false;
+        }
+    }
+    parts.all(|part| {
+        part.as_bytes().first().is_some_and(is_alphanumeric)
+            && part.as_bytes().last().is_some_and(is_alphanumeric)
+            && part.bytes().all(|b| is_alphanumeric(&b) || b"._-".contains(&b))
+    })
 }
 
 fn is_path_prefix(text: &str) -> bool {
@@ -535,6 +597,55 @@ mod tests {
         }
         for good in ["A", "DATABASE_URL", "X1"] {
             assert!(EnvName::parse(good).is_ok(), "{good:?}");
+        }
+    }
+
+    #[test]
+    fn images_are_names_and_nothing_else() {
+        let digest = format!("alpine@sha256:{}", "0a".repeat(32));
+        for good in [
+            "alpine",
+            "alpine:3.20",
+            "php:8.3-apache",
+            "library/alpine:3.20",
+            "registry.example.com/base/php:8.3",
+            "registry.example.com:5000/base/php_x:v1",
+            "localhost:5000/a",
+            &digest,
+        ] {
+            assert!(ImageRef::parse(good).is_ok(), "{good:?}");
+        }
+        for bad in [
+            "",
+            "Alpine",
+            "alpine:",
+            "alpine:-x",
+            "--privileged",
+            "alpine latest",
+            "alpine@sha256:12",
+            "a//b",
+            "/a",
+            "a/",
+            "host:port/a",
+            "http://host/a",
+            "a:b:c",
+            "../a",
+            "a$(id)",
+        ] {
+            assert!(ImageRef::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn writable_paths_stay_where_they_are() {
+        for good in ["storage", "var/cache", "/var/lib/payments", "/data"] {
+            assert!(WritablePath::parse(good).is_ok(), "{good:?}");
+        }
+        for bad in [
+            "", ".", "/", "/.", "..", "a/../b", "/proc/1", "/sys", "/dev/shm", "a:b", "a,b", "//a", "/a/",
+            ".git",
+        ] {
+            assert!(WritablePath::parse(bad).is_err(), "{bad:?}");
         }
     }
 

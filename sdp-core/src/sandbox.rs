@@ -67,6 +67,9 @@ pub struct Instance {
     /// The last lines that it printed, if it stopped by itself.
     #[serde(default)]
     pub last_lines: Vec<String>,
+    /// How many times it ended by itself and was started again.
+    #[serde(default)]
+    pub restarts: u32,
 }
 
 /// Where an instance stands.
@@ -126,6 +129,9 @@ pub enum StopReason {
         exit_code: Option<i32>,
         /// The signal that ended it.
         signal: Option<i32>,
+        /// Whether it was ended because it took more memory than it may.
+        #[serde(default)]
+        out_of_memory: bool,
     },
     /// Its agent was restarted, and it with it.
     AgentRestarted {},
@@ -137,6 +143,9 @@ pub(crate) fn keeps_route(instance: &Instance) -> Option<&'static str> {
     // What never served is not missed.
     instance.url.as_ref()?;
     match &instance.state {
+        InstanceState::Stopped { reason: StopReason::Crashed { out_of_memory: true, .. } } => {
+            Some("it ran out of memory")
+        }
         InstanceState::Stopped { reason: StopReason::Crashed { .. } } => Some("it crashed"),
         InstanceState::Stopped { reason: StopReason::AgentRestarted {} } => Some("its agent was restarted"),
         InstanceState::Lost {} => Some("its agent is gone"),

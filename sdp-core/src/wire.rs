@@ -15,6 +15,7 @@
 //!   │ done (counts, checksum), again until done_ok          │
 //!   │ instance (state) whenever one changes ───────────────▶│  level, not edge: hello repeats them all
 //!   │ routes ◀── table;  routes_applied, drained ──────────▶│  only where the agent runs a router
+//!   │ follow_output ◀──;  output … output_ended ───────────▶│  while somebody looks; not stored, may leave lines out
 //! ```
 //! Control frames are JSON text; log batches are binary ([`LinesBatch`]), so that what a build printed arrives byte for
 //! byte. After a reconnect the agent sends again whatever is not acked; the server drops what it has and acks again. A
@@ -29,21 +30,28 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
 pub use lines::{LineMeta, LinesBatch, Stream};
 
-use crate::catalog::{Builder, HealthCheck};
+use crate::catalog::{Builder, HealthCheck, Limits};
 use crate::deployment::{CommitInfo, Step};
 use crate::failure::Failure;
 use crate::id::{BootId, CommandId, DeploymentId, DeploymentNumber, Epoch, InstanceId, RouteVersion};
-use crate::name::{CommitId, EnvName, GitRef, Label, RepoPath, RepoUrl, SandboxName, ServiceName};
-use crate::sandbox::RouteTable;
+use crate::name::{
+    CommitId, EnvName, GitRef, ImageRef, Label, RepoPath, RepoUrl, SandboxName, ServiceName, WritablePath,
+};
+use crate::sandbox::{RouteTable, StopReason};
 use crate::secret::GitCredential;
 
 /// The one protocol number; another is refused with both named.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
+/// The runtime that runs instances in containers, as `hello` names it.
+pub const DOCKER: &str = "docker";
+/// The runtime that runs instances as plain processes, as `hello` names it.
+pub const PROCESS: &str = "process";
 /// The largest frame that carries log lines, in bytes.
 pub const MAX_FRAME: usize = 256 * 1024;
 /// The largest control frame, in bytes (a route table may be large).
@@ -78,6 +86,9 @@ pub enum FromAgent {
         jobs: Vec<JobReport>,
         /// Every instance it knows.
         instances: Vec<InstanceReport>,
+        /// Why it cannot say which instances it has, if it cannot: then an instance that it does not name is not gone, and it takes
+        /// no work. It says hello again when it can.
+        degraded: Option<String>,
         /// Its router, if it runs one.
         router: Option<RouterReport>,
     },
@@ -139,6 +150,27 @@ pub enum FromAgent {
     Drained {
         /// Which.
         instance: InstanceId,
+    },
+    /// What it found out about itself has changed.
+    Preflight {
+        /// All of it.
+        checks: Vec<Preflight>,
+    },
+    /// What a followed instance printed.
+    Output {
+        /// The id of the `follow_output`.
+        command: CommandId,
+        /// How many lines before these were left out, because they came faster than they could be sent.
+        left_out: u64,
+        /// In the order in which they were printed.
+        lines: Vec<OutputLine>,
+    },
+    /// A followed instance prints nothing any more: it has ended, or could not be followed.
+    OutputEnded {
+        /// The id of the `follow_output`.
+        command: CommandId,
+        /// Why, if not because the instance ended.
+        failure: Option<Failure>,
     },
     /// The answer to a question.
     Answer {
@@ -218,6 +250,20 @@ pub enum ToAgent {
         /// How many lines at most.
         lines: u32,
     },
+    /// Send what an instance prints, until it ends or `stop_following`. Ends with the connection.
+    FollowOutput {
+        /// The id under which it is sent.
+        command: CommandId,
+        /// Which.
+        instance: InstanceId,
+        /// Begin with so many of the last lines.
+        tail: u32,
+    },
+    /// Send no more.
+    StopFollowing {
+        /// The id of the `follow_output`.
+        command: CommandId,
+    },
     /// What is durable.
     Ack {
         /// The deployment.
@@ -283,8 +329,20 @@ pub struct JobSpec {
     pub health: HealthCheck,
     /// Variables of the instance.
     pub env: BTreeMap<EnvName, String>,
+    /// Where it listens inside its container, if not on the usual port.
+    pub port: Option<NonZeroU16>,
+    /// The image it runs in, if not the builder's.
+    pub image: Option<ImageRef>,
+    /// How much it may use.
+    pub limits: Limits,
+    /// Folders that it may write to.
+    pub writable: BTreeSet<WritablePath>,
+    /// What is run once before it is started.
+    pub release: Option<Vec<String>>,
+    /// The service's labels: they choose among several toolchains of an agent.
+    pub labels: BTreeSet<Label>,
     /// How long each step may take.
-    pub limits: StepLimits,
+    pub step_limits: StepLimits,
 }
 
 /// How long each step may take, in seconds; the agent ends a step that takes longer with `timeout`.
@@ -318,6 +376,8 @@ pub enum RejectReason {
     Draining,
     /// Its disk is full.
     DiskFull,
+    /// Its container engine does not answer.
+    EngineUnavailable,
     /// It cannot do this at all.
     Unsupported,
 }
@@ -449,18 +509,68 @@ pub enum InstanceStatus {
     Running {
         /// Where it listens.
         address: SocketAddr,
+        /// How many times it ended by itself and was started again.
+        restarts: u32,
+        /// How it ended the last time that happened.
+        last_exit: Option<Exit>,
     },
-    /// It ended by itself; kept until the server says `forget`.
+    /// It ended by itself, and is not started again; kept until the server says `forget`.
     Exited {
-        /// Its exit code; none when a signal ended it.
-        exit_code: Option<i32>,
-        /// The signal that ended it.
-        signal: Option<i32>,
-        /// The last lines it printed (at most 200, lossy UTF-8, redacted).
-        last_lines: Vec<String>,
+        /// How.
+        exit: Exit,
     },
     /// It was stopped as asked and is gone.
     Stopped {},
+}
+
+/// How an instance ended by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Its exit code; none when a signal ended it.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Whether it was ended because it took more memory than it may.
+    pub out_of_memory: bool,
+    /// The last lines it printed (at most 200, lossy UTF-8, redacted).
+    pub last_lines: Vec<String>,
+}
+
+impl Exit {
+    /// The same, as the reason why an instance does not run any more.
+    #[must_use]
+    pub fn reason(&self) -> StopReason {
+        StopReason::Crashed {
+            exit_code: self.exit_code,
+            signal: self.signal,
+            out_of_memory: self.out_of_memory,
+        }
+    }
+}
+
+impl std::fmt::Display for Exit {
+    /// As a clause: "exit status 1", "signal 9", "out of memory".
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.out_of_memory, self.exit_code, self.signal) {
+            (true, _, _) => f.write_str("out of memory"),
+            (_, Some(code), _) => write!(f, "exit status {code}"),
+            (_, None, Some(signal)) => write!(f, "signal {signal}"),
+            (_, None, None) => f.write_str("unknown exit status"),
+        }
+    }
+}
+
+/// A line that an instance printed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct OutputLine {
+    /// When.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub at: jiff::Timestamp,
+    /// Where to.
+    pub stream: Stream,
+    /// What; bytes that are no UTF-8 are replaced.
+    pub text: String,
 }
 
 /// What to do with an instance.

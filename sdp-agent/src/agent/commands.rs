@@ -32,7 +32,7 @@ impl Agent {
                 if let Some(reply) = self.answered(command) {
                     return Some(reply);
                 }
-                let order = Order { deployment, spec: *spec, credential };
+                let order = Order { deployment, attempt, spec: *spec, credential };
                 let reply = self.take_job(order, attempt, outflow).await;
                 Some(self.answer(command, reply))
             }
@@ -128,6 +128,9 @@ impl Agent {
         let full = || Reply::rejected(RejectReason::DiskFull, "too little room is left in its data folder");
         if !self.has_room() {
             return full();
+        }
+        if let Some(why) = self.tools.runtime.degraded() {
+            return Reply::rejected(RejectReason::EngineUnavailable, why);
         }
         let log = {
             let spool = self.spool.clone();

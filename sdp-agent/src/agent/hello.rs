@@ -17,10 +17,11 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             labels: self.config.labels.clone(),
             capacity: self.config.capacity,
-            runtimes: vec!["process".to_owned()],
+            runtimes: vec![self.tools.runtime.kind().to_owned()],
             preflight,
             jobs: self.spool.reports(),
             instances: self.tools.runtime.reports(),
+            degraded: self.tools.runtime.degraded(),
             router: self.router.as_ref().map(|router| router.report()),
         }
     }

@@ -5,7 +5,9 @@ mod link;
 mod server;
 mod socket;
 
+use sdp_core::catalog::Limits;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use sdp_core::catalog::{Builder, HealthCheck};
@@ -100,7 +102,13 @@ impl World {
             builder: Builder::Command { build, run: words(run) },
             health: HealthCheck::Uptime { seconds: 1 },
             env: BTreeMap::new(),
-            limits: StepLimits::default(),
+            port: None,
+            image: None,
+            limits: Limits::default(),
+            writable: BTreeSet::new(),
+            release: None,
+            labels: BTreeSet::new(),
+            step_limits: StepLimits::default(),
         }
     }
 

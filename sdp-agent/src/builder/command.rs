@@ -13,5 +13,5 @@ pub(super) fn plan(build: &[Vec<String>], run: &[String], cx: &BuildContext) -> 
             env: env.clone(),
         })
         .collect();
-    BuildPlan { build, run: RunPlan { argv: run.to_vec(), cwd: cx.source.clone() } }
+    BuildPlan { build, run: RunPlan { argv: run.to_vec(), cwd: cx.source.clone(), container: None } }
 }

@@ -42,6 +42,6 @@ pub(super) fn plan(main_package: &RepoPath, args: &[String], cx: &BuildContext) 
     let run = std::iter::once(binary.to_string_lossy().into_owned()).chain(args.iter().cloned());
     BuildPlan {
         build: vec![Program { argv, cwd: cx.source.clone(), env }],
-        run: RunPlan { argv: run.collect(), cwd: cx.source.clone() },
+        run: RunPlan { argv: run.collect(), cwd: cx.source.clone(), container: None },
     }
 }

@@ -1,3 +1,7 @@
+use sdp_core::catalog::Limits;
+use sdp_core::id::DeploymentNumber;
+use sdp_core::name::{SandboxName, ServiceName};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -183,6 +187,13 @@ async fn a_go_service_with_its_main_package_in_a_subfolder_builds_runs_and_is_he
         deployment: sdp_core::id::DeploymentId::new(),
         run: plan.run,
         env: [("GREETING".to_owned(), "moin".to_owned())].into(),
+        number: DeploymentNumber(1),
+        attempt: 1,
+        service: ServiceName::parse("hello").unwrap(),
+        sandbox: SandboxName::parse("alice").unwrap(),
+        port: None,
+        limits: Limits::default(),
+        writable: BTreeSet::new(),
         redactor: crate::redact::Redactor::default(),
     };
     let instance = spec.instance;

@@ -58,7 +58,7 @@ impl<'a> Steps<'a> {
     }
 
     pub(super) async fn run(mut self) -> Result<(), Halt> {
-        let fetch_until = Instant::now() + seconds(self.order.spec.limits.fetch);
+        let fetch_until = Instant::now() + seconds(self.order.spec.step_limits.fetch);
         let commit = match self.order.spec.commit.clone() {
             Some(commit) => commit,
             None => self.resolve(fetch_until).await?,
@@ -139,7 +139,7 @@ impl<'a> Steps<'a> {
     async fn build(&mut self, commit: &CommitId, tree: &Path) -> Result<RunPlan, Halt> {
         self.begin(Step::Build)?;
         let spec = &self.order.spec;
-        let until = Instant::now() + seconds(spec.limits.build);
+        let until = Instant::now() + seconds(spec.step_limits.build);
         let source = self.tools.service_dir(tree, &spec.subdir).await;
         let source = self.settle_io(Step::Build, source)?;
         let source = self.settle(Step::Build, source)?;
@@ -196,7 +196,7 @@ impl<'a> Steps<'a> {
             Err(ExecError::Cancelled) => Err(Halt::Stopped),
             Err(ExecError::TimedOut) => halt(
                 FailureReason::Timeout,
-                format!("the build took longer than {} s", self.order.spec.limits.build),
+                format!("the build took longer than {} s", self.order.spec.step_limits.build),
             ),
             Err(ExecError::NotFound { program }) => {
                 halt(FailureReason::ToolMissing, format!("{program} is not on this agent"))
@@ -228,18 +228,25 @@ impl<'a> Steps<'a> {
         let start = StartSpec {
             instance: spec.instance,
             deployment: self.order.deployment,
+            number: spec.number,
+            attempt: self.order.attempt,
+            service: spec.service.clone(),
+            sandbox: spec.sandbox.clone(),
             run,
             env,
+            port: spec.port,
+            limits: spec.limits,
+            writable: spec.writable.clone(),
             redactor: Redactor::default(),
         };
         self.undo.instance = true;
-        let limit = seconds(spec.limits.start);
+        let limit = seconds(spec.step_limits.start);
         let started = tokio::time::timeout(limit, Box::pin(self.tools.runtime.start(start))).await;
         let address = match started {
             Ok(Ok(address)) => address,
-            Ok(Err(error)) => return Err(self.not_started(&error)),
+            Ok(Err(error)) => return Err(self.not_started(error)),
             Err(_) => {
-                let detail = format!("the start took longer than {} s", spec.limits.start);
+                let detail = format!("the start took longer than {} s", spec.step_limits.start);
                 return Err(Halt::failed(Step::Start, FailureReason::Timeout, detail));
             }
         };
@@ -250,7 +257,7 @@ impl<'a> Steps<'a> {
     async fn check(&mut self) -> Result<(), Halt> {
         self.begin(Step::Check)?;
         let spec = &self.order.spec;
-        let limit = seconds(spec.limits.check);
+        let limit = seconds(spec.step_limits.check);
         let runtime = &self.tools.runtime;
         let checked = Box::pin(runtime.check(spec.instance, &spec.health, limit, self.stop.token())).await;
         match checked {
@@ -260,16 +267,11 @@ impl<'a> Steps<'a> {
                 if self.stop.is_set() { Err(Halt::Stopped) } else { Ok(()) }
             }
             Err(CheckError::Cancelled) => Err(Halt::Stopped),
-            Err(CheckError::Exited { exit_code, signal, last_lines }) => {
-                self.print(&last_lines);
-                let how = match (exit_code, signal) {
-                    (Some(code), _) => format!("exit status {code}"),
-                    (None, Some(signal)) => format!("signal {signal}"),
-                    (None, None) => "unknown exit status".to_owned(),
-                };
-                let detail = format!("the service ended before it was healthy: {how}");
+            Err(CheckError::Exited(exit)) => {
+                self.print(&exit.last_lines);
+                let detail = format!("the service ended before it was healthy: {exit}");
                 let mut failure = Failure::new(Step::Check, FailureReason::Exited, detail);
-                failure.exit_code = exit_code;
+                failure.exit_code = exit.exit_code;
                 Err(failure.into())
             }
             Err(error) => {
@@ -286,8 +288,9 @@ impl<'a> Steps<'a> {
         }
     }
 
-    fn not_started(&self, error: &StartError) -> Halt {
-        let (reason, detail) = match error {
+    fn not_started(&self, error: StartError) -> Halt {
+        let (reason, detail) = match &error {
+            StartError::Failed(failure) => return failure.as_ref().clone().into(),
             StartError::ToolMissing { .. } => (FailureReason::ToolMissing, error.to_string()),
             StartError::Spawn(source) => (FailureReason::StartFailed, format!("{error}: {source}")),
             StartError::Folder(source) if is_full(source) => (FailureReason::DiskFull, NO_ROOM.to_owned()),
@@ -319,7 +322,7 @@ impl<'a> Steps<'a> {
         let step = self.undo.step.unwrap_or(Step::Resolve);
         let limit = until.saturating_duration_since(Instant::now());
         if limit.is_zero() {
-            let detail = format!("it took longer than {} s", self.order.spec.limits.fetch);
+            let detail = format!("it took longer than {} s", self.order.spec.step_limits.fetch);
             return Err(Halt::failed(step, FailureReason::Timeout, detail));
         }
         let log = self.log.clone();

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use sdp_core::catalog::HealthCheck;
+use sdp_core::wire::Exit;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -28,15 +29,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CheckError {
     /// It ended by itself.
-    #[error("it ended before it was healthy")]
-    Exited {
-        /// Its exit code; none when a signal ended it.
-        exit_code: Option<i32>,
-        /// The signal that ended it.
-        signal: Option<i32>,
-        /// The last lines that it printed.
-        last_lines: Vec<String>,
-    },
+    #[error("it ended before it was healthy: {0}")]
+    Exited(Exit),
     /// It runs, but the time is up.
     #[error("{detail}")]
     NotHealthy {

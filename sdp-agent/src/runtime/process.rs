@@ -24,9 +24,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use sdp_core::catalog::HealthCheck;
+use sdp_core::failure::FailureReason;
 use sdp_core::id::{DeploymentId, InstanceId};
-use sdp_core::wire::{InstanceReport, InstanceStatus};
+use sdp_core::wire::{Exit, InstanceReport, InstanceStatus, PROCESS, Preflight};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,9 +37,9 @@ use tokio_util::task::TaskTracker;
 use super::health::{CheckError, until_healthy};
 use super::output::{Output, TAIL_LINES};
 use super::ports::Ports;
-use crate::builder::{RunPlan, with_basics};
+use super::{Runtime, StartError, StartSpec};
+use crate::builder::with_basics;
 use crate::exec::{self, ExecError, Kind, OnLine, Options, Program, Running, Why, tree::Tree};
-use crate::redact::Redactor;
 
 /// How instances are run.
 #[derive(Clone, Debug)]
@@ -52,47 +54,6 @@ pub struct RuntimeConfig {
     pub stop_grace: Duration,
     /// What the operator gives to all of them, such as `PATH`.
     pub base_env: BTreeMap<OsString, OsString>,
-}
-
-/// An instance to start.
-#[derive(Clone, Debug)]
-pub struct StartSpec {
-    /// Its id.
-    pub instance: InstanceId,
-    /// The deployment that starts it.
-    pub deployment: DeploymentId,
-    /// What to run.
-    pub run: RunPlan,
-    /// Its variables, on top of the operator's; `PORT`, `HOME` and `TMPDIR` are set here.
-    pub env: BTreeMap<String, String>,
-    /// What may not be seen in its output.
-    pub redactor: Redactor,
-}
-
-/// Why an instance was not started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The program (or the interpreter that its first line names) is not on this machine.
-    #[error("{program} is not on this machine")]
-    ToolMissing {
-        /// As it was named.
-        program: String,
-    },
-    /// All ports of the range are taken.
-    #[error("all ports from {} to {} are taken", .0.start(), .0.end())]
-    NoPort(RangeInclusive<u16>),
-    /// The system would not start it.
-    #[error("cannot start the program")]
-    Spawn(#[source] io::Error),
-    /// Its folder cannot be made.
-    #[error("cannot make the instance's folder")]
-    Folder(#[source] io::Error),
-    /// There is an instance of that id which does not run any more.
-    #[error("the instance has ended already")]
-    Over,
-    /// The agent is going away.
-    #[error("the agent is shutting down")]
-    ShuttingDown,
 }
 
 /// All instances that run as processes. Cheap to clone.
@@ -151,12 +112,16 @@ impl ProcessRuntime {
         let _one_by_one = self.0.starting.lock().await;
         if let Some(entry) = self.entry(spec.instance) {
             return match &*entry.status.borrow() {
-                InstanceStatus::Running { address } => Ok(*address),
+                InstanceStatus::Running { address, .. } => Ok(*address),
                 _ => Err(StartError::Over),
             };
         }
         if self.0.tasks.is_closed() {
             return Err(StartError::ShuttingDown);
+        }
+        if spec.run.container.is_some() {
+            let detail = format!("{} was built for a container, and this agent runs none", spec.service);
+            return Err(StartError::failed(FailureReason::StartFailed, detail));
         }
         let (instance, shared) = (spec.instance, self.0.clone());
         // Also when this future is dropped half-way.
@@ -197,7 +162,7 @@ impl ProcessRuntime {
         let entry = Entry {
             deployment: spec.deployment,
             address,
-            status: watch::Sender::new(InstanceStatus::Running { address }),
+            status: watch::Sender::new(InstanceStatus::Running { address, restarts: 0, last_exit: None }),
             stop: CancellationToken::new(),
             output: Output::new(folder),
             tree: running.tree(),
@@ -221,9 +186,12 @@ impl ProcessRuntime {
         entry.status.send_replace(match end.why {
             Why::Stopped | Why::TimedOut => InstanceStatus::Stopped {},
             Why::Exited => InstanceStatus::Exited {
-                exit_code: end.status.code(),
-                signal: end.status.signal(),
-                last_lines: entry.output.tail(TAIL_LINES),
+                exit: Exit {
+                    exit_code: end.status.code(),
+                    signal: end.status.signal(),
+                    out_of_memory: false,
+                    last_lines: entry.output.tail(TAIL_LINES),
+                },
             },
         });
         self.changed();
@@ -250,11 +218,7 @@ impl ProcessRuntime {
         let over = async {
             let over = status.wait_for(|status| !matches!(status, InstanceStatus::Running { .. })).await;
             match over.as_deref() {
-                Ok(InstanceStatus::Exited { exit_code, signal, last_lines }) => CheckError::Exited {
-                    exit_code: *exit_code,
-                    signal: *signal,
-                    last_lines: last_lines.clone(),
-                },
+                Ok(InstanceStatus::Exited { exit }) => CheckError::Exited(exit.clone()),
                 _ => CheckError::Cancelled,
             }
         };
@@ -363,6 +327,58 @@ impl ProcessRuntime {
 
     fn changed(&self) {
         self.0.generation.send_modify(|generation| *generation += 1);
+    }
+}
+
+impl Runtime for ProcessRuntime {
+    fn kind(&self) -> &'static str {
+        PROCESS
+    }
+
+    fn degraded(&self) -> Option<String> {
+        None
+    }
+
+    fn preflight(&self) -> BoxFuture<'_, Vec<Preflight>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
+    fn start(&self, spec: StartSpec) -> BoxFuture<'_, Result<SocketAddr, StartError>> {
+        Box::pin(self.start(spec))
+    }
+
+    fn check<'a>(
+        &'a self,
+        instance: InstanceId,
+        check: &'a HealthCheck,
+        limit: Duration,
+        stop: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<Duration, CheckError>> {
+        Box::pin(self.check(instance, check, limit, stop))
+    }
+
+    fn stop(&self, instance: InstanceId) -> BoxFuture<'_, ()> {
+        Box::pin(self.stop(instance))
+    }
+
+    fn reports(&self) -> Vec<InstanceReport> {
+        self.reports()
+    }
+
+    fn next_change<'a>(&'a self, seen: &'a mut u64) -> BoxFuture<'a, ()> {
+        Box::pin(self.next_change(seen))
+    }
+
+    fn output(&self, instance: InstanceId, lines: usize) -> BoxFuture<'_, Option<Vec<String>>> {
+        Box::pin(self.output(instance, lines))
+    }
+
+    fn forget(&self, instance: InstanceId) {
+        self.forget(instance);
+    }
+
+    fn shut_down(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.stop_all())
     }
 }
 

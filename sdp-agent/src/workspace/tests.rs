@@ -16,7 +16,7 @@ fn kept(workspaces: &Workspaces, id: DeploymentId, sandbox: &str, at: i64) -> Ke
         sandbox: SandboxName::parse(sandbox).unwrap(),
         commit: CommitId::parse("a".repeat(40)).unwrap(),
         spec_hash: "h".into(),
-        run: RunPlan { argv: vec!["./run".into()], cwd: workspaces.source_dir(id) },
+        run: RunPlan { argv: vec!["./run".into()], cwd: workspaces.source_dir(id), container: None },
         kept_at: Timestamp::from_second(at).unwrap(),
     }
 }

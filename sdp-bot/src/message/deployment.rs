@@ -215,7 +215,10 @@ fn ended_after(after: &After) -> (Tone, Text) {
             StopReason::SandboxDeleted {} => {
                 (Tone::Over, Text::new().strong("stopped").plain(": the sandbox was deleted"))
             }
-            StopReason::Crashed { exit_code, signal } => {
+            StopReason::Crashed { out_of_memory: true, .. } => {
+                (Tone::Bad, Text::new().strong("crashed").plain(": it ran out of memory"))
+            }
+            StopReason::Crashed { exit_code, signal, .. } => {
                 (Tone::Bad, Text::new().strong("crashed").plain(crash(*exit_code, *signal)))
             }
             StopReason::AgentRestarted {} => {

@@ -20,6 +20,7 @@ pub fn broke(state: &InstanceState) -> Option<String> {
     match state {
         InstanceState::Lost {} => Some("its agent is gone".to_owned()),
         InstanceState::Stopped { reason } => match reason {
+            StopReason::Crashed { out_of_memory: true, .. } => Some("it ran out of memory".to_owned()),
             StopReason::Crashed { exit_code: Some(code), .. } => {
                 Some(format!("it crashed (exit code {code})"))
             }

@@ -29,6 +29,7 @@ fn instance(service: &str, sandbox: &str, state: InstanceState) -> Instance {
         state,
         started_at: at(-4000),
         stopped_at: None,
+        restarts: 0,
         last_lines: Vec::new(),
     }
 }
@@ -204,11 +205,14 @@ fn a_fingerprint_changes_with_the_words_and_only_with_them() {
 #[test]
 fn what_is_down_is_said_with_what_brings_it_back() {
     let crashed = |service: &str| Instance {
+        restarts: 0,
         last_lines: (1..=5).map(|n| format!("line {n}")).collect(),
         ..instance(
             service,
             "alice",
-            InstanceState::Stopped { reason: StopReason::Crashed { exit_code: None, signal: Some(9) } },
+            InstanceState::Stopped {
+                reason: StopReason::Crashed { exit_code: None, signal: Some(9), out_of_memory: false },
+            },
         )
     };
     let payments = crashed("payments");
@@ -263,7 +267,7 @@ fn what_is_said_to_be_down_is_what_the_router_answers_with_an_error() {
         stopped(StopReason::DeploymentEnded {}),
         stopped(StopReason::SandboxDeleted {}),
         stopped(StopReason::AgentRestarted {}),
-        stopped(StopReason::Crashed { exit_code: Some(1), signal: None }),
+        stopped(StopReason::Crashed { exit_code: Some(1), signal: None, out_of_memory: false }),
     ];
     for older in &states {
         for newer in &states {

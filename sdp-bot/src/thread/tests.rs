@@ -302,7 +302,7 @@ fn a_crash_after_the_end_calls_the_owner_once() {
     let mut events = vec![story.requested("main", "alice")];
     events.extend(story.until_it_runs());
     let (mut thread, _) = told(&events, |_| {});
-    let reason = StopReason::Crashed { exit_code: Some(3), signal: None };
+    let reason = StopReason::Crashed { exit_code: Some(3), signal: None, out_of_memory: false };
     let crash =
         story.event(EventKind::InstanceStopped { reason, last_lines: vec!["panic: no money".into()] });
     assert!(thread.apply(&crash));
@@ -557,13 +557,14 @@ fn the_status_of_one_that_runs_no_more_says_so() {
         state,
         started_at: at(1),
         stopped_at: None,
+        restarts: 0,
         last_lines: vec!["panic: no money".into()],
     };
     let mut text = String::new();
     for reason in [
         StopReason::Replaced {},
         StopReason::Stopped { by: story.by.clone() },
-        StopReason::Crashed { exit_code: None, signal: Some(9) },
+        StopReason::Crashed { exit_code: None, signal: Some(9), out_of_memory: false },
     ] {
         let left = left(InstanceState::Stopped { reason });
         text += &crate::message::answer::deployment_status(&view, Some(&left), at(99)).to_plain();

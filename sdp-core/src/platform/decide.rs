@@ -21,7 +21,7 @@ use crate::id::{CommandId, DeploymentId, DeploymentNumber, InstanceId};
 use crate::name::{AgentName, SandboxName, ServiceName};
 use crate::principal::Principal;
 use crate::sandbox::{InstanceState, StopReason, route_url};
-use crate::wire::ToAgent;
+use crate::wire::{self, ToAgent};
 
 /// How often an agent is asked again whether it has cancelled or stopped something.
 const ASK_AGAIN: Duration = Duration::from_secs(15);
@@ -205,7 +205,10 @@ fn waiting_due(
 
 /// Whether an agent has what the service asks for.
 fn fits(agent: &Agent, open: &Open) -> bool {
-    open.job.service.labels.is_subset(&agent.row.labels) && agent.row.capacity > 0
+    let service = &open.job.service;
+    let has_runtime =
+        !service.needs_container() || agent.row.runtimes.iter().any(|runtime| runtime == wire::DOCKER);
+    has_runtime && service.labels.is_subset(&agent.row.labels) && agent.row.capacity > 0
 }
 
 /// The agent for a job: one that most likely has its mirror, caches and kept builds; else the one with the most room.
@@ -220,7 +223,7 @@ fn choose<'a>(world: &'a World, load: &Load<'_>, open: &Open, now: Timestamp) ->
     world
         .agents
         .values()
-        .filter(|agent| agent.connected && fits(agent, open))
+        .filter(|agent| agent.connected && !agent.degraded && fits(agent, open))
         .filter(|agent| agent.unfit_until.is_none_or(|until| now >= until))
         .filter(|agent| load.room(agent) > 0)
         .max_by_key(|agent| {
@@ -231,7 +234,12 @@ fn choose<'a>(world: &'a World, load: &Load<'_>, open: &Open, now: Timestamp) ->
 
 fn no_agent_detail(world: &World, open: &Open) -> String {
     let labels: Vec<_> = open.job.service.labels.iter().map(ToString::to_string).collect();
-    match (labels.is_empty(), world.agents.values().any(|agent| agent.connected)) {
+    let connected = world.agents.values().any(|agent| agent.connected);
+    if connected && open.job.service.needs_container() {
+        let with = if labels.is_empty() { String::new() } else { format!(" with: {}", labels.join(", ")) };
+        return format!("no connected agent runs containers{with}; {} needs one", open.deployment.service);
+    }
+    match (labels.is_empty(), connected) {
         (true, _) => "no agent is connected".to_owned(),
         (false, true) => format!("no connected agent has all of its labels: {}", labels.join(", ")),
         (false, false) => format!("no agent is connected; it needs one with: {}", labels.join(", ")),

@@ -111,6 +111,7 @@ pub(super) struct Hello {
     pub(super) preflight: Vec<Preflight>,
     pub(super) jobs: Vec<JobReport>,
     pub(super) instances: Vec<InstanceReport>,
+    pub(super) degraded: Option<String>,
     pub(super) router: Option<RouterReport>,
 }
 
@@ -132,4 +133,5 @@ pub(super) enum Report {
     Instance(InstanceReport),
     RoutesApplied { version: RouteVersion },
     Drained { instance: InstanceId },
+    Preflight { checks: Vec<Preflight> },
 }

@@ -341,6 +341,10 @@ impl Run {
             tracing::info!(%agent, "the agent was restarted");
         }
         let (acts, jobs, instances) = decide::agents::hello(&self.world, &agent, &hello);
+        let degraded = hello.degraded.is_some();
+        if let Some(why) = &hello.degraded {
+            tracing::warn!(%agent, why, "the agent is degraded; it gets no work");
+        }
         let applied = hello.router.as_ref().map_or(RouteVersion(0), |router| router.applied);
         let row = AgentRow {
             name: agent.clone(),
@@ -356,7 +360,7 @@ impl Run {
         };
         let (outbox, receiver) = mpsc::channel(OUTBOX);
         let has_router = row.router.is_some();
-        self.world.agent_connected(row, applied);
+        self.world.agent_connected(row, degraded, applied);
         self.outboxes.insert(agent.clone(), (epoch, outbox));
         let about = About { agent: Some(agent.clone()), ..About::default() };
         let connected = EventKind::AgentConnected { version: hello.version };
@@ -459,7 +463,13 @@ impl Run {
             builder: service.builder.clone(),
             health: service.health.clone(),
             env,
-            limits: self.config.steps,
+            port: service.port,
+            image: service.image.clone(),
+            limits: service.limits,
+            writable: service.writable.clone(),
+            release: service.release.clone(),
+            labels: service.labels.clone(),
+            step_limits: self.config.steps,
         };
         let message = ToAgent::Deploy {
             command: decide::deploy_command(deployment.id, deployment.attempt),

@@ -191,12 +191,13 @@ fn checked(hello: FromAgent) -> Option<Hello> {
         preflight,
         jobs,
         instances,
+        degraded,
         router,
     } = hello
     else {
         return None;
     };
-    Some(Hello { boot_id, version, labels, capacity, runtimes, preflight, jobs, instances, router })
+    Some(Hello { boot_id, version, labels, capacity, runtimes, preflight, jobs, instances, degraded, router })
 }
 
 impl Session {
@@ -255,6 +256,9 @@ impl Session {
             }
             FromAgent::Instance { report } => self.report(Report::Instance(report)).await?,
             FromAgent::RoutesApplied { version } => self.report(Report::RoutesApplied { version }).await?,
+            FromAgent::Preflight { checks } => self.report(Report::Preflight { checks }).await?,
+            // Somebody looked, and does not any more.
+            FromAgent::Output { .. } | FromAgent::OutputEnded { .. } => {}
             FromAgent::Drained { instance } => self.report(Report::Drained { instance }).await?,
             FromAgent::Answer { command, answer } => {
                 let agent = self.agent.clone();

@@ -90,6 +90,8 @@ impl Running {
 pub(crate) struct Agent {
     pub(crate) row: AgentRow,
     pub(crate) connected: bool,
+    /// It cannot say which instances it has, and takes no work.
+    pub(crate) degraded: bool,
     /// Gave work back a moment ago; asked again after this.
     pub(crate) unfit_until: Option<Timestamp>,
     /// The table that its router has in effect.
@@ -175,7 +177,8 @@ impl World {
         for mut row in snapshot.agents {
             // Away since now at the latest: its absence is counted from when somebody could have noticed.
             row.since = now;
-            let agent = Agent { row, connected: false, unfit_until: None, applied: RouteVersion(0) };
+            let agent =
+                Agent { row, connected: false, degraded: false, unfit_until: None, applied: RouteVersion(0) };
             world.agents.insert(agent.row.name.clone(), agent);
         }
         for row in snapshot.idempotency {
@@ -368,6 +371,7 @@ impl World {
                 started_at: event.at,
                 stopped_at: None,
                 last_lines: Vec::new(),
+                restarts: 0,
             };
             let running = Running {
                 instance,
@@ -396,6 +400,13 @@ impl World {
                 instance.state = InstanceState::Stopped { reason: reason.clone() };
                 instance.stopped_at = Some(event.at);
                 instance.last_lines.clone_from(last_lines);
+            }
+            EventKind::InstanceRestarted { restarts, last_lines, .. } => {
+                // It is where it was: no route changes.
+                instance.restarts = *restarts;
+                instance.last_lines.clone_from(last_lines);
+                self.unsaved.instances.insert(id);
+                return;
             }
             EventKind::InstanceLost {} => {
                 instance.state = InstanceState::Lost {};
@@ -488,13 +499,13 @@ impl World {
     }
 
     /// An agent has said hello.
-    pub(crate) fn agent_connected(&mut self, row: AgentRow, applied: RouteVersion) {
+    pub(crate) fn agent_connected(&mut self, row: AgentRow, degraded: bool, applied: RouteVersion) {
         self.unsaved.agents.insert(row.name.clone());
         if applied > self.table.version {
             self.version_floor = self.version_floor.max(applied);
             self.routes_changed = true;
         }
-        let agent = Agent { row, connected: true, unfit_until: None, applied };
+        let agent = Agent { row, connected: true, degraded, unfit_until: None, applied };
         for running in self.instances.values_mut().filter(|r| r.instance.agent == agent.row.name) {
             running.stop_sent = None;
         }

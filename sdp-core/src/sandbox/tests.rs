@@ -30,6 +30,7 @@ fn instance(n: u128, state: InstanceState) -> Instance {
         state,
         started_at: at,
         stopped_at: None,
+        restarts: 0,
         last_lines: Vec::new(),
     }
 }
@@ -50,7 +51,7 @@ fn the_newest_that_serves_wins_and_only_a_stop_on_purpose_gives_way_to_the_basel
     let by = Principal::System;
     let live = || InstanceState::Live {};
     let stopped = |reason| InstanceState::Stopped { reason };
-    let crashed = || stopped(StopReason::Crashed { exit_code: Some(1), signal: None });
+    let crashed = || stopped(StopReason::Crashed { exit_code: Some(1), signal: None, out_of_memory: false });
     let on_purpose = || StopReason::Stopped { by: by.clone() };
     let table: [(&str, Vec<InstanceState>); 12] = [
         ("baseline", vec![]),

@@ -27,7 +27,11 @@ fn commit() -> CommitId {
 fn from_agent() -> Vec<FromAgent> {
     let address = "127.0.0.1:20001".parse().expect("valid");
     let (deployment, instance) = (id(1), id(2));
-    let running = InstanceReport { instance, deployment, status: InstanceStatus::Running { address } };
+    let running = InstanceReport {
+        instance,
+        deployment,
+        status: InstanceStatus::Running { address, restarts: 0, last_exit: None },
+    };
     let progress = |number, what| FromAgent::Progress { deployment, attempt: 1, number, after_line: 7, what };
     let failure = Failure {
         exit_code: Some(2),
@@ -45,6 +49,7 @@ fn from_agent() -> Vec<FromAgent> {
             preflight: vec![Preflight { check: "disk".into(), ok: true, detail: "80 GiB free".into() }],
             jobs: vec![JobReport { deployment, attempt: 1, done: false, lines: 7, progress: 3 }],
             instances: vec![running.clone()],
+            degraded: None,
             router: Some(RouterReport {
                 kind: "builtin".into(),
                 base_url: name("http://127.0.0.1:8081"),
@@ -77,9 +82,7 @@ fn from_agent() -> Vec<FromAgent> {
                 instance,
                 deployment,
                 status: InstanceStatus::Exited {
-                    exit_code: None,
-                    signal: Some(9),
-                    last_lines: vec!["bye".into()],
+                    exit: Exit { signal: Some(9), last_lines: vec!["bye".into()], ..Exit::default() },
                 },
             },
         },
@@ -120,7 +123,13 @@ fn to_agent() -> Vec<ToAgent> {
         builder: Builder::Go { main_package: name("cmd/hello"), args: Vec::new() },
         health: HealthCheck::Http { path: "/healthz".into() },
         env: BTreeMap::from([(name("GREETING"), "hi".to_owned())]),
-        limits: StepLimits::default(),
+        port: None,
+        image: None,
+        limits: Limits::default(),
+        writable: BTreeSet::new(),
+        release: None,
+        labels: BTreeSet::new(),
+        step_limits: StepLimits::default(),
     };
     let table = RouteTable {
         version: RouteVersion(9),

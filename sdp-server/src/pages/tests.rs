@@ -137,6 +137,7 @@ pub(super) fn instance(of: &Story, state: InstanceState, last_lines: &[&str]) ->
         state,
         started_at: of.at,
         stopped_at: None,
+        restarts: 0,
         last_lines: last_lines.iter().map(|&line| line.to_owned()).collect(),
     }
 }
@@ -314,7 +315,9 @@ pub(super) fn home() -> Home {
     let now = live.at + SignedDuration::from_hours(3);
     let mut lying = instance(
         &crashed,
-        InstanceState::Stopped { reason: StopReason::Crashed { exit_code: Some(2), signal: None } },
+        InstanceState::Stopped {
+            reason: StopReason::Crashed { exit_code: Some(2), signal: None, out_of_memory: false },
+        },
         &["panic: runtime error: index out of range [3]"],
     );
     lying.stopped_at = Some(now - SignedDuration::from_mins(5));
@@ -442,7 +445,9 @@ fn what_people_and_programs_wrote_is_text() {
     story = story.ended(1, Outcome::Failed { failure });
     let crashed = instance(
         &story,
-        InstanceState::Stopped { reason: StopReason::Crashed { exit_code: None, signal: Some(9) } },
+        InstanceState::Stopped {
+            reason: StopReason::Crashed { exit_code: None, signal: Some(9), out_of_memory: false },
+        },
         &[evil],
     );
     let failed = story.page(0, 3, Some(crashed.clone())).render().0;

@@ -87,6 +87,9 @@ fn stop_reason(reason: &StopReason) -> Option<String> {
         StopReason::Replaced {} => Some("A newer deployment took its place.".to_owned()),
         StopReason::Stopped { by } => Some(format!("Stopped by {by}.")),
         StopReason::SandboxDeleted {} => Some("Its sandbox was deleted.".to_owned()),
+        StopReason::Crashed { out_of_memory: true, .. } => {
+            Some("It took more memory than it may, and was ended.".to_owned())
+        }
         StopReason::Crashed { exit_code: Some(code), .. } => {
             Some(format!("It ended by itself with exit code {code}."))
         }

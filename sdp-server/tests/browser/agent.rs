@@ -55,6 +55,7 @@ impl PlayedAgent {
                 preflight: Vec::new(),
                 jobs: Vec::new(),
                 instances: Vec::new(),
+                degraded: None,
                 router: Some(router),
             })
             .await;

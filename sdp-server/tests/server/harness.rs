@@ -236,6 +236,7 @@ pub(crate) fn hello_frame() -> FromAgent {
         preflight: vec![],
         jobs: vec![],
         instances: vec![],
+        degraded: None,
         router: None,
     }
 }

@@ -53,7 +53,10 @@ async fn a_branch_is_resolved_fetched_built_started_and_checked() {
     // It goes on, is told, and is stopped when that is asked.
     world.server.until(|server| server.instances.contains_key(&spec.instance)).await;
     let report = &world.server.instances[&spec.instance];
-    assert_eq!((report.deployment, &report.status), (deployment, &InstanceStatus::Running { address }));
+    assert_eq!(
+        (report.deployment, &report.status),
+        (deployment, &InstanceStatus::Running { address, restarts: 0, last_exit: None })
+    );
     let command = CommandId::new();
     world.server.say(ToAgent::StopInstance { command, instance: spec.instance }).await;
     world.server.until(|server| !server.instances.contains_key(&spec.instance)).await;
@@ -105,7 +108,7 @@ async fn a_service_that_never_answers_fails_in_time_and_is_stopped() {
     world.commit(&[("!serve", "#!/bin/sh\necho $$ > $TEST_PID\necho starting\nexec sleep 1000\n")]);
     let mut spec = world.spec(&[], &["./serve"]);
     spec.health = HealthCheck::Tcp {};
-    spec.limits.check = 1;
+    spec.step_limits.check = 1;
     let pid = world.folder.path().join("pid");
     let variable = sdp_core::name::EnvName::parse("TEST_PID").unwrap();
     spec.env.insert(variable, pid.to_str().unwrap().to_owned());
@@ -225,7 +228,7 @@ async fn a_step_that_takes_too_long_ends_as_timeout() {
     let mut world = World::start().await;
     world.commit(&[("file", "")]);
     let mut spec = world.spec(&["sleep", "1000"], SLEEP);
-    spec.limits.build = 1;
+    spec.step_limits.build = 1;
     let deployment = DeploymentId::new();
     world.server.say(deploy(deployment, &spec)).await;
     let job = world.server.until_done(deployment).await;

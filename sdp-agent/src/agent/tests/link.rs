@@ -1,6 +1,7 @@
 //! Commands, connections and ends.
 
 use super::*;
+use sdp_core::wire::Exit;
 use sdp_core::wire::{Answer, FromAgent, InstanceStatus, JobAction, RejectReason};
 
 const SLEEP: &[&str] = &["sleep", "1000"];
@@ -195,7 +196,7 @@ async fn a_service_that_crashes_is_told_with_its_last_lines_until_it_is_forgotte
         .until(|s| s.instances.get(&spec.instance).is_some_and(|report| exited(&report.status)))
         .await;
     let status = &world.server.instances[&spec.instance].status;
-    let InstanceStatus::Exited { exit_code, last_lines, .. } = status else { unreachable!() };
+    let InstanceStatus::Exited { exit: Exit { exit_code, last_lines, .. } } = status else { unreachable!() };
     assert_eq!((*exit_code, last_lines.as_slice()), (Some(5), &["out of luck".to_owned()][..]));
     let command = CommandId::new();
     world.server.say(ToAgent::StopInstance { command, instance: spec.instance }).await;

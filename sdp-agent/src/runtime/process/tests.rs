@@ -1,3 +1,8 @@
+use crate::builder::RunPlan;
+use crate::redact::Redactor;
+use sdp_core::catalog::Limits;
+use sdp_core::id::DeploymentNumber;
+use sdp_core::name::{SandboxName, ServiceName};
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
@@ -66,8 +71,16 @@ impl Fixture {
             run: RunPlan {
                 argv: argv.iter().map(|word| (*word).to_owned()).collect(),
                 cwd: self.folder.path().to_owned(),
+                container: None,
             },
             env: BTreeMap::new(),
+            number: DeploymentNumber(1),
+            attempt: 1,
+            service: ServiceName::parse("hello").unwrap(),
+            sandbox: SandboxName::parse("alice").unwrap(),
+            port: None,
+            limits: Limits::default(),
+            writable: BTreeSet::new(),
             redactor: Redactor::default(),
         }
     }
@@ -144,7 +157,10 @@ async fn two_copies_overlap_each_healthy_on_its_own_port_and_stop_one_by_one() {
     fixture.runtime.stop(old_id).await;
     fixture.runtime.stop(old_id).await;
     assert_eq!(fixture.status(old_id), Some(InstanceStatus::Stopped {}));
-    assert_eq!(fixture.status(new_id), Some(InstanceStatus::Running { address: new_at }));
+    assert_eq!(
+        fixture.status(new_id),
+        Some(InstanceStatus::Running { address: new_at, restarts: 0, last_exit: None })
+    );
     assert!(TcpListener::bind(old_at).is_ok(), "nothing listens there any more");
     fixture.printed(new_id, "/instances/").await;
     fixture.runtime.forget(old_id);
@@ -221,12 +237,15 @@ async fn an_instance_that_ends_at_once_ends_its_check_with_its_last_words() {
         .shell("i=0; while [ $i -lt 300 ]; do echo line $i; i=$((i+1)); done; echo no database >&2; exit 3");
     let instance = spec.instance;
     let error = fixture.check(spec, http(), LONG).await.unwrap_err();
-    let CheckError::Exited { exit_code: Some(3), signal: None, last_lines } = error else {
+    let CheckError::Exited(Exit { exit_code: Some(3), signal: None, last_lines, .. }) = error else {
         panic!("{error:?}")
     };
     assert_eq!((last_lines.len(), last_lines[198].as_str()), (200, "line 299"));
     assert_eq!(last_lines[199], "no database", "in the order in which it was printed");
-    assert!(matches!(fixture.status(instance), Some(InstanceStatus::Exited { exit_code: Some(3), .. })));
+    assert!(matches!(
+        fixture.status(instance),
+        Some(InstanceStatus::Exited { exit: Exit { exit_code: Some(3), .. } })
+    ));
     fixture.runtime.stop(instance).await;
     assert!(
         matches!(fixture.status(instance), Some(InstanceStatus::Exited { .. })),
@@ -240,7 +259,7 @@ async fn an_instance_that_ends_at_once_ends_its_check_with_its_last_words() {
 async fn a_signal_is_told_from_an_exit_code() {
     let fixture = Fixture::new();
     let error = fixture.check(fixture.shell("kill -SEGV $$"), http(), LONG).await.unwrap_err();
-    assert!(matches!(error, CheckError::Exited { exit_code: None, signal: Some(11), .. }), "{error:?}");
+    assert!(matches!(error, CheckError::Exited(Exit { exit_code: None, signal: Some(11), .. })), "{error:?}");
     fixture.runtime.stop_all().await;
 }
 
@@ -265,8 +284,9 @@ async fn a_crash_is_reported_at_once_and_no_change_is_missed() {
     assert!(matches!(fixture.status(instance), Some(InstanceStatus::Running { .. })));
     tokio::task::spawn_blocking(move || std::fs::write(fifo, "farewell\n").unwrap()).await.unwrap();
     tokio::time::timeout(LONG, fixture.runtime.next_change(&mut seen)).await.unwrap();
-    let expected =
-        InstanceStatus::Exited { exit_code: Some(1), signal: None, last_lines: vec!["farewell".into()] };
+    let expected = InstanceStatus::Exited {
+        exit: Exit { exit_code: Some(1), last_lines: vec!["farewell".into()], ..Exit::default() },
+    };
     assert_eq!(fixture.status(instance), Some(expected));
     fixture.runtime.forget(instance);
     let mut late = 0;

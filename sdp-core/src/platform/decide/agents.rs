@@ -85,6 +85,10 @@ pub(crate) fn hello(
             acts.push(Act::SendJob(open.deployment.number));
         }
     }
+    if hello.degraded.is_some() {
+        // "Cannot list" does not mean "there are none".
+        return (acts, jobs, instances);
+    }
     for running in
         world.instances.values().filter(|r| r.instance.agent == *agent && !r.instance.state.is_over())
     {
@@ -193,6 +197,7 @@ pub(crate) fn report(world: &World, now: Timestamp, agent: &AgentName, report: R
         Report::Instance(report) => instance(world, now, agent, report),
         Report::RoutesApplied { version } => vec![Act::Note(Note::Applied(agent.clone(), version))],
         Report::Drained { instance } => vec![Act::Note(Note::Drained(instance, agent.clone()))],
+        Report::Preflight { checks } => vec![Act::Note(Note::Preflight(agent.clone(), checks))],
     }
 }
 
@@ -209,7 +214,7 @@ fn rejected(
             return vec![ended(open, Outcome::Failed { failure })];
         }
         RejectReason::Busy => BUSY_FOR,
-        RejectReason::Draining | RejectReason::DiskFull => UNFIT_FOR,
+        RejectReason::Draining | RejectReason::DiskFull | RejectReason::EngineUnavailable => UNFIT_FOR,
     };
     vec![
         Act::Note(Note::Unfit(agent.clone(), after(now, wait))),
@@ -301,9 +306,8 @@ fn instance(world: &World, now: Timestamp, agent: &AgentName, report: InstanceRe
     if let Some(open) = of_job {
         // Its job says what became of it; but an end after its "ready" may come first.
         return match report.status {
-            InstanceStatus::Exited { exit_code, signal, last_lines } => {
-                let reason = StopReason::Crashed { exit_code, signal };
-                vec![Act::Note(Note::Exited(open.deployment.number, reason, last_lines))]
+            InstanceStatus::Exited { exit } => {
+                vec![Act::Note(Note::Exited(open.deployment.number, exit.reason(), exit.last_lines))]
             }
             _ => Vec::new(),
         };
@@ -323,10 +327,16 @@ fn instance(world: &World, now: Timestamp, agent: &AgentName, report: InstanceRe
         _ => None,
     };
     let (reason, last_lines, answer) = match report.status {
-        InstanceStatus::Running { .. } => return Vec::new(),
-        InstanceStatus::Exited { exit_code, signal, last_lines } => {
-            let crashed = StopReason::Crashed { exit_code, signal };
-            (asked_for.unwrap_or(crashed), last_lines, Some(forget(report.instance)))
+        InstanceStatus::Running { restarts, last_exit, .. } => {
+            // A level: what happened several times since the last report is told once, with the newest reason.
+            let again = last_exit.filter(|_| restarts > running.instance.restarts).map(|exit| {
+                let reason = exit.reason();
+                EventKind::InstanceRestarted { reason, restarts, last_lines: exit.last_lines }
+            });
+            return again.map(|kind| Act::system(running.about(), kind)).into_iter().collect();
+        }
+        InstanceStatus::Exited { exit } => {
+            (asked_for.unwrap_or(exit.reason()), exit.last_lines, Some(forget(report.instance)))
         }
         InstanceStatus::Stopped {} => (asked_for.unwrap_or(StopReason::AgentRestarted {}), Vec::new(), None),
     };

@@ -84,6 +84,7 @@ impl PlayedAgent {
             preflight: Vec::new(),
             jobs: self.jobs.clone(),
             instances: self.instances.clone(),
+            degraded: None,
             router: Some(router),
         })
         .await;
@@ -143,7 +144,11 @@ impl PlayedAgent {
 
     /// The job's instance, which the agent reports from now on.
     pub(crate) fn runs(&mut self, job: &PlayedJob, port: u16) {
-        let status = InstanceStatus::Running { address: SocketAddr::from(([127, 0, 0, 1], port)) };
+        let status = InstanceStatus::Running {
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            restarts: 0,
+            last_exit: None,
+        };
         self.instances.push(InstanceReport {
             instance: job.spec.instance,
             deployment: job.deployment,

@@ -5,7 +5,9 @@ use super::*;
 use crate::deployment::{State, Step};
 use crate::failure::{Failure, FailureReason};
 use crate::sandbox::{InstanceState, RouteTarget, StopReason};
-use crate::wire::{FromAgent, InstanceReport, InstanceStatus, JobResult, Progress, RejectReason, ToAgent};
+use crate::wire::{
+    Exit, FromAgent, InstanceReport, InstanceStatus, JobResult, Progress, RejectReason, ToAgent,
+};
 
 #[tokio::test]
 async fn a_deploy_goes_from_request_to_its_url_and_replaces_the_one_before() {
@@ -173,8 +175,9 @@ async fn a_stopped_instance_gives_way_to_the_baseline_and_a_crashed_one_does_not
     let ledger = agent.deploy(commit('b'), 5002).await;
     bench.ended(&deployment).await;
 
-    let status =
-        InstanceStatus::Exited { exit_code: Some(3), signal: None, last_lines: vec!["panic: no".into()] };
+    let status = InstanceStatus::Exited {
+        exit: Exit { exit_code: Some(3), last_lines: vec!["panic: no".into()], ..Exit::default() },
+    };
     let report = InstanceReport { instance: ledger.spec.instance, deployment: ledger.deployment, status };
     agent.say(FromAgent::Instance { report }).await;
     agent.stop(ledger.spec.instance).await;

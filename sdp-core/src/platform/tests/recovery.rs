@@ -9,7 +9,7 @@ use crate::name::CommitId;
 use crate::sandbox::{InstanceState, StopReason};
 use crate::secret::Secret;
 use crate::wire::{
-    ByeReason, FromAgent, InstanceReport, InstanceStatus, JobAction, JobResult, Progress, ToAgent,
+    ByeReason, Exit, FromAgent, InstanceReport, InstanceStatus, JobAction, JobResult, Progress, ToAgent,
 };
 
 fn failed_with(deployment: &Deployment) -> Option<FailureReason> {
@@ -254,7 +254,9 @@ async fn an_end_that_overtakes_its_ready_fails_the_deploy() {
     job.progress(&agent, Progress::Resolved { commit: commit('a') }).await;
     let address = "127.0.0.1:5001".parse().expect("an address");
     job.progress(&agent, Progress::Started { address }).await;
-    let status = InstanceStatus::Exited { exit_code: Some(3), signal: None, last_lines: vec!["no".into()] };
+    let status = InstanceStatus::Exited {
+        exit: Exit { exit_code: Some(3), last_lines: vec!["no".into()], ..Exit::default() },
+    };
     let report = InstanceReport { instance: job.spec.instance, deployment: deployment.id, status };
     agent.say(FromAgent::Instance { report }).await;
     job.end(&agent, JobResult::Ready {}).await;

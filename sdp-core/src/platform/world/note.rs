@@ -8,6 +8,7 @@ use super::World;
 use crate::id::{DeploymentNumber, InstanceId, RouteVersion};
 use crate::name::AgentName;
 use crate::sandbox::{RouteTable, RouteTarget, StopReason};
+use crate::wire::Preflight;
 
 /// A change that is no event.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub(crate) enum Note {
     Unanswered(DeploymentNumber),
     /// Its instance has ended, though the agent's "ready" is still to come.
     Exited(DeploymentNumber, StopReason, Vec<String>),
+    /// What an agent found out about itself.
+    Preflight(AgentName, Vec<Preflight>),
     /// This is the table now.
     Table(RouteTable),
 }
@@ -93,6 +96,13 @@ impl World {
             Note::Exited(number, reason, last_lines) => {
                 if let Some(open) = self.open.get_mut(&number) {
                     open.exited = Some((reason, last_lines));
+                }
+            }
+            Note::Preflight(agent, checks) => {
+                if let Some(agent) = self.agents.get_mut(&agent) {
+                    agent.row.preflight = checks;
+                    let name = agent.row.name.clone();
+                    self.unsaved.agents.insert(name);
                 }
             }
             Note::Table(table) => self.take_table(table),
