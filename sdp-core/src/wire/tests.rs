@@ -89,6 +89,39 @@ fn from_agent() -> Vec<FromAgent> {
         FromAgent::Instance {
             report: InstanceReport { instance, deployment, status: InstanceStatus::Stopped {} },
         },
+        FromAgent::Instance {
+            report: InstanceReport {
+                instance,
+                deployment,
+                status: InstanceStatus::Running {
+                    address,
+                    restarts: 2,
+                    last_exit: Some(Exit {
+                        exit_code: Some(137),
+                        out_of_memory: true,
+                        last_lines: vec!["so much".into()],
+                        ..Exit::default()
+                    }),
+                },
+            },
+        },
+        FromAgent::Preflight {
+            checks: vec![Preflight {
+                check: "engine".into(),
+                ok: false,
+                detail: "Docker does not answer".into(),
+            }],
+        },
+        FromAgent::Output {
+            command: id(4),
+            left_out: 3,
+            lines: vec![OutputLine {
+                at: name("2026-11-21T21:00:00Z"),
+                stream: Stream::Stdout,
+                text: "listening".into(),
+            }],
+        },
+        FromAgent::OutputEnded { command: id(4), failure: None },
         FromAgent::RoutesApplied { version: RouteVersion(9) },
         FromAgent::Drained { instance },
         FromAgent::Answer {
@@ -123,12 +156,12 @@ fn to_agent() -> Vec<ToAgent> {
         builder: Builder::Go { main_package: name("cmd/hello"), args: Vec::new() },
         health: HealthCheck::Http { path: "/healthz".into() },
         env: BTreeMap::from([(name("GREETING"), "hi".to_owned())]),
-        port: None,
-        image: None,
-        limits: Limits::default(),
-        writable: BTreeSet::new(),
-        release: None,
-        labels: BTreeSet::new(),
+        port: NonZeroU16::new(9000),
+        image: Some(name("alpine:3.20")),
+        limits: Limits { memory_mib: Some(256), cpu_millis: None, pids: Some(100) },
+        writable: BTreeSet::from([name("storage")]),
+        release: Some(vec!["./migrate".into(), "up".into()]),
+        labels: BTreeSet::from([name("go-1.23")]),
         step_limits: StepLimits::default(),
     };
     let table = RouteTable {
@@ -182,6 +215,8 @@ fn to_agent() -> Vec<ToAgent> {
         ToAgent::Routes { table },
         ToAgent::ListRefs { command, repo: name("/srv/git/hello.git"), credential },
         ToAgent::ReadOutput { command, instance, lines: 200 },
+        ToAgent::FollowOutput { command, instance, tail: 200 },
+        ToAgent::StopFollowing { command },
         ToAgent::Ack { deployment, attempt: 1, lines: 7, progress: 3 },
         ToAgent::Rewind { deployment, attempt: 1, lines: 7, progress: 3 },
         ToAgent::DoneOk { deployment, attempt: 1 },
@@ -201,7 +236,7 @@ fn what_an_agent_says() {
     let frames = from_agent().into_iter().map(AgentFrame::Control);
     let texts: Vec<_> = frames.map(|frame| text(frame.encode().expect("encodes"))).collect();
     insta::assert_snapshot!(texts.join("\n"), @r###"
-    {"type":"hello","protocol":1,"boot_id":"…3","version":"0.1.0","labels":["linux"],"capacity":2,"runtimes":["process"],"preflight":[{"check":"disk","ok":true,"detail":"80 GiB free"}],"jobs":[{"deployment":"…1","attempt":1,"done":false,"lines":7,"progress":3}],"instances":[{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001"}}],"router":{"kind":"builtin","base_url":"http://127.0.0.1:8081/","applied":9}}
+    {"type":"hello","protocol":2,"boot_id":"…3","version":"0.1.0","labels":["linux"],"capacity":2,"runtimes":["process"],"preflight":[{"check":"disk","ok":true,"detail":"80 GiB free"}],"jobs":[{"deployment":"…1","attempt":1,"done":false,"lines":7,"progress":3}],"instances":[{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":0,"last_exit":null}}],"degraded":null,"router":{"kind":"builtin","base_url":"http://127.0.0.1:8081/","applied":9}}
     {"type":"accepted","command":"…4"}
     {"type":"rejected","command":"…4","reason":"busy","message":"2 jobs already"}
     {"type":"progress","deployment":"…1","attempt":1,"number":1,"after_line":7,"what":{"type":"step_started","step":"resolve"}}
@@ -214,9 +249,13 @@ fn what_an_agent_says() {
     {"type":"progress","deployment":"…1","attempt":1,"number":7,"after_line":7,"what":{"type":"ended","result":{"type":"failed","failure":{"step":"build","reason":"build_failed","detail":"`make` ended with exit code 2","exit_code":2,"line":7}}}}
     {"type":"progress","deployment":"…1","attempt":1,"number":7,"after_line":7,"what":{"type":"ended","result":{"type":"cancelled"}}}
     {"type":"done","deployment":"…1","attempt":1,"progress":7,"lines":7,"bytes":70,"dropped":0,"checksum":3735928559}
-    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001"}}}
-    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"exited","exit_code":null,"signal":9,"last_lines":["bye"]}}}
+    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":0,"last_exit":null}}}
+    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"exited","exit":{"exit_code":null,"signal":9,"out_of_memory":false,"last_lines":["bye"]}}}}
     {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"stopped"}}}
+    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":2,"last_exit":{"exit_code":137,"signal":null,"out_of_memory":true,"last_lines":["so much"]}}}}
+    {"type":"preflight","checks":[{"check":"engine","ok":false,"detail":"Docker does not answer"}]}
+    {"type":"output","command":"…4","left_out":3,"lines":[{"at":"2026-11-21T21:00:00Z","stream":"stdout","text":"listening"}]}
+    {"type":"output_ended","command":"…4","failure":null}
     {"type":"routes_applied","version":9}
     {"type":"drained","instance":"…2"}
     {"type":"answer","command":"…4","answer":{"type":"refs","head":"main","branches":[{"name":"main","commit":"0123456789abcdef0123456789abcdef01234567"}],"tags":[]}}
@@ -231,12 +270,14 @@ fn what_the_server_says() {
     let texts: Vec<_> = to_agent().iter().map(|message| text(message.encode().expect("encodes"))).collect();
     insta::assert_snapshot!(texts.join("\n"), @r###"
     {"type":"welcome","epoch":3,"jobs":[{"deployment":"…1","attempt":1,"action":{"type":"send","lines":7,"progress":3}},{"deployment":"…1","attempt":1,"action":{"type":"cancel","lines":7,"progress":3}},{"deployment":"…1","attempt":1,"action":{"type":"forget"}}],"instances":[{"instance":"…2","action":"keep"},{"instance":"…5","action":"remove"}]}
-    {"type":"deploy","command":"…4","deployment":"…1","attempt":1,"spec":{"number":412,"service":"hello","sandbox":"alice","instance":"…2","repo":"https://bitbucket.org/team/hello.git","git_ref":"feature/greeting","commit":null,"reuse_build":false,"subdir":".","builder":{"type":"go","main_package":"cmd/hello","args":[]},"health":{"type":"http","path":"/healthz"},"env":{"GREETING":"hi"},"limits":{"fetch":600,"build":1800,"start":120,"check":120}},"credential":{"username":"alice","password":"not printed anywhere else"}}
+    {"type":"deploy","command":"…4","deployment":"…1","attempt":1,"spec":{"number":412,"service":"hello","sandbox":"alice","instance":"…2","repo":"https://bitbucket.org/team/hello.git","git_ref":"feature/greeting","commit":null,"reuse_build":false,"subdir":".","builder":{"type":"go","main_package":"cmd/hello","args":[]},"health":{"type":"http","path":"/healthz"},"env":{"GREETING":"hi"},"port":9000,"image":"alpine:3.20","limits":{"memory_mib":256,"cpu_millis":null,"pids":100},"writable":["storage"],"release":["./migrate","up"],"labels":["go-1.23"],"step_limits":{"fetch":600,"build":1800,"start":120,"check":120}},"credential":{"username":"alice","password":"not printed anywhere else"}}
     {"type":"cancel","command":"…4","deployment":"…1"}
     {"type":"stop_instance","command":"…4","instance":"…2"}
     {"type":"routes","table":{"version":9,"services":[{"service":"hello","prefix":"/hello","strip":true,"baseline":"https://apps.example.com/"}],"sandboxes":[{"sandbox":"alice","service":"hello","target":{"type":"instance","instance":"…2","address":"127.0.0.1:20001","commit":"0123456789abcdef0123456789abcdef01234567"}},{"sandbox":"bob","service":"hello","target":{"type":"down","reason":"it crashed"}}],"names":["alice","bob"]}}
     {"type":"list_refs","command":"…4","repo":"/srv/git/hello.git","credential":{"username":"alice","password":"not printed anywhere else"}}
     {"type":"read_output","command":"…4","instance":"…2","lines":200}
+    {"type":"follow_output","command":"…4","instance":"…2","tail":200}
+    {"type":"stop_following","command":"…4"}
     {"type":"ack","deployment":"…1","attempt":1,"lines":7,"progress":3}
     {"type":"rewind","deployment":"…1","attempt":1,"lines":7,"progress":3}
     {"type":"done_ok","deployment":"…1","attempt":1}

@@ -84,7 +84,7 @@ fn welcome() -> ToAgent {
 async fn an_agent_dials_speaks_and_says_goodbye() {
     let far = Far::start().await;
     let mut socket = far.accept().await;
-    assert!(matches!(hear(&mut socket).await, Some(FromAgent::Hello { protocol: 1, .. })));
+    assert!(matches!(hear(&mut socket).await, Some(FromAgent::Hello { protocol: PROTOCOL, .. })));
     say(&mut socket, welcome()).await;
     let command = CommandId::new();
     say(&mut socket, ToAgent::Cancel { command, deployment: DeploymentId::new() }).await;
