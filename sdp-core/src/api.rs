@@ -241,6 +241,30 @@ pub struct LogLine {
     pub text: String,
 }
 
+/// What a search in a job log found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LogMatches {
+    /// The last line that was looked at. What was printed after it is not counted yet: go on with `first` one higher.
+    pub lines: u64,
+    /// Whether no more lines will come.
+    pub complete: bool,
+    /// How many lines match, exactly, from `first` to `lines`.
+    pub total: u64,
+    /// Those asked for, in the order of the log.
+    pub matches: Vec<LogMatch>,
+}
+
+/// A line that matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LogMatch {
+    /// Its number.
+    pub n: u64,
+    /// The how many-th of all matching lines it is, from 1: "3 of 1,922".
+    pub position: u64,
+}
+
 /// What a viewer's WebSocket (`/ws/deployments/{id}?line=N&event=M`) gets, in JSON text frames.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]

@@ -13,8 +13,8 @@
 //! The invariant: **the file's length is the offset the server owns**. Lines are numbered from 1 without a gap; what is
 //! durable never goes away by itself; a line that was whole in the log is there after any crash.
 //!
-//! Limits ([`LogsConfig`]): open files (least recently used ones are closed), lines and bytes of a window, how long and
-//! how much a patient sync gathers. On a full disk nothing is half written: the append fails with
+//! Limits ([`LogsConfig`]): open files (least recently used ones are closed), lines and bytes of a window, searches and
+//! their matches, how long and how much a patient sync gathers. On a full disk nothing is half written: the append fails with
 //! [`LogsError::DiskFull`] and can be made again later. All file work is done on blocking threads.
 //!
 //! One process at a time: whoever opens the folder owns it.
@@ -23,6 +23,8 @@ mod file;
 mod record;
 mod recover;
 mod registry;
+mod search;
+mod shown;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -31,11 +33,12 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::deployment::Step;
 use crate::id::DeploymentId;
@@ -43,7 +46,10 @@ use crate::wire::LinesBatch;
 use crate::wire::lines::Stream;
 use file::{Log, Range};
 use registry::Registry;
+use search::StopOnDrop;
 use sync::Sync;
+
+pub use search::{Direction, Found, InvalidSearchText, LogSearch, Match, SearchText};
 
 /// The limits of the job logs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +65,10 @@ pub struct LogsConfig {
     pub sync_window_ms: u64,
     /// … or when so many bytes wait.
     pub sync_bytes: u64,
+    /// So many searches run at a time at most; others wait for their turn.
+    pub searches: usize,
+    /// So many matching lines a search lists at most.
+    pub search_matches: usize,
 }
 
 impl Default for LogsConfig {
@@ -69,6 +79,8 @@ impl Default for LogsConfig {
             window_bytes: 4 * 1024 * 1024,
             sync_window_ms: 50,
             sync_bytes: 256 * 1024,
+            searches: 4,
+            search_matches: 1000,
         }
     }
 }
@@ -241,6 +253,7 @@ struct Inner {
     config: LogsConfig,
     registry: Registry,
     sync: Sync,
+    searches: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Logs {
@@ -260,7 +273,8 @@ impl Logs {
         std::fs::create_dir_all(&dir).map_err(|error| LogsError::from_io("create", &dir, error))?;
         let registry = Registry::new(dir.clone(), config.max_open);
         let sync = Sync::new(Duration::from_millis(config.sync_window_ms), config.sync_bytes);
-        Ok(Self { inner: Arc::new(Inner { dir, config, registry, sync }) })
+        let searches = Arc::new(Semaphore::new(config.searches.clamp(1, Semaphore::MAX_PERMITS)));
+        Ok(Self { inner: Arc::new(Inner { dir, config, registry, sync, searches }) })
     }
 
     /// Adds what is new in the batch. It can be read at once, but is not on disk yet: acknowledge it only after
@@ -335,6 +349,25 @@ impl Logs {
     pub async fn tail(&self, id: DeploymentId, n: usize) -> Result<Vec<Line>, LogsError> {
         let count = self.bounded(n);
         self.read(id, Range::Last { count }).await
+    }
+
+    /// Which lines contain a text, as the log page shows them, and how many there are in all; see [`LogSearch`] and
+    /// [`Found`]. Exact for the lines that are held when it begins, and no matter to those who append meanwhile. It
+    /// waits while [`LogsConfig::searches`] others run, and stops when it is dropped.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub async fn search(&self, id: DeploymentId, mut search: LogSearch) -> Result<Found, LogsError> {
+        search.limit = search.limit.min(self.inner.config.search_matches);
+        let turn = Arc::clone(&self.inner.searches).acquire_owned().await;
+        let turn = turn.map_err(|_| LogsError::ShuttingDown)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let _stop = StopOnDrop(Arc::clone(&stop));
+        self.on(id, move |log, _| {
+            let _turn = turn;
+            log.search(&search, &stop)
+        })
+        .await
     }
 
     /// The whole lines held now, as bytes.

@@ -35,6 +35,7 @@ pub(crate) fn api() -> (Router<App>, OpenApi) {
         .routes(routes!(deployments::redeploy))
         .routes(routes!(deployments::rollback))
         .routes(routes!(logs::window))
+        .routes(routes!(logs::search))
         .routes(routes!(logs::raw))
         .routes(routes!(instances::list))
         .routes(routes!(instances::get))

@@ -12,11 +12,13 @@ use super::{Client, ClientError, FEED_SILENCE, REQUEST_TIMEOUT};
 use crate::api::{
     AgainRequest, AgentList, AgentView, BranchList, CreateDeployment, CreateSignInLink, CreateToken,
     DeploymentCreated, DeploymentList, DeploymentView, IDEMPOTENCY_KEY, Instance, InstanceList,
-    InstanceOutput, LogWindow, SandboxList, SandboxView, Service, ServiceList, SignInLink, TokenCreated,
-    TokenInfo, TokenList,
+    InstanceOutput, LogMatches, LogWindow, SandboxList, SandboxView, Service, ServiceList, SignInLink,
+    TokenCreated, TokenInfo, TokenList,
 };
+use crate::deployment::Step;
 use crate::id::{DeploymentRef, InstanceId};
 use crate::name::{IdempotencyKey, SandboxName, ServiceName, TokenName};
+use crate::wire::Stream;
 
 /// How long one held request of [`Client::wait`] asks the server to hold it; proxies cut at 60 s.
 const HOLD: Duration = Duration::from_secs(50);
@@ -71,6 +73,27 @@ pub struct InstanceFilter {
     pub sandbox: Option<SandboxName>,
     /// Those that are over, too.
     pub all: bool,
+}
+
+/// What [`Client::search_log`] searches for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogSearch {
+    /// Plain text, within one line as the log page shows it; at most 256 bytes.
+    pub text: String,
+    /// Whether upper and lower case differ.
+    pub match_case: bool,
+    /// Only lines of this step.
+    pub step: Option<Step>,
+    /// Only lines of this stream.
+    pub stream: Option<Stream>,
+    /// Lines before this one are not looked at, nor counted.
+    pub first: Option<u64>,
+    /// Matches are listed from this line on, itself included.
+    pub from: Option<u64>,
+    /// Towards older lines; without `from`, the newest matches.
+    pub up: bool,
+    /// At most so many are listed; the server has a limit of its own.
+    pub limit: Option<u32>,
 }
 
 /// A log as the build printed it, chunk by chunk.
@@ -238,6 +261,32 @@ impl Client {
     pub async fn log_tail(&self, deployment: DeploymentRef, lines: u32) -> Result<LogWindow, ClientError> {
         let url = self.url(&["deployments", &deployment.to_string(), "logs"]);
         self.get(with_query(url, &[("tail", Some(lines.to_string()))])).await
+    }
+
+    /// Which lines of a log contain a text, and how many there are in all.
+    pub async fn search_log(
+        &self,
+        deployment: DeploymentRef,
+        search: &LogSearch,
+    ) -> Result<LogMatches, ClientError> {
+        let LogSearch { text, match_case, step, stream, first, from, up, limit } = search;
+        let stream = stream.map(|stream| match stream {
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
+            Stream::Sdp => "sdp",
+        });
+        let query = [
+            ("q", Some(text.clone())),
+            ("match_case", match_case.then(|| "true".to_owned())),
+            ("step", step.map(|step| step.as_str().to_owned())),
+            ("stream", stream.map(str::to_owned)),
+            ("first", first.map(|line| line.to_string())),
+            ("from", from.map(|line| line.to_string())),
+            ("direction", up.then(|| "up".to_owned())),
+            ("limit", limit.map(|limit| limit.to_string())),
+        ];
+        let url = self.url(&["deployments", &deployment.to_string(), "logs", "search"]);
+        self.get(with_query(url, &query)).await
     }
 
     /// The whole log, byte for byte.

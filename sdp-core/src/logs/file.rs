@@ -26,9 +26,9 @@ use crate::wire::lines::LineMeta;
 const KEPT_BUFFER: usize = 512 * 1024;
 const CHUNK: usize = 256 * 1024;
 
-struct Files {
-    log: File,
-    idx: File,
+pub(super) struct Files {
+    pub(super) log: File,
+    pub(super) idx: File,
     _count: OpenCount,
 }
 
@@ -120,7 +120,7 @@ impl Log {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn failed(&self, action: &'static str) -> impl Fn(io::Error) -> LogsError + use<'_> {
+    pub(super) fn failed(&self, action: &'static str) -> impl Fn(io::Error) -> LogsError + use<'_> {
         move |source| LogsError::from_io(action, &self.log_path, source)
     }
 
@@ -184,6 +184,17 @@ impl Log {
         Ok(state.held)
     }
 
+    /// To read without the lock: the files, the lines held now, and the generation that this is true for.
+    pub(super) fn snapshot(&self) -> Result<Option<(Arc<Files>, u64, u64)>, LogsError> {
+        let mut state = self.state();
+        let files = self.open(&mut state, false)?;
+        Ok(files.map(|files| (files, state.held, state.generation)))
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.state().generation
+    }
+
     /// Adds what is new in the batch. The second number is how many bytes the files have grown.
     pub(super) fn append(&self, batch: &LinesBatch) -> Result<(Appended, u64), LogsError> {
         check(batch)?;
@@ -233,14 +244,10 @@ impl Log {
     /// Reads lines, at most `max_bytes` of them but always at least one.
     pub(super) fn read(&self, range: Range, max_bytes: u64) -> Result<Vec<Line>, LogsError> {
         loop {
-            let (files, held, generation) = {
-                let mut state = self.state();
-                let Some(files) = self.open(&mut state, false)? else { return Ok(Vec::new()) };
-                (files, state.held, state.generation)
-            };
+            let Some((files, held, generation)) = self.snapshot()? else { return Ok(Vec::new()) };
             let lines = read_lines(&files, held, range, max_bytes);
             // What was read while the log was truncated may be a mixture.
-            if self.state().generation == generation {
+            if self.generation() == generation {
                 return lines.map_err(self.failed("read"));
             }
         }

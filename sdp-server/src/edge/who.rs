@@ -61,6 +61,7 @@ const TABLE: &[(&Method, &str, Who)] = &[
     (&Method::POST, "/api/v1/deployments/{deployment}/redeploy", Who::Write),
     (&Method::POST, "/api/v1/deployments/{deployment}/rollback", Who::Write),
     (&Method::GET, "/api/v1/deployments/{deployment}/logs", Who::Read),
+    (&Method::GET, "/api/v1/deployments/{deployment}/logs/search", Who::Read),
     (&Method::GET, "/api/v1/deployments/{deployment}/logs/raw", Who::Read),
     (&Method::GET, "/api/v1/instances", Who::Read),
     (&Method::GET, "/api/v1/instances/{instance}", Who::Read),

@@ -9,12 +9,15 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 /// Name, type, content.
-const ASSETS: [(&str, &str, &str); 9] = [
+const ASSETS: [(&str, &str, &str); 12] = [
     ("sdp.css", "text/css; charset=utf-8", include_str!("assets/sdp.css")),
     ("common.js", "text/javascript; charset=utf-8", include_str!("assets/common.js")),
     ("home.js", "text/javascript; charset=utf-8", include_str!("assets/home.js")),
     ("log.js", "text/javascript; charset=utf-8", include_str!("assets/log.js")),
     ("lines.js", "text/javascript; charset=utf-8", include_str!("assets/lines.js")),
+    ("search.js", "text/javascript; charset=utf-8", include_str!("assets/search.js")),
+    ("sections.js", "text/javascript; charset=utf-8", include_str!("assets/sections.js")),
+    ("source.js", "text/javascript; charset=utf-8", include_str!("assets/source.js")),
     ("live.js", "text/javascript; charset=utf-8", include_str!("assets/live.js")),
     ("ansi.js", "text/javascript; charset=utf-8", include_str!("assets/ansi.js")),
     ("sign-in.js", "text/javascript; charset=utf-8", include_str!("assets/sign-in.js")),

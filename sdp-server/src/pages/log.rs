@@ -7,9 +7,10 @@
 use jiff::Timestamp;
 use maud::{Markup, html};
 use sdp_core::api::{CreateDeployment, DeploymentView};
-use sdp_core::deployment::{Deployment, Outcome, State};
+use sdp_core::deployment::{Deployment, Outcome, State, Step};
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{DeploymentNumber, EventSeq};
+use sdp_core::logs::SearchText;
 use sdp_core::principal::Principal;
 use sdp_core::sandbox::{Instance, InstanceState};
 use url::form_urlencoded;
@@ -260,6 +261,10 @@ impl LogPage {
         let deployment = self.deployment();
         let raw = format!("/api/v1/deployments/{}/logs/raw", deployment.id);
         let steps = serde_json::to_string(&deployment.steps).unwrap_or_else(|_| "[]".to_owned());
+        let failure = match deployment.outcome() {
+            Some(Outcome::Failed { failure }) => Some(failure),
+            _ => None,
+        };
         html! {
             section class="log" aria-labelledby="log-title" {
                 div class="tools" {
@@ -267,6 +272,7 @@ impl LogPage {
                     span id="count" class="hint" { (words::count(self.view.log_lines)) " lines" }
                     span id="link" class="link wait" role="status" {}
                     span class="grow" {}
+                    (find())
                     div class="acts" {
                         button id="follow" class="btn small scripted" type="button" aria-pressed="true" { "Follow" }
                         button id="wrap" class="btn small scripted" type="button" aria-pressed="true" { "Wrap" }
@@ -279,7 +285,8 @@ impl LogPage {
                     div id="log" class="pane" tabindex="0" role="region" aria-label="Log lines"
                         data-id=(deployment.id) data-lines=(self.view.log_lines) data-event=(deployment.version) data-attempt=(deployment.attempt)
                         data-ended=(deployment.is_ended()) data-requested=(deployment.requested_at)
-                        data-service=(deployment.service) data-sandbox=(deployment.sandbox) data-steps=(steps) {
+                        data-service=(deployment.service) data-sandbox=(deployment.sandbox) data-steps=(steps)
+                        data-failed=[failure.and_then(|failure| failure.step).map(Step::as_str)] data-failed-line=[failure.and_then(|failure| failure.line)] {
                         p id="empty" class="empty" hidden {}
                         p id="edge-start" class="edge" role="alert" hidden {}
                         div id="lines" class="lines" {}
@@ -289,6 +296,20 @@ impl LogPage {
                     button id="jump" class="btn jump" type="button" hidden { "↓ Newest" }
                 }
             }
+        }
+    }
+}
+
+/// The search box; search.js gives it life.
+fn find() -> Markup {
+    html! {
+        form id="find" class="find scripted" role="search" aria-label="Search the log" {
+            input id="find-text" type="search" placeholder="Search  /" aria-label="Search the log" aria-describedby="find-count"
+                maxlength=(SearchText::MAX) autocomplete="off" autocapitalize="off" spellcheck="false" enterkeyhint="next";
+            button id="find-case" class="btn small" type="button" aria-pressed="false" aria-label="Match case" title="Match case" { "Aa" }
+            button id="find-previous" class="btn small" type="button" aria-label="Previous match" title="Previous match (N)" disabled { "↑" }
+            button id="find-next" class="btn small" type="button" aria-label="Next match" title="Next match (n)" disabled { "↓" }
+            span id="find-count" role="status" {}
         }
     }
 }

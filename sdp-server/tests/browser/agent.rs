@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use sdp_core::deployment::{CommitInfo, Step};
 use sdp_core::failure::Failure;
 use sdp_core::id::{BootId, DeploymentId, InstanceId};
+use sdp_core::logs::{Appended, Logs};
 use sdp_core::name::{AgentName, CommitId};
 use sdp_core::platform::Platform;
 use sdp_core::sandbox::{RouteTable, RouteTarget};
@@ -184,6 +185,46 @@ impl PlayedJob {
         self.print(agent, &texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
     }
 
+    /// Like `count_to`, but straight into the log, as if it had been at it for an hour. Only the last line goes by way of
+    /// the agent. Every so many-th line says `Needle` after its number.
+    pub(crate) async fn flood(&mut self, agent: &mut PlayedAgent, logs: &Logs, last: u64, needle_every: u64) {
+        let said = self.lines;
+        logs.watch(self.deployment).wait_for(|held| *held == said).await.expect("the log is there");
+        while self.lines < last - 1 {
+            let first = self.lines + 1;
+            let until = (last - 1).min(self.lines + 20_000);
+            let (mut bytes, mut lines) = (Vec::new(), Vec::new());
+            for n in first..=until {
+                let start = bytes.len();
+                bytes.extend_from_slice(b"line ");
+                bytes.extend_from_slice(n.to_string().as_bytes());
+                if n % needle_every == 0 {
+                    bytes.extend_from_slice(b" \x1b[31mNee\x1b[1mdle\x1b[0m");
+                }
+                let length = u32::try_from(bytes.len() - start).expect("short");
+                lines.push(LineMeta {
+                    length,
+                    at_ms: 1_800_000_000_000,
+                    step: self.step,
+                    stream: Stream::Stdout,
+                });
+            }
+            let mut at = 0;
+            for line in &lines {
+                let end = at + line.length as usize;
+                self.bytes.extend_from_slice(&bytes[at..end]);
+                self.bytes.push(b'\n');
+                at = end;
+            }
+            let bytes = Bytes::from(bytes);
+            let batch =
+                LinesBatch { deployment: self.deployment, attempt: self.attempt, first, lines, bytes };
+            assert_eq!(logs.append(batch).await.expect("appended"), Appended::Added { last: until });
+            self.lines = until;
+        }
+        self.count_to(agent, last).await;
+    }
+
     /// The rest of a deployment that goes well, and its switch.
     pub(crate) async fn succeed(mut self, agent: &mut PlayedAgent, port: u16) {
         self.step(agent, Step::Start).await;
@@ -200,13 +241,6 @@ impl PlayedJob {
 
     async fn end(mut self, agent: &mut PlayedAgent, result: JobResult) {
         self.progress(agent, Progress::Ended { result }).await;
-        let mut crc = 0xffff_ffff_u32;
-        for byte in &self.bytes {
-            crc ^= u32::from(*byte);
-            for _ in 0..8 {
-                crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
-            }
-        }
         let done = FromAgent::Done {
             deployment: self.deployment,
             attempt: self.attempt,
@@ -214,7 +248,7 @@ impl PlayedJob {
             lines: self.lines,
             bytes: self.bytes.len() as u64,
             dropped: 0,
-            checksum: !crc,
+            checksum: crc32fast::hash(&self.bytes),
         };
         agent.say(done).await;
         let id = self.deployment;

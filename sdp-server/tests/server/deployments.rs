@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
-use sdp_core::api::{DeploymentCreated, DeploymentList, DeploymentView, LogWindow};
+use sdp_core::api::{DeploymentCreated, DeploymentList, DeploymentView, LogMatches, LogWindow};
 use sdp_core::deployment::Outcome;
 use serde_json::{Value, json};
 
@@ -169,6 +169,22 @@ async fn a_log_is_read_by_number_from_the_end_and_byte_for_byte() {
     assert_eq!(texts, ["line 1199", "line 1200", "<script>\u{1b}[31mred\0\u{fffd}\u{fffd}", ""]);
     assert_eq!(window("?tail=1").await.lines[0].n, 1202);
     assert!(window("?from=99999999").await.lines.is_empty());
+    let search = async |query: &str| -> String {
+        let answer = host.get(&format!("{path}/logs/search?{query}")).send().await.expect("answered");
+        let LogMatches { lines, complete, total, matches } = ok(answer, 200).await;
+        assert_eq!((lines, complete), (1202, true));
+        let matches: Vec<_> = matches.iter().map(|hit| format!("{}: {}", hit.position, hit.n)).collect();
+        format!("{total} [{}]", matches.join(", "))
+    };
+    assert_eq!(search("q=LINE+120").await, "2 [1: 120, 2: 1200]");
+    assert_eq!(search("q=LINE+120&match_case=true").await, "0 []");
+    assert_eq!(search("q=line&limit=2&from=700").await, "1200 [700: 700, 701: 701]");
+    assert_eq!(search("q=line&limit=2&from=700&direction=up").await, "1200 [699: 699, 700: 700]");
+    assert_eq!(search("q=line&limit=1&direction=up").await, "1200 [1200: 1200]");
+    assert_eq!(search("q=line&limit=1&first=1200").await, "1 [1: 1200]");
+    assert_eq!(search("q=%3Cscript%3ERED&step=resolve&stream=stdout").await, "1 [1: 1201]");
+    assert_eq!(search("q=red&step=build").await, "0 []");
+    assert_eq!(search("q=red&stream=stderr").await, "0 []");
     let raw = host.get(&format!("{path}/logs/raw")).send().await.expect("answered");
     let header = |name: &str| raw.headers()[name].to_str().expect("text").to_owned();
     assert_eq!(header("content-type"), "text/plain; charset=utf-8");

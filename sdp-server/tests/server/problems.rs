@@ -205,6 +205,28 @@ async fn wrong_ids_and_queries_are_problems() {
     {
         refused(host.get(&format!("/api/v1/deployments/{id}/logs?{query}")), 422, "invalid_query").await;
     }
+    let long = format!("q={}", "x".repeat(257));
+    for query in [
+        "",
+        "q=",
+        "q=a%0Ab",
+        &long,
+        "q=a&first=0",
+        "q=a&from=0",
+        "q=a&from=-1",
+        "q=a&limit=0",
+        "q=a&limit=1001",
+        "q=a&direction=left",
+        "q=a&step=cook",
+        "q=a&stream=stdin",
+        "q=a&match_case=1",
+        "q=a&q=b",
+        "q=a&regex=true",
+    ] {
+        refused(host.get(&format!("/api/v1/deployments/{id}/logs/search?{query}")), 422, "invalid_query")
+            .await;
+    }
+    refused(host.get("/api/v1/deployments/99/logs/search?q=a"), 404, "unknown_deployment").await;
     let after = host.get("/api/v1/events").header("last-event-id", "x");
     refused(after, 422, "invalid_header").await;
     host.stop().await;

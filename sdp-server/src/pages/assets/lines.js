@@ -1,9 +1,9 @@
-// The lines of a log that are in the page: one stretch without a gap, from `first` to `last`, with a heading before each step.
-// Called by log.js, which decides what is loaded. A line is text: it only ever becomes text nodes.
+// The lines of a log that are in the page: one stretch, from `first` to `last`, with a heading before each section (a step). The
+// lines of a folded section belong to the stretch and have no rows, so it may be long and cost nothing.
+// Called by whoever decides what is loaded (log.js). A line is text: it only ever becomes text nodes.
 // Limits: MAX lines in the page (whoever adds trims the other end), SHOWN characters of a line until somebody asks for the rest.
 
 import { parse } from './ansi.js';
-import { duration } from './common.js';
 
 export const MAX = 5000;
 const SHOWN = 4000;
@@ -15,18 +15,41 @@ const make = (tag, cls, text) => {
   return element;
 };
 
+/** In lower case, letter by letter as the server's search does it: every character keeps its place and length. */
+function folded(text) {
+  if (/^[\x00-\x7f]*$/.test(text)) return text.toLowerCase();
+  let out = '';
+  for (const char of text) {
+    const lower = char.toLowerCase();
+    out += lower.length === char.length ? lower : char;
+  }
+  return out;
+}
+
 export class LineList {
   #list;
-  #rows = [];
-  #first = 1;
-  #range = null;
-  #times = 'off';
   #start;
+  #toggled;
+  #rows = []; // { line, row }, in order
+  #first = 1;
+  #last = 0;
+  #sections = [];
+  #heads = new Map(); // by the sections' keys
+  #total = 0;
+  #range = null;
+  #hit = 0;
+  #found = null;
+  #times = 'off';
 
-  /** `start`: when the deployment was requested, in ms; relative times count from it. */
-  constructor(list, start) {
+  /**
+   * Draws into `list`, an empty element (class `lines` of sdp.css). `start`: relative times count from it, in ms since 1970.
+   * `toggled(key)`: a section's heading was pressed. Lines are { n, at, stream, text }: number from 1, RFC 3339, `stdout`,
+   * `stderr` or `sdp`, and what was printed. A list that is never given sections has no headings.
+   */
+  constructor(list, start, { toggled = () => {} } = {}) {
     this.#list = list;
     this.#start = start;
+    this.#toggled = toggled;
   }
 
   get first() {
@@ -35,100 +58,149 @@ export class LineList {
 
   /** The number of the last line; one less than `first` if there is none. */
   get last() {
-    return this.#first + this.#rows.length - 1;
+    return this.#last;
   }
 
+  get isEmpty() {
+    return this.#last < this.#first;
+  }
+
+  /** How many lines are drawn. */
   get length() {
     return this.#rows.length;
   }
 
+  /** The row of a line; undefined if it is not in the page or folded. */
   row(n) {
-    return this.#rows[n - this.#first]?.row;
+    const entry = this.#rows[this.#index(n)];
+    return entry?.line.n === n ? entry.row : undefined;
   }
 
-  line(n) {
-    return this.#rows[n - this.#first]?.line;
+  /** The first row that ends below this height of the window, and its line; undefined if none does. */
+  below(height) {
+    let [low, high] = [0, this.#rows.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.#rows[middle].row.getBoundingClientRect().bottom > height) high = middle;
+      else low = middle + 1;
+    }
+    return this.#rows[low];
   }
 
-  /** Forgets all lines and begins with these. */
-  reset(lines) {
+  heading(key) {
+    return this.#heads.get(key);
+  }
+
+  /** Forgets all lines and begins with these. `first` and `last` include folded lines around them. */
+  reset(lines, first = lines[0]?.n ?? 1, last = lines.at(-1)?.n ?? first - 1) {
     this.#list.replaceChildren();
     this.#rows = [];
-    this.#first = lines[0]?.n ?? 1;
-    this.append(lines);
+    this.#heads.clear();
+    this.#first = first;
+    this.#last = first - 1;
+    this.append(lines, last);
   }
 
-  /** Adds lines at the end; those that are there already are skipped. Says how many were added. */
-  append(lines) {
-    const fresh = lines.filter((line) => line.n > this.last);
-    if (fresh.length === 0) return 0;
-    if (this.#rows.length === 0) this.#first = fresh[0].n;
-    if (fresh[0].n !== this.last + 1) throw new RangeError(`line ${fresh[0].n} does not follow line ${this.last}`);
-    const fragment = document.createDocumentFragment();
-    let before = this.#rows.at(-1)?.line;
-    for (const line of fresh) {
-      const entry = this.#entry(line, before);
-      if (entry.heading) fragment.append(entry.heading);
-      fragment.append(entry.row);
-      this.#rows.push(entry);
-      before = line;
-    }
-    this.#list.append(fragment);
-    return fresh.length;
+  /** Adds lines at the end, and folded ones up to `last`; those that are there already are skipped. */
+  append(lines, last = lines.at(-1)?.n ?? this.#last) {
+    if (last <= this.#last) return;
+    const fresh = lines.filter((line) => line.n > this.#last);
+    if (this.isEmpty && this.#rows.length === 0 && fresh.length > 0 && !this.#isFolded(this.#first, fresh[0].n - 1)) this.#first = fresh[0].n;
+    else this.#follows(this.#last, fresh[0]?.n ?? last + 1);
+    const entries = this.#entries(fresh);
+    this.#list.append(...entries.map(({ row }) => row));
+    for (const entry of entries) this.#rows.push(entry);
+    this.#last = last;
+    this.#arrange();
   }
 
-  /** Adds the lines just before the first one. */
-  prepend(lines) {
+  /** Adds the lines just before the first one, and folded ones from `first` on. */
+  prepend(lines, first = lines[0]?.n ?? this.#first) {
+    if (first >= this.#first) return;
     const fresh = lines.filter((line) => line.n < this.#first);
-    if (fresh.length === 0) return;
-    if (fresh.at(-1).n !== this.#first - 1) throw new RangeError(`line ${fresh.at(-1).n} is not before ${this.#first}`);
-    const fragment = document.createDocumentFragment();
-    const entries = [];
-    let before;
-    for (const line of fresh) {
-      const entry = this.#entry(line, before);
-      if (entry.heading) fragment.append(entry.heading);
-      fragment.append(entry.row);
-      entries.push(entry);
-      before = line;
-    }
-    const joint = this.#rows[0];
-    if (joint?.heading && joint.line.step === before.step) {
-      joint.heading.remove();
-      joint.heading = null;
-    }
-    this.#list.prepend(fragment);
+    this.#follows(fresh.at(-1)?.n ?? first - 1, this.#first);
+    const entries = this.#entries(fresh);
+    this.#list.prepend(...entries.map(({ row }) => row));
     this.#rows = entries.concat(this.#rows);
-    this.#first = fresh[0].n;
+    this.#first = first;
+    this.#arrange();
   }
 
   /** Takes lines off the beginning until so many are left. */
   trimStart(keep) {
-    const gone = this.#rows.splice(0, Math.max(0, this.#rows.length - keep));
-    for (const entry of gone) {
-      entry.heading?.remove();
-      entry.row.remove();
-    }
-    this.#first += gone.length;
-    const top = this.#rows[0];
-    if (top && !top.heading) {
-      top.heading = this.#heading(top.line.step);
-      top.row.before(top.heading);
-    }
+    if (this.#rows.length <= keep) return;
+    for (const { row } of this.#rows.splice(0, this.#rows.length - keep)) row.remove();
+    this.#first = this.#rows[0]?.line.n ?? this.#last + 1;
+    this.#arrange();
   }
 
   /** Takes lines off the end until so many are left. */
   trimEnd(keep) {
-    for (const entry of this.#rows.splice(keep)) {
-      entry.heading?.remove();
-      entry.row.remove();
+    if (this.#rows.length <= keep) return;
+    for (const { row } of this.#rows.splice(keep)) row.remove();
+    this.#last = this.#rows.at(-1)?.line.n ?? this.#first - 1;
+    this.#arrange();
+  }
+
+  /** Takes newer sections (sections.js). Lines of those that are folded now are taken out; opening one takes `unfold`. */
+  sections(all) {
+    for (const section of all) {
+      const old = this.#sections.find(({ key }) => key === section.key);
+      // Lines that were not drawn because they were thought to be of a folded section are not: they have to be loaded.
+      if (old && !old.open && section.last < old.last && this.#last > section.last) this.#cut(section.last);
     }
+    this.#sections = all;
+    this.#arrange();
+  }
+
+  /** Draws lines of a section that was folded until now. What comes after it stays if these are all of its lines. */
+  unfold(section, lines) {
+    const heading = this.#heads.get(section.key);
+    if (!heading) return;
+    const last = lines.at(-1)?.n ?? section.first - 1;
+    if (last < Math.min(section.last, this.#last)) this.#cut(last, section.first);
+    const entries = this.#entries(lines);
+    heading.after(...entries.map(({ row }) => row));
+    this.#rows.splice(this.#index(section.first), 0, ...entries);
+    this.#arrange();
+  }
+
+  /** How many lines there are in all: headings count theirs. */
+  total(count) {
+    this.#total = count;
+    for (const section of this.#sections) if (this.#heads.has(section.key)) this.#label(section);
+  }
+
+  /** Writes beside a section's heading how long it took. */
+  took(key, text) {
+    const section = this.#sections.find((one) => one.key === key);
+    if (!section) return;
+    section.took = text;
+    if (this.#heads.has(key)) this.#label(section);
   }
 
   /** Marks these lines, now and when they are loaded again; null: none. */
   mark(range) {
     this.#range = range;
     for (const { row, line } of this.#rows) row.classList.toggle('hl', this.#marked(line.n));
+  }
+
+  /** Marks a text wherever it stands: { text, matchCase }; null: none. */
+  find(wanted) {
+    this.#found = wanted && { ...wanted, text: wanted.matchCase ? wanted.text : folded(wanted.text) };
+    for (const { row, line } of this.#rows) {
+      const text = row.querySelector('.x');
+      if (this.#found || text.querySelector('mark')) text.replaceWith(this.#text(line));
+    }
+  }
+
+  /** The line with the match that one looks at; 0: none. The whole line is shown if the match is not in its beginning. */
+  hit(n) {
+    this.row(this.#hit)?.classList.remove('hit');
+    this.#hit = n;
+    const row = this.row(n);
+    row?.classList.add('hit');
+    if (row && !row.querySelector('mark')) row.querySelector('.more')?.click();
   }
 
   /** Shows times: `off`, `clock` or `since`. */
@@ -140,21 +212,105 @@ export class LineList {
     }
   }
 
-  /** Writes how long each step took beside its headings. */
-  steps(steps) {
-    this.took = new Map(
-      steps
-        .filter((step) => step.ended_at)
-        .map((step) => [step.step, duration(Date.parse(step.ended_at) - Date.parse(step.started_at))]),
-    );
-    for (const { heading, line } of this.#rows) if (heading) heading.lastChild.textContent = this.took.get(line.step) ?? '';
+  // ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** The place of the first row from line `n` on. */
+  #index(n) {
+    let [low, high] = [0, this.#rows.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.#rows[middle].line.n < n) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  #section(n) {
+    return this.#sections.find(({ first, last }) => first <= n && n <= last);
+  }
+
+  /** Whether no line of these is to be seen. */
+  #isFolded(from, to) {
+    for (let n = from; n <= to; ) {
+      const section = this.#section(n);
+      if (!section || section.open) return false;
+      n = section.last + 1;
+    }
+    return true;
+  }
+
+  #follows(before, after) {
+    if (!this.#isFolded(before + 1, after - 1)) throw new RangeError(`line ${after} does not follow line ${before}`);
+  }
+
+  #cut(last, from = last + 1) {
+    const at = this.#index(Math.min(from, last + 1));
+    for (const { row } of this.#rows.splice(at)) row.remove();
+    this.#last = last;
+  }
+
+  #entries(lines) {
+    return lines.filter((line) => this.#section(line.n)?.open !== false).map((line) => ({ line, row: this.#row(line) }));
+  }
+
+  /** Brings folds and headings in line with what the stretch has. */
+  #arrange() {
+    if (!this.isEmpty) {
+      for (const { first, last, open } of this.#sections) {
+        if (open || first > Math.min(last, this.#last) || last < this.#first) continue;
+        const at = this.#index(first);
+        for (const { row } of this.#rows.splice(at, this.#index(last + 1) - at)) row.remove();
+        this.#first = Math.min(this.#first, first);
+        this.#last = Math.max(this.#last, Math.min(last, this.#total));
+      }
+    }
+    let next = null;
+    for (const section of this.#sections.toReversed()) {
+      let heading = this.#heads.get(section.key);
+      if (Math.max(section.first, this.#first) > Math.min(section.last, this.#last)) {
+        heading?.remove();
+        this.#heads.delete(section.key);
+        continue;
+      }
+      if (!heading) {
+        heading = this.#heading(section.key);
+        this.#heads.set(section.key, heading);
+      }
+      const entry = this.#rows[this.#index(section.first)];
+      const before = entry && entry.line.n <= section.last ? entry.row : next;
+      if (heading.parentNode !== this.#list || heading.nextSibling !== before) this.#list.insertBefore(heading, before);
+      this.#label(section);
+      next = heading;
+    }
+  }
+
+  #heading(key) {
+    const heading = make('div', 'h');
+    const button = make('button', 'fold');
+    button.type = 'button';
+    button.append(make('span', 'name'), make('span', 'd'), make('span', 'd k'));
+    button.addEventListener('click', () => this.#toggled(key));
+    heading.append(button);
+    return heading;
+  }
+
+  #label({ key, name, open, failed, took, first, last }) {
+    const heading = this.#heads.get(key);
+    heading.className = `h${open ? ' open' : ''}${failed ? ' failed' : ''}`;
+    const [button] = heading.children;
+    const count = Math.max(0, Math.min(last, Math.max(this.#total, this.#last)) - first + 1);
+    const texts = [failed ? `${name} failed` : name, took, count === 1 ? '1 line' : `${count.toLocaleString('en')} lines`];
+    if (button.getAttribute('aria-expanded') !== String(open)) button.setAttribute('aria-expanded', String(open));
+    texts.forEach((text, i) => {
+      if (button.children[i].textContent !== text) button.children[i].textContent = text;
+    });
   }
 
   #marked(n) {
     return this.#range !== null && n >= this.#range[0] && n <= this.#range[1];
   }
 
-  #entry(line, before) {
+  #row(line) {
     const row = make('div', line.stream === 'stdout' ? 'l' : `l ${line.stream === 'sdp' ? 'sdp' : 'err'}`);
     row.id = `L${line.n}`;
     const number = make('a', 'n', line.n);
@@ -163,14 +319,8 @@ export class LineList {
     if (this.#times !== 'off') row.append(this.#time(line));
     row.append(this.#text(line));
     if (this.#marked(line.n)) row.classList.add('hl');
-    const heading = before?.step === line.step ? null : this.#heading(line.step);
-    return { line, row, heading };
-  }
-
-  #heading(step) {
-    const heading = make('div', 'h');
-    heading.append(make('span', '', step.charAt(0).toUpperCase() + step.slice(1)), make('span', 'd', this.took?.get(step) ?? ''));
-    return heading;
+    if (this.#hit === line.n) row.classList.add('hit');
+    return row;
   }
 
   #time(line) {
@@ -185,14 +335,40 @@ export class LineList {
 
   #text(line) {
     const text = make('span', 'x');
-    this.#fill(text, parse(line.text), SHOWN);
+    this.#fill(text, this.#withMatches(parse(line.text)), SHOWN);
     return text;
+  }
+
+  /** The pieces, parted where a match begins or ends. */
+  #withMatches(pieces) {
+    if (!this.#found) return pieces;
+    const { text: wanted, matchCase } = this.#found;
+    const whole = pieces.map(({ text }) => text).join('');
+    const within = matchCase ? whole : folded(whole);
+    const borders = [];
+    for (let at = within.indexOf(wanted); at >= 0; at = within.indexOf(wanted, at + wanted.length)) borders.push(at, at + wanted.length);
+    if (borders.length === 0) return pieces;
+    const parted = [];
+    let at = 0; // in the whole text
+    let border = 0; // how many borders are behind: inside a match if odd
+    for (const { text, cls } of pieces) {
+      let from = 0;
+      while (from < text.length) {
+        while (borders[border] <= at) border += 1;
+        const length = Math.min(text.length - from, (borders[border] ?? Infinity) - at);
+        parted.push({ text: text.slice(from, from + length), cls, matches: border % 2 === 1 });
+        from += length;
+        at += length;
+      }
+    }
+    return parted;
   }
 
   // Long lines are rare and cost much: the rest is shown when somebody asks.
   #fill(text, pieces, limit) {
     let left = limit;
     let hidden = 0;
+    const nodes = [];
     for (const piece of pieces) {
       let shown = piece.text;
       if (shown.length > left) {
@@ -203,7 +379,7 @@ export class LineList {
         shown = shown.slice(0, cut);
         left = 0;
       } else left -= shown.length;
-      if (shown !== '') text.append(piece.cls ? make('span', piece.cls, shown) : shown);
+      if (shown !== '') nodes.push(piece.cls || piece.matches ? make(piece.matches ? 'mark' : 'span', piece.cls, shown) : shown);
     }
     if (hidden > 0) {
       const more = make('button', 'more', `… show ${hidden.toLocaleString('en')} more characters`);
@@ -212,7 +388,8 @@ export class LineList {
         text.replaceChildren();
         this.#fill(text, pieces, Infinity);
       });
-      text.append(more);
+      nodes.push(more);
     }
+    for (const node of nodes) text.append(node);
   }
 }

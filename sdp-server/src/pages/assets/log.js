@@ -3,13 +3,17 @@
 //   open ──▶ window (newest lines, or those around #L120) by REST ──▶ WebSocket from the line after the newest known one
 //                 ▲ scroll up: the 500 lines before; scroll down: the 500 after
 //
+// The steps are sections that fold (sections.js); lines of folded ones are neither loaded nor drawn. Searching is search.js.
 // Two positions: the stretch of lines in the page (`lines.first..last`), and `next`, the first line that the socket has not
 // brought yet. While the stretch reaches `next` it is `attached` and grows live; while somebody reads further up it is not, and
 // what the socket brings is only counted. Lines are known by number, so none is shown twice and none is left out.
 
-import { Problem, api, duration, isSignedOut, now, onEvents, refresh, say } from './common.js';
+import { Problem, duration, isSignedOut, now, onEvents, refresh, say, toClipboard } from './common.js';
 import { LineList, MAX } from './lines.js';
 import { Live } from './live.js';
+import { Search } from './search.js';
+import { Sections } from './sections.js';
+import { Source } from './source.js';
 import { plain } from './ansi.js';
 
 const WINDOW = 500;
@@ -21,7 +25,8 @@ const COPY = 20_000; // lines that are copied at once
 const $ = (id) => document.getElementById(id);
 const pane = $('log');
 const { id, requested } = pane.dataset;
-const lines = new LineList($('lines'), Date.parse(requested));
+const lines = new LineList($('lines'), Date.parse(requested), { toggled });
+const sections = new Sections();
 const path = `/api/v1/deployments/${id}`;
 
 let total = Number(pane.dataset.lines);
@@ -42,31 +47,18 @@ let cost = 0;
 
 // ── windows ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** The lines from..to, all of them that there are: the server may answer with fewer at once. */
-async function load(from, to) {
-  const found = [];
-  let at = Math.max(1, from);
-  while (at <= to) {
-    const answer = await api(`${path}/logs?from=${at}&limit=${Math.min(WINDOW, to - at + 1)}`);
-    total = Math.max(total, answer.total);
-    if (answer.lines.length === 0) break;
-    for (const line of answer.lines) found.push(line);
-    at = answer.lines.at(-1).n + 1;
-    if (at > answer.total) break;
-  }
-  return found;
-}
+const source = new Source(path, sections, {
+  get total() {
+    return total;
+  },
+  set total(count) {
+    total = count;
+  },
+});
 
 /** Changes rows while what is in view stays where it is. */
 function steady(change) {
-  const top = pane.getBoundingClientRect().top;
-  let [low, high] = [lines.first, lines.last];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (lines.row(middle).getBoundingClientRect().bottom > top) high = middle;
-    else low = middle + 1;
-  }
-  const anchor = lines.row(low);
+  const anchor = lines.below(pane.getBoundingClientRect().top)?.row;
   const before = anchor?.getBoundingClientRect().top ?? 0;
   change();
   if (anchor?.isConnected) pane.scrollTop += anchor.getBoundingClientRect().top - before;
@@ -88,16 +80,18 @@ async function toNewest() {
   setRange(null);
   if (!attached) {
     try {
-      let found = await load(total - WINDOW + 1, total);
+      const { version } = sections;
+      let found = await source.above(total, WINDOW);
       // The first answer may have said that there are more than the page knew of.
-      if (found.length > 0 && found.at(-1).n < total) found = await load(total - WINDOW + 1, total);
+      if (found.last < total) found = await source.above(total, WINDOW);
       if (mine !== generation) return;
-      lines.reset(found);
-      reattach();
+      if (version !== sections.version) return await toNewest();
+      reset(found);
       for (let tries = 0; !attached && tries < 20; tries += 1) {
-        const more = await load(lines.last + 1, next - 1);
+        const more = await source.below(lines.last + 1, WINDOW, next - 1);
         if (mine !== generation) return;
-        lines.append(more);
+        if (version !== sections.version) return await toNewest();
+        lines.append(more.lines, more.last);
         reattach();
       }
     } catch (problem) {
@@ -108,23 +102,35 @@ async function toNewest() {
   show();
 }
 
-async function toLine(first, last = first) {
+function reset(found) {
+  lines.total(total);
+  lines.reset(found.lines, found.first, found.last);
+  reattach();
+}
+
+/** Shows these lines, unfolded, and marks them; with `marked` false what was marked stays so. */
+async function toLine(first, last = first, marked = true) {
   const mine = ++generation;
   follow = false;
-  setRange([first, last]);
-  if (!lines.row(first)) {
+  if (marked) setRange([first, last]);
+  const revealed = sections.reveal(first, last);
+  if (revealed || !lines.row(first)) {
     try {
-      const found = await load(first - WINDOW / 2, Math.max(last, first + WINDOW / 2));
+      const { version } = sections;
+      const before = await source.above(first - 1, WINDOW / 2);
+      // A long range is marked as a whole, but not loaded as a whole.
+      const found = await source.below(first, Math.min(Math.max(last - first + 1, WINDOW / 2), MAX - WINDOW));
       if (mine !== generation) return;
-      if (!found.some((line) => line.n === first)) {
+      if (version !== sections.version) return await toLine(first, last, marked);
+      if (found.lines[0]?.n !== first) {
         say(total === 0 ? 'Nothing was printed yet.' : `There is no line ${first} yet; the newest is ${total}.`, { bad: true });
         await toNewest();
         return;
       }
-      lines.reset(found);
-      reattach();
+      lines.sections(sections.all);
+      reset({ first: before.first, last: found.last, lines: before.lines.concat(found.lines) });
     } catch (problem) {
-      failed(problem, () => toLine(first, last));
+      failed(problem, () => toLine(first, last, marked));
       return;
     }
   }
@@ -135,19 +141,68 @@ async function toLine(first, last = first) {
   edges();
 }
 
+// ── folding ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** Somebody pressed a section's heading. */
+async function toggled(key) {
+  const mine = ++generation;
+  const was = sections.all.find((one) => one.key === key);
+  if (!was) return;
+  const section = sections.choose(key, !was.open);
+  if (!section.open) {
+    const heading = lines.heading(key);
+    const before = heading.getBoundingClientRect().top;
+    lines.sections(sections.all);
+    // The heading stays under the pointer.
+    pane.scrollTop += heading.getBoundingClientRect().top - before;
+    lastTop = pane.scrollTop;
+  } else if (section.last === Infinity && !ended) {
+    // What happens now is at its end.
+    attached = false;
+    lines.sections(sections.all);
+    await toNewest();
+    return;
+  } else {
+    follow = false;
+    try {
+      const found = await source.below(section.first, WINDOW, Math.min(section.last, total));
+      if (mine !== generation) return;
+      lines.unfold(section, found.lines);
+      if (lines.length > MAX) lines.trimEnd(MAX);
+      edge('end', '');
+    } catch (problem) {
+      sections.choose(key, false);
+      failed(problem, () => toggled(key));
+      return;
+    }
+  }
+  reattach();
+  edges();
+}
+
+/** The steps as they are now. What one reads stays as it is, unless one follows the end. */
+function arrange(steps, failedIn, hold) {
+  const { version } = sections;
+  sections.update({ steps, ended, failed: failedIn }, hold);
+  lines.sections(sections.all);
+  if (version !== sections.version && lines.last < next - 1) attached = false;
+  if (follow && attached) toBottom();
+}
+
 let up = false;
 let down = false;
 
 async function loadUp() {
-  if (up || lines.first <= 1 || lines.length === 0) return;
+  if (up || lines.first <= 1 || lines.isEmpty) return;
   up = true;
   const mine = generation;
   const before = lines.first;
+  const { version } = sections;
   try {
-    const found = await load(before - WINDOW, before - 1);
-    if (mine !== generation || lines.first !== before || found.length === 0) return;
+    const found = await source.above(before - 1, WINDOW);
+    if (mine !== generation || version !== sections.version || lines.first !== before || found.first >= before) return;
     steady(() => {
-      lines.prepend(found);
+      lines.prepend(found.lines, found.first);
       if (lines.length > MAX) {
         lines.trimEnd(MAX);
         attached = false;
@@ -167,15 +222,16 @@ async function loadUp() {
 }
 
 async function loadDown() {
-  if (down || attached || lines.length === 0) return;
+  if (down || attached || lines.isEmpty) return;
   down = true;
   const mine = generation;
   const after = lines.last;
+  const { version } = sections;
   try {
-    const found = await load(after + 1, after + WINDOW);
-    if (mine !== generation || lines.last !== after) return;
+    const found = await source.below(after + 1, WINDOW);
+    if (mine !== generation || version !== sections.version || lines.last !== after) return;
     steady(() => {
-      lines.append(found);
+      lines.append(found.lines, found.last);
       if (lines.length > MAX) lines.trimStart(MAX);
     });
     edge('end', '');
@@ -253,10 +309,11 @@ async function toFirst() {
   follow = false;
   if (lines.first > 1) {
     try {
-      const found = await load(1, WINDOW);
+      const { version } = sections;
+      const found = await source.below(1, WINDOW);
       if (mine !== generation) return;
-      lines.reset(found);
-      reattach();
+      if (version !== sections.version) return await toFirst();
+      reset(found);
     } catch (problem) {
       failed(problem, toFirst);
     }
@@ -305,8 +362,9 @@ function drawNow() {
   drawing = 0;
   const batch = pending.filter((line) => line.n > lines.last);
   pending = [];
+  lines.total(total);
   if (batch.length > 0 && attached) {
-    if (lines.length > 0 && batch[0].n !== lines.last + 1) {
+    if (!lines.isEmpty && batch[0].n !== lines.last + 1) {
       if (follow) lines.reset(batch);
       else detach();
     } else if (!follow && lines.length + batch.length > MAX) {
@@ -322,6 +380,23 @@ function drawNow() {
   drawn = performance.now();
   cost = drawn - begun;
 }
+
+// ── the search ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const search = new Search(path, {
+  view() {
+    const { top, bottom } = pane.getBoundingClientRect();
+    return [lines.below(top)?.line.n ?? 1, lines.below(bottom - 1)?.line.n ?? lines.last];
+  },
+  async go(n) {
+    await toLine(n, n, false);
+    lines.row(n)?.querySelector('mark')?.scrollIntoView({ block: 'center', inline: 'nearest' });
+    lastTop = pane.scrollTop;
+  },
+  find: (wanted) => steady(() => lines.find(wanted)),
+  hit: (n) => lines.hit(n),
+  leave: () => pane.focus(),
+});
 
 // ── the live connection ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -360,8 +435,11 @@ function anew(count) {
   seen = 0;
   total = count;
   next = count + 1;
+  sections.forget();
+  lines.sections([]);
   lines.reset([]);
   live.again();
+  search.again();
   toNewest();
 }
 
@@ -377,13 +455,15 @@ function afterwards() {
 
 function onDeployment(view) {
   const { deployment } = view;
+  const before = ended;
   ended = deployment.state.type === 'ended';
   if (deployment.attempt > attempt) {
     if (attempt > 0 && view.log_lines < next - 1) anew(view.log_lines);
     attempt = deployment.attempt;
   }
   total = Math.max(total, view.log_lines);
-  lines.steps(deployment.steps);
+  lines.total(total);
+  arrange(deployment.steps, deployment.state.outcome?.failure?.step, !follow || (ended && !before));
   if (deployment.version > event) {
     event = deployment.version;
     refresh();
@@ -415,14 +495,15 @@ function show() {
   $('count').textContent = total === 1 ? '1 line' : `${total.toLocaleString('en')} lines`;
   pane.style.setProperty('--digits', Math.max(3, String(total).length));
   const empty = $('empty');
-  empty.hidden = lines.length > 0;
+  empty.hidden = !lines.isEmpty;
   empty.textContent = finished || ended ? 'Nothing was printed.' : 'Waiting for the first line …';
   const jump = $('jump');
-  jump.hidden = lines.length === 0 || (attached && (follow || atBottom()));
+  jump.hidden = lines.isEmpty || (attached && (follow || atBottom()));
   const fresh = finished ? 0 : total - Math.max(seen, attached ? 0 : lines.last);
   jump.textContent = fresh > 0 && seen > 0 ? `↓ ${fresh.toLocaleString('en')} new` : '↓ Newest';
   $('follow').setAttribute('aria-pressed', String(follow && attached));
   $('follow').hidden = finished;
+  search.grown(total);
 }
 
 function setRange(wanted) {
@@ -529,7 +610,7 @@ $('jump').addEventListener('click', () => {
 async function copy() {
   const [from, to] = range ?? [Math.max(1, total - COPY + 1), total];
   try {
-    const wanted = await load(from, Math.min(to, from + COPY - 1));
+    const wanted = await source.load(from, Math.min(to, from + COPY - 1));
     const text = wanted.map((line) => `${plain(line.text)}\n`).join('');
     await toClipboard(text);
     const what = wanted.length === 1 ? 'One line' : `${wanted.length.toLocaleString('en')} lines`;
@@ -540,42 +621,28 @@ async function copy() {
   }
 }
 
-async function toClipboard(text) {
-  // Not there on plain http.
-  if (navigator.clipboard) {
-    await navigator.clipboard.writeText(text);
-    return;
-  }
-  const area = document.createElement('textarea');
-  area.value = text;
-  area.className = 'off-screen';
-  document.body.append(area);
-  area.select();
-  const done = document.execCommand('copy');
-  area.remove();
-  if (!done) throw new Error('refused');
-}
-
 $('copy').addEventListener('click', copy);
 
 // Headings of running steps tick with the rest of the page.
 setInterval(() => {
   const running = document.querySelector('.steps .now time[data-tick]');
-  const heading = [...document.querySelectorAll('#lines .h')].at(-1);
-  if (running && heading && attached && !ended) {
-    heading.lastChild.textContent = duration(Math.floor((now() - Date.parse(running.dateTime)) / 1000) * 1000).replace('.0', '');
-  }
+  const section = sections.all.at(-1);
+  if (!running || !section || ended) return;
+  lines.took(section.key, duration(Math.floor((now() - Date.parse(running.dateTime)) / 1000) * 1000).replace('.0', ''));
 }, 1000);
 
 // ── begin ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 wrap(remember('wrap') !== 'off');
 times(remember('times') ?? 'off');
-lines.steps(JSON.parse(pane.dataset.steps));
+lines.total(total);
+arrange(JSON.parse(pane.dataset.steps), pane.dataset.failed, false);
 const wanted = linked();
 if (wanted) {
   [anchor] = wanted;
   await toLine(...wanted);
+} else if (pane.dataset.failedLine) {
+  await toLine(Number(pane.dataset.failedLine));
 } else {
   await toNewest();
 }
