@@ -5,18 +5,22 @@
 //! code and give [`crate::run`] a connector of their own.
 
 mod file;
+mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use sdp_core::name::Label;
+use sdp_core::secret::Secret;
 
 pub use file::{ConfigError, ConfigFile, Environment};
 
+use crate::network::NetworkConfig;
 use crate::router::RouterConfig;
 pub use crate::spool::SpoolLimits;
 
@@ -57,7 +61,7 @@ pub struct RuntimeConfig {
 }
 
 /// How services are built.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct BuildConfig {
     /// How many builds of a service in a sandbox are kept, beside those that run.
     pub keep: usize,
@@ -65,6 +69,87 @@ pub struct BuildConfig {
     pub path: String,
     /// More variables of all builds, e.g. `GOPROXY`.
     pub env: BTreeMap<String, String>,
+    /// What composer shall know, as its `config.json`: mirrors, logins.
+    pub composer_config: Option<Secret>,
+    /// Programs that services choose by their labels.
+    pub toolchains: Vec<Toolchain>,
+    /// The way out of the machine.
+    pub network: NetworkConfig,
+}
+
+/// Programs for the services that have its label.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Toolchain {
+    /// The label; the agent has it, too.
+    pub label: Label,
+    /// Folders with programs, which come before those of `build.path`.
+    pub path: String,
+    /// Variables of builds that use it.
+    pub env: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Toolchain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { label, path, env } = self;
+        let names: Vec<_> = env.keys().collect();
+        f.debug_struct("Toolchain").field("label", label).field("path", path).field("env", &names).finish()
+    }
+}
+
+impl fmt::Debug for BuildConfig {
+    // Values of variables may be secrets: names only.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { keep, path, env, composer_config, toolchains, network } = self;
+        f.debug_struct("BuildConfig")
+            .field("keep", keep)
+            .field("path", path)
+            .field("env", &env.keys().collect::<Vec<_>>())
+            .field("composer_config", composer_config)
+            .field("toolchains", toolchains)
+            .field("network", network)
+            .finish()
+    }
+}
+
+impl BuildConfig {
+    /// The toolchains of a service, in the order in which they are configured.
+    pub fn toolchains_for<'a>(&'a self, labels: &'a BTreeSet<Label>) -> impl Iterator<Item = &'a Toolchain> {
+        self.toolchains.iter().filter(|toolchain| labels.contains(&toolchain.label))
+    }
+
+    /// The variables of a service's builds. Of several toolchains with the same program or variable the first counts; they
+    /// all count more than `[build]`, and that more than `[network]`.
+    #[must_use]
+    pub fn variables(&self, labels: &BTreeSet<Label>, bundle: Option<&Path>) -> BTreeMap<String, String> {
+        let mut env = self.network.variables(bundle);
+        env.extend(self.env.clone());
+        let chosen: Vec<_> = self.toolchains_for(labels).collect();
+        for toolchain in chosen.iter().rev() {
+            env.extend(toolchain.env.clone());
+        }
+        let path: Vec<&str> =
+            chosen.iter().map(|one| one.path.as_str()).chain([self.path.as_str()]).collect();
+        env.insert("PATH".to_owned(), path.join(":"));
+        env
+    }
+
+    /// What may not be seen in a build's output: passwords in URLs, values of variables that are named like secrets, and
+    /// the logins in composer's configuration.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<Secret> {
+        let mut found = Vec::new();
+        let toolchains = self.toolchains.iter().flat_map(|toolchain| &toolchain.env);
+        for (name, value) in self.env.iter().chain(toolchains) {
+            secrets::of_variable(name, value, &mut found);
+        }
+        if let Some(proxy) = &self.network.proxy {
+            secrets::of_variable("", proxy.as_str(), &mut found);
+        }
+        if let Some(config) = &self.composer_config {
+            secrets::of_json(config.expose(), &mut found);
+        }
+        found
+    }
 }
 
 impl Config {
@@ -99,6 +184,13 @@ impl Default for RuntimeConfig {
 
 impl Default for BuildConfig {
     fn default() -> Self {
-        Self { keep: 2, path: crate::builder::DEFAULT_PATH.to_owned(), env: BTreeMap::new() }
+        Self {
+            keep: 2,
+            path: crate::builder::DEFAULT_PATH.to_owned(),
+            env: BTreeMap::new(),
+            composer_config: None,
+            toolchains: Vec::new(),
+            network: NetworkConfig::default(),
+        }
     }
 }

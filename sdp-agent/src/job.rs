@@ -148,7 +148,10 @@ fn with_line(result: JobResult, last_printed: u64) -> JobResult {
         JobResult::Failed { mut failure } => {
             let shows = matches!(
                 failure.reason,
-                FailureReason::BuildFailed | FailureReason::Exited | FailureReason::HealthCheckFailed
+                FailureReason::BuildFailed
+                    | FailureReason::DependencyUnreachable
+                    | FailureReason::Exited
+                    | FailureReason::HealthCheckFailed
             );
             if shows && failure.line.is_none() && last_printed > 0 {
                 failure.line = Some(last_printed);

@@ -16,6 +16,7 @@ pub mod exec;
 pub mod git;
 mod job;
 pub mod link;
+pub mod network;
 pub mod redact;
 pub mod router;
 pub mod runtime;

@@ -3,18 +3,22 @@
 //! The invariant: a folder that a job or an instance uses is reserved here before anybody can sweep it away.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sdp_core::catalog::Builder;
+use sdp_core::failure::Failure;
 use sdp_core::id::{DeploymentId, InstanceId};
 use sdp_core::name::{CommitId, RepoPath, ServiceName};
 use tokio::sync::Mutex;
 
+use crate::builder::{self, PlannedFile, Survey};
 use crate::config::BuildConfig;
 use crate::git::Git;
 use crate::runtime::Runtime;
-use crate::workspace::{KeptBuild, Workspaces};
+use crate::workspace::{self, KeptBuild, Workspaces};
 
 #[derive(Debug)]
 pub(crate) struct Tools {
@@ -56,14 +60,41 @@ impl Tools {
         }
     }
 
-    /// The service's folder inside a tree, if it is really there.
-    pub(crate) async fn service_dir(
+    /// What a builder has to know of a tree and of this machine.
+    pub(crate) async fn survey(
         &self,
+        builder: &Builder,
         tree: &Path,
         subdir: &RepoPath,
-    ) -> io::Result<Result<PathBuf, sdp_core::failure::Failure>> {
-        let (tree, subdir) = (tree.to_owned(), subdir.clone());
-        self.blocking(move |workspaces| workspaces.service_dir(&tree, &subdir)).await
+        path: &OsStr,
+    ) -> io::Result<Result<Survey, Failure>> {
+        let (builder, tree, subdir, path) =
+            (builder.clone(), tree.to_owned(), subdir.clone(), path.to_owned());
+        self.blocking(move |_| builder::survey(&builder, &tree, &subdir, &path)).await
+    }
+
+    /// Writes files of the agent's own into a workspace.
+    pub(crate) async fn write_files(&self, files: Vec<PlannedFile>) -> io::Result<()> {
+        self.blocking(move |_| files.iter().try_for_each(workspace::write_file)).await?
+    }
+
+    /// Checks what a build has left.
+    pub(crate) async fn check_output(
+        &self,
+        output: &Path,
+        makes: Option<&Path>,
+    ) -> io::Result<Result<(), Failure>> {
+        let (output, makes) = (output.to_owned(), makes.map(Path::to_owned));
+        self.blocking(move |_| builder::check_output(&output, makes.as_deref())).await
+    }
+
+    /// All certificates that builds shall trust, where the operator has named some.
+    pub(crate) async fn certificates(&self) -> io::Result<Option<String>> {
+        if self.build.network.ca_file.is_none() {
+            return Ok(None);
+        }
+        let network = self.build.network.clone();
+        self.blocking(move |_| network.bundle()).await?
     }
 
     pub(crate) async fn keep(&self, deployment: DeploymentId, build: KeptBuild) -> io::Result<()> {

@@ -14,21 +14,22 @@ mod remove;
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use sdp_core::catalog::Builder;
 use sdp_core::deployment::Step;
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::DeploymentId;
-use sdp_core::name::{CommitId, RepoPath, SandboxName, ServiceName};
+use sdp_core::name::{CommitId, Label, RepoPath, SandboxName, ServiceName};
+use sdp_core::wire::JobSpec;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::builder::RunPlan;
+use crate::builder::{PlannedFile, RunPlan, Target};
 
 const SOURCE: &str = "source";
 const OUTPUT: &str = "output";
@@ -36,6 +37,8 @@ const OUTPUT: &str = "output";
 const HOME: &str = "home";
 const TMP: &str = "tmp";
 const RECORD: &str = "kept.json";
+/// Counts up when the same service is planned in another way than by an older agent.
+const PLAN: u32 = 2;
 const REMOVING: &str = ".removing-";
 /// The longest record of a kept build, in bytes.
 const MAX_RECORD: u64 = 1024 * 1024;
@@ -108,6 +111,10 @@ impl Workspaces {
         for name in [SOURCE, OUTPUT, HOME, TMP] {
             builder.create(folder.join(name))?;
         }
+        // Nobody gets through the folder above; a container that is shown one of these may run as somebody else.
+        for name in [SOURCE, OUTPUT] {
+            fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755))?;
+        }
         Ok(folder)
     }
 
@@ -129,23 +136,7 @@ impl Workspaces {
     /// # Errors
     /// `unsafe_tree` when there is no such folder, or a link leads out of the tree.
     pub fn service_dir(&self, tree: &Path, subdir: &RepoPath) -> Result<PathBuf, Failure> {
-        beneath(tree, subdir.as_str()).map_err(|error| {
-            let what = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-                Some(rustix::io::Errno::NOENT) => "is not in this commit",
-                Some(rustix::io::Errno::NOTDIR) => "is not a folder",
-                Some(rustix::io::Errno::XDEV | rustix::io::Errno::LOOP) => {
-                    "is a link that leads out of the repository"
-                }
-                _ => {
-                    return Failure::new(
-                        Step::Fetch,
-                        FailureReason::Internal,
-                        format!("cannot open the folder {subdir}: {error}"),
-                    );
-                }
-            };
-            Failure::new(Step::Fetch, FailureReason::UnsafeTree, format!("the folder {subdir} {what}"))
-        })
+        folder_beneath(tree, subdir.as_str(), &format!("the folder {subdir}"))
     }
 
     /// Remembers that a deployment's workspace holds a finished build.
@@ -189,7 +180,7 @@ impl Workspaces {
             .collect();
         found
             .into_iter()
-            .filter(|(id, build)| build.run.cwd.is_dir() && self.output_dir(*id).is_dir())
+            .filter(|(id, build)| build.run.folders().all(Path::is_dir) && self.output_dir(*id).is_dir())
             .max_by_key(|(id, build)| (build.kept_at, *id))
     }
 
@@ -251,9 +242,13 @@ impl Workspaces {
 
 /// What a build depends on beside the commit: a kept one is used only where this is the same.
 #[must_use]
-pub fn spec_hash(builder: &Builder, subdir: &RepoPath) -> String {
+pub fn spec_hash(spec: &JobSpec, target: Target, toolchains: &[&Label]) -> String {
+    // Its plan for the container depends on how much it may use; no other builder's does.
+    let limits =
+        matches!(spec.builder, Builder::Php { .. }).then_some((spec.limits.memory_mib, spec.limits.pids));
     // Field order is the declaration's, so the text is the same every time.
-    let text = serde_json::to_vec(&(builder, subdir)).unwrap_or_default();
+    let parts = (PLAN, target, &spec.builder, &spec.subdir, &spec.image, limits, toolchains);
+    let text = serde_json::to_vec(&parts).unwrap_or_default();
     Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -272,7 +267,59 @@ fn read_record(folder: &Path) -> Option<KeptBuild> {
     file.take(MAX_RECORD).read_to_string(&mut text).ok()?;
     let build: KeptBuild = serde_json::from_str(&text).ok()?;
     // It was written beside what a build could write to: it may not lead anywhere else.
-    build.run.cwd.starts_with(folder).then_some(build)
+    let inside = |path: &Path| {
+        path.starts_with(folder) && !path.components().any(|part| matches!(part, Component::ParentDir))
+    };
+    let believed = build.run.folders().all(inside);
+    believed.then_some(build)
+}
+
+/// Writes a small file of the agent's own into a folder of a workspace, which is made if need be. What is there under its
+/// name is removed, not followed. Blocking.
+///
+/// # Errors
+/// When it cannot be written, or its folder is a link.
+pub(crate) fn write_file(file: &PlannedFile) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (file.path.parent(), file.path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(folder, flags, Mode::empty())?;
+    match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
+        Err(error) if error != rustix::io::Errno::NOENT => return Err(error.into()),
+        _ => {}
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = if file.secret { Mode::RUSR | Mode::WUSR } else { Mode::from(0o644) };
+    let mut opened = fs::File::from(rustix::fs::openat(&folder, name, flags, mode)?);
+    // Whatever the agent's umask is.
+    opened.set_permissions(fs::Permissions::from_mode(mode.bits()))?;
+    opened.write_all(file.text.as_bytes())
+}
+
+/// A folder in a checked-out tree, as a path without links; `what` names it.
+///
+/// # Errors
+/// `unsafe_tree` when there is no such folder, or a link leads out of the tree.
+pub(crate) fn folder_beneath(tree: &Path, folder: &str, what: &str) -> Result<PathBuf, Failure> {
+    beneath(tree, folder).map_err(|error| {
+        let problem = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+            Some(rustix::io::Errno::NOENT) => "is not in this commit",
+            Some(rustix::io::Errno::NOTDIR) => "is not a folder",
+            Some(rustix::io::Errno::XDEV | rustix::io::Errno::LOOP) => {
+                "is a link that leads out of the repository"
+            }
+            _ => {
+                let detail = format!("cannot open {what}: {error}");
+                return Failure::new(Step::Fetch, FailureReason::Internal, detail);
+            }
+        };
+        Failure::new(Step::Fetch, FailureReason::UnsafeTree, format!("{what} {problem}"))
+    })
 }
 
 /// Opens a folder beneath another and says where it really is.

@@ -1,11 +1,13 @@
 //! What the agent says of itself: its hello, and what it found on its machine.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use sdp_core::wire::{FromAgent, PROTOCOL, Preflight};
 
 use super::Agent;
-use crate::config::Config;
+use crate::builder::find_program;
+use crate::config::{BuildConfig, Config};
 
 impl Agent {
     pub(super) fn hello(&self) -> FromAgent {
@@ -61,19 +63,37 @@ pub(super) async fn tools_found(config: &Config) -> Vec<Preflight> {
         ok: true,
         detail: format!("built in (libgit2 {major}.{minor}.{patch})"),
     }];
-    let path = config.build.path.clone();
-    let go = tokio::task::spawn_blocking(move || {
-        path.split(':').map(|folder| Path::new(folder).join("go")).find(|file| file.is_file())
-    });
-    match go.await.ok().flatten() {
-        Some(file) => {
-            found.push(Preflight { check: "go".into(), ok: true, detail: file.display().to_string() });
-        }
-        None if config.labels.iter().any(|label| label.as_str().starts_with("go")) => {
-            let detail = "this agent is labelled with go, but there is none in build.path".to_owned();
-            found.push(Preflight { check: "go".into(), ok: false, detail });
-        }
-        None => {}
+    let build = config.build.clone();
+    let looked = tokio::task::spawn_blocking(move || programs(&build)).await;
+    found.extend(looked.unwrap_or_default());
+    let labelled = config.labels.iter().any(|label| label.as_str().starts_with("go"));
+    if labelled && !found.iter().any(|check| check.check == "go" || check.check.starts_with("toolchain ")) {
+        let detail = "this agent is labelled with go, but there is none in build.path".to_owned();
+        found.push(Preflight { check: "go".into(), ok: false, detail });
     }
     found
+}
+
+/// The programs that builders need, and the toolchains' folders. Blocking.
+fn programs(build: &BuildConfig) -> Vec<Preflight> {
+    let path = OsStr::new(&build.path);
+    let programs = ["go", "composer"].into_iter().filter_map(|name| {
+        let file = find_program(path, name)?;
+        let (ok, detail) = match name {
+            "composer" if find_program(path, "php").is_none() => {
+                (false, format!("{} needs php, which is not in build.path", file.display()))
+            }
+            _ => (true, file.display().to_string()),
+        };
+        Some(Preflight { check: name.to_owned(), ok, detail })
+    });
+    let toolchains = build.toolchains.iter().map(|toolchain| {
+        let missing = toolchain.path.split(':').find(|folder| !Path::new(folder).is_dir());
+        let (ok, detail) = match missing {
+            Some(folder) => (false, format!("there is no folder {folder}")),
+            None => (true, toolchain.path.clone()),
+        };
+        Preflight { check: format!("toolchain {}", toolchain.label), ok, detail }
+    });
+    programs.chain(toolchains).collect()
 }

@@ -1,17 +1,29 @@
 //! Go: one static binary from the main package, run in the service's folder (templates and static files are there).
 //!
 //! The toolchain is the machine's own and downloads no other; caches are shared between deployments; `vendor/` is honoured
-//! by Go itself; modules come from where the operator's `GOPROXY`, `GOPRIVATE` … say.
+//! by Go itself; modules come from where the operator's `GOPROXY`, `GOPRIVATE`, `GONOSUMDB` … say. Files of the repository
+//! (`.env`, a `go.env`) set none of these.
+//!
+//! In a container the binary is outside of the repository, which stays as it was committed.
 
 use std::ffi::OsString;
 
+use sdp_core::failure::Failure;
 use sdp_core::name::RepoPath;
 
-use super::{BuildContext, BuildPlan, RunPlan, build_env};
+use super::{BuildContext, BuildPlan, Mount, OUT, RunPlan, SRC, Target, build_env, container, image};
 use crate::exec::Program;
 
-pub(super) fn plan(main_package: &RepoPath, args: &[String], cx: &BuildContext) -> BuildPlan {
-    let binary = cx.output.join("app");
+/// What the binary runs in when the service names nothing else.
+const IMAGE: &str = "alpine:3.20";
+const BINARY: &str = "app";
+
+pub(super) fn plan(
+    main_package: &RepoPath,
+    args: &[String],
+    cx: &BuildContext,
+) -> Result<BuildPlan, Failure> {
+    let binary = cx.output.join(BINARY);
     let package = match main_package.as_str() {
         "." => ".".to_owned(),
         // With ./ it is a folder, never a package of the standard library or the network.
@@ -39,9 +51,29 @@ pub(super) fn plan(main_package: &RepoPath, args: &[String], cx: &BuildContext) 
         ("GOPATH".into(), home.join("path").into()),
         ("HOME".into(), home.into_os_string()),
     ]);
-    let run = std::iter::once(binary.to_string_lossy().into_owned()).chain(args.iter().cloned());
-    BuildPlan {
+    let with_args = |program: String| std::iter::once(program).chain(args.iter().cloned()).collect();
+    let run = match cx.target {
+        Target::Process => RunPlan {
+            argv: with_args(binary.to_string_lossy().into_owned()),
+            cwd: cx.source.clone(),
+            container: None,
+        },
+        Target::Container => {
+            let mut container = container(image(cx, IMAGE)?, SRC, cx);
+            container.mounts.push(Mount::new(&cx.output, OUT));
+            RunPlan {
+                argv: with_args(format!("{OUT}/{BINARY}")),
+                cwd: cx.inside(SRC, &cx.source),
+                container: Some(container),
+            }
+        }
+    };
+    Ok(BuildPlan {
+        notes: Vec::new(),
+        before: Vec::new(),
         build: vec![Program { argv, cwd: cx.source.clone(), env }],
-        run: RunPlan { argv: run.collect(), cwd: cx.source.clone(), container: None },
-    }
+        makes: Some(binary),
+        after: Vec::new(),
+        run,
+    })
 }

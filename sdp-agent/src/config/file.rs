@@ -14,9 +14,10 @@ use sdp_core::secret::Secret;
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
-use super::{BuildConfig, Config, RuntimeConfig, SpoolLimits};
+use super::{BuildConfig, Config, RuntimeConfig, SpoolLimits, Toolchain};
 use crate::git::{GitConfig, GitConfigError};
 use crate::link::{Connector, InvalidLink, WebSocket};
+use crate::network::NetworkConfig;
 use crate::router::RouterConfig;
 
 /// A longer token file is none.
@@ -90,6 +91,8 @@ pub struct ConfigFile {
     git: GitConfig,
     runtime: RuntimeSection,
     build: BuildSection,
+    toolchain: Vec<ToolchainSection>,
+    network: NetworkConfig,
     spool: SpoolSection,
     router: Option<RouterSection>,
 }
@@ -124,6 +127,16 @@ struct RuntimeSection {
 struct BuildSection {
     keep: Option<usize>,
     path: Option<String>,
+    env: BTreeMap<String, String>,
+    composer_config: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToolchainSection {
+    label: Label,
+    path: String,
+    #[serde(default)]
     env: BTreeMap<String, String>,
 }
 
@@ -222,8 +235,8 @@ impl ConfigFile {
         }
         let mut config = Config::new(data_dir);
         config.labels.clone_from(&self.labels);
-        if self.labels.len() > 50 {
-            return Err(invalid("labels", "at most 50"));
+        if self.labels.len() + self.toolchain.len() > 50 {
+            return Err(invalid("labels", "at most 50, those of toolchains among them"));
         }
         if let Some(capacity) = self.capacity {
             if !(1..=256).contains(&capacity) {
@@ -238,6 +251,17 @@ impl ConfigFile {
         config.git = self.git.clone();
         config.runtime = self.runtime.config()?;
         config.build = self.build.config()?;
+        config.build.toolchains = self.toolchains()?;
+        // A service that asks for one is to be placed here.
+        config.labels.extend(config.build.toolchains.iter().map(|toolchain| toolchain.label.clone()));
+        self.network.validate().map_err(|(key, problem)| invalid(key, problem))?;
+        if let Some(path) = &self.network.ca_file {
+            self.network
+                .bundle()
+                .map_err(|error| invalid("network.ca_file", format!("{}: {error}", path.display())))?;
+        }
+        config.build.network = self.network.clone();
+        config.git.use_network(&self.network);
         config.spool = self.spool.limits()?;
         config.router = self.router.as_ref().map(|RouterSection::Builtin(router)| router.clone());
         if let Some(router) = &config.router
@@ -247,6 +271,20 @@ impl ConfigFile {
             return Err(invalid("router.base_url", "needed when the router listens on all addresses"));
         }
         Ok(config)
+    }
+
+    fn toolchains(&self) -> Result<Vec<Toolchain>, ConfigError> {
+        let mut seen = BTreeSet::new();
+        let mut toolchains = Vec::new();
+        for ToolchainSection { label, path, env } in &self.toolchain {
+            if !seen.insert(label) {
+                return Err(invalid("toolchain.label", format!("{label} is there twice")));
+            }
+            folders("toolchain.path", path)?;
+            let env = variables("toolchain.env", env)?;
+            toolchains.push(Toolchain { label: label.clone(), path: path.clone(), env });
+        }
+        Ok(toolchains)
     }
 
     /// Checks the way to the server, and reads the token.
@@ -272,7 +310,8 @@ impl ConfigFile {
                 });
             }
         };
-        Ok(Connector::WebSocket(WebSocket::new(server, &token, self.ca_file.as_deref())?))
+        let ca_file = self.ca_file.as_ref().or(self.network.ca_file.as_ref()).cloned();
+        Ok(Connector::WebSocket(WebSocket::new(server, &token, ca_file.as_deref())?))
     }
 }
 
@@ -316,13 +355,11 @@ impl BuildSection {
             config.keep = keep;
         }
         if let Some(path) = &self.path {
-            let absolute = path.split(':').all(|folder| folder.starts_with('/'));
-            if !absolute {
-                return Err(invalid("build.path", "absolute folders with : between them"));
-            }
+            folders("build.path", path)?;
             config.path.clone_from(path);
         }
         config.env = variables("build.env", &self.env)?;
+        config.composer_config = self.composer_config.as_deref().map(read_composer_config).transpose()?;
         Ok(config)
     }
 }
@@ -342,6 +379,23 @@ impl SpoolSection {
         }
         Ok(limits)
     }
+}
+
+fn folders(key: &str, path: &str) -> Result<(), ConfigError> {
+    let absolute = path.split(':').all(|folder| folder.starts_with('/'));
+    if absolute { Ok(()) } else { Err(invalid(key, "absolute folders with : between them")) }
+}
+
+fn read_composer_config(path: &Path) -> Result<Secret, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let problem = match serde_json::from_str::<serde_json::Value>(&text) {
+        Ok(json) if json.is_object() => return Ok(Secret::new(text)),
+        Ok(_) => "is not a JSON object".to_owned(),
+        // Where, and not what: there may be a password in it.
+        Err(error) => format!("is not JSON (line {}, column {})", error.line(), error.column()),
+    };
+    Err(invalid("build.composer_config", format!("{} {problem}", path.display())))
 }
 
 /// Names that every program could be given, and no NUL.

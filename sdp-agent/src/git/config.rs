@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::network::NetworkConfig;
+
 /// The `[git]` section. Nothing is allowed until it is named.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -19,7 +21,7 @@ pub struct GitConfig {
     pub ca_file: Option<PathBuf>,
     /// An HTTP proxy for all hosts, with its own user and password where it wants them.
     pub proxy: Option<Url>,
-    /// Hosts that are reached without the proxy: `host`, `.domain`, `*`.
+    /// Hosts that are reached without the proxy, see [`crate::network::NoProxy`].
     pub no_proxy: Vec<String>,
     /// How long a name lookup and a connection may each take, in seconds. A cancel waits for them, so keep it short.
     #[serde(with = "seconds")]
@@ -111,6 +113,20 @@ pub enum GitConfigError {
 }
 
 impl GitConfig {
+    /// Takes from `[network]` what this section does not say itself: the certificates; the proxy with those who are
+    /// reached without it.
+    pub fn use_network(&mut self, network: &NetworkConfig) {
+        if self.ca_file.is_none() {
+            self.ca_file.clone_from(&network.ca_file);
+        }
+        if self.proxy.is_none() {
+            self.proxy.clone_from(&network.proxy);
+            if self.no_proxy.is_empty() && !network.no_proxy.is_empty() {
+                self.no_proxy = vec![network.no_proxy.text()];
+            }
+        }
+    }
+
     /// Looks whether the section makes sense, without touching the disk.
     ///
     /// # Errors

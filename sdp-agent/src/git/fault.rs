@@ -152,7 +152,7 @@ fn tls_text(error: &rustls::Error) -> String {
     use rustls::CertificateError as Certificate;
     match error {
         rustls::Error::InvalidCertificate(Certificate::UnknownIssuer) => {
-            "shows a certificate of an authority that the agent does not trust: name it as ca_file in [git]"
+            "shows a certificate of an authority that the agent does not trust: name it as ca_file in [network]"
                 .to_owned()
         }
         rustls::Error::InvalidCertificate(Certificate::NotValidForNameContext { .. }) => {

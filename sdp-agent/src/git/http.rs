@@ -27,6 +27,7 @@ use super::fault::{self, Fault, said, unreachable};
 use super::pkt::{self, Capabilities, Part};
 use super::refs::Refs;
 use super::source::origin_text;
+use crate::network::NoProxy;
 
 /// How many redirects within the origin are followed.
 const MAX_REDIRECTS: usize = 3;
@@ -88,7 +89,7 @@ impl<'a> Host<'a> {
             .build();
         let agent = ureq::Agent::config_builder()
             .tls_config(tls)
-            .proxy(proxy(config)?)
+            .proxy(proxy(config, base)?)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .http_status_as_error(false)
@@ -257,8 +258,11 @@ fn login(credential: &GitCredential) -> Result<HeaderValue, Fault> {
     Ok(value)
 }
 
-fn proxy(config: &GitConfig) -> Result<Option<ureq::Proxy>, Fault> {
+fn proxy(config: &GitConfig, to: &Url) -> Result<Option<ureq::Proxy>, Fault> {
     let Some(url) = &config.proxy else { return Ok(None) };
+    if NoProxy::parse(config.no_proxy.iter().map(String::as_str)).matches(to) {
+        return Ok(None);
+    }
     let decode = |text: &str| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned();
     let protocol = if url.scheme() == "https" { ProxyProtocol::Https } else { ProxyProtocol::Http };
     let mut builder = ureq::Proxy::builder(protocol)
@@ -269,9 +273,6 @@ fn proxy(config: &GitConfig) -> Result<Option<ureq::Proxy>, Fault> {
     }
     if let Some(password) = url.password() {
         builder = builder.password(&decode(password));
-    }
-    for host in &config.no_proxy {
-        builder = builder.no_proxy(host);
     }
     let proxy = builder
         .build()

@@ -1,26 +1,29 @@
 //! The steps of a job, one after the other.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sdp_core::catalog::Builder;
 use sdp_core::deployment::Step;
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::name::CommitId;
+use sdp_core::secret::Secret;
 use sdp_core::wire::{Progress, Stream};
 use tokio::time::Instant;
 
 use super::{Halt, Order, Stop, Undo};
-use crate::builder::{self, BuildContext, RunPlan};
+use crate::builder::{self, BuildContext, LastLines, PlannedFile, RunPlan, Survey, Target, explain};
 use crate::exec::{self, ExecError, Program};
 use crate::git::GitOp;
 use crate::redact::Redactor;
 use crate::runtime::{CheckError, StartError, StartSpec};
 use crate::spool::JobLog;
+use crate::sync::Lock;
 use crate::tools::Tools;
 use crate::workspace::{KeptBuild, spec_hash};
 
@@ -47,13 +50,13 @@ impl<'a> Steps<'a> {
         undo: &'a mut Undo,
     ) -> Self {
         // The build never gets the credential; should it find its way there all the same, it is not printed.
-        let redactor = match &order.credential {
-            Some(login) => {
-                let password = login.password.expose();
-                Redactor::new([password, &format!("{}:{password}", login.username)])
-            }
-            None => Redactor::default(),
-        };
+        let mut secrets = tools.build.secrets();
+        if let Some(login) = &order.credential {
+            let password = login.password.expose();
+            secrets.push(Secret::new(format!("{}:{password}", login.username)));
+            secrets.push(login.password.clone());
+        }
+        let redactor = Redactor::new(secrets.iter().map(Secret::expose));
         Self { order, tools, log, stop, undo, redactor }
     }
 
@@ -93,7 +96,7 @@ impl<'a> Steps<'a> {
         if !spec.reuse_build {
             return Ok(None);
         }
-        let hash = spec_hash(&spec.builder, &spec.subdir);
+        let hash = self.spec_hash();
         let kept = self.tools.find_kept(&spec.service, commit, &hash, spec.instance).await;
         self.log.progress(Progress::BuildReused { reused: kept.is_some() });
         if let Some(kept) = kept {
@@ -140,33 +143,52 @@ impl<'a> Steps<'a> {
         self.begin(Step::Build)?;
         let spec = &self.order.spec;
         let until = Instant::now() + seconds(spec.step_limits.build);
-        let source = self.tools.service_dir(tree, &spec.subdir).await;
-        let source = self.settle_io(Step::Build, source)?;
-        let source = self.settle(Step::Build, source)?;
+        let target = self.target();
         let workspace = tree.parent().unwrap_or(tree).to_owned();
+        let base_env = self.base_env(&workspace).await?;
+        let path = base_env.get(OsStr::new("PATH")).cloned().unwrap_or_default();
+        let survey = self.survey(tree, &path).await?;
         let context = BuildContext {
-            source,
+            target,
+            tree: tree.to_owned(),
+            source: survey.source.clone(),
             output: workspace.join("output"),
             caches: self.tools.caches.clone(),
-            base_env: self.base_env(),
+            base_env,
+            composer_config: self.tools.build.composer_config.clone(),
+            image: spec.image.clone(),
+            limits: spec.limits,
+            facts: survey.facts.clone(),
         };
         self.settle_io(Step::Build, tokio::fs::create_dir_all(&context.caches).await)?;
-        let plan = builder::plan(&spec.builder, &context);
+        let plan = self.settle(Step::Build, builder::plan(&spec.builder, &context))?;
+        for note in &plan.notes {
+            self.say(note);
+        }
         if plan.build.is_empty() {
             self.say("nothing to build");
         }
+        let written = self.tools.write_files(plan.before).await;
+        self.settle_io(Step::Build, written)?;
         for program in plan.build {
             self.build_command(program, until).await?;
         }
-        // Asked again: the build ran programs of the repository, which may have put a link in its place.
-        let still = self.tools.service_dir(tree, &spec.subdir).await;
-        let still = self.settle_io(Step::Build, still)?;
-        self.settle(Step::Build, still)?;
+        // Asked again: the build ran programs of the repository, which may have put a link in a folder's place.
+        let still = self.survey(tree, &path).await?;
+        if (&still.source, &still.facts.document_root) != (&survey.source, &survey.facts.document_root) {
+            let detail = "the build has put another folder in the place of the service's";
+            return Err(Halt::failed(Step::Build, FailureReason::UnsafeTree, detail));
+        }
+        let left = self.tools.check_output(&context.output, plan.makes.as_deref()).await;
+        let left = self.settle_io(Step::Build, left)?;
+        self.settle(Step::Build, left)?;
+        let written = self.tools.write_files(plan.after).await;
+        self.settle_io(Step::Build, written)?;
         let kept = KeptBuild {
             service: spec.service.clone(),
             sandbox: spec.sandbox.clone(),
             commit: commit.clone(),
-            spec_hash: spec_hash(&spec.builder, &spec.subdir),
+            spec_hash: self.spec_hash(),
             run: plan.run.clone(),
             kept_at: Timestamp::now(),
         };
@@ -175,12 +197,38 @@ impl<'a> Steps<'a> {
         Ok(plan.run)
     }
 
+    async fn survey(&self, tree: &Path, path: &OsStr) -> Result<Survey, Halt> {
+        let spec = &self.order.spec;
+        let survey = self.tools.survey(&spec.builder, tree, &spec.subdir, path).await;
+        let survey = self.settle_io(Step::Build, survey)?;
+        self.settle(Step::Build, survey)
+    }
+
+    fn target(&self) -> Target {
+        Target::of_runtime(self.tools.runtime.kind())
+    }
+
+    fn spec_hash(&self) -> String {
+        let spec = &self.order.spec;
+        let toolchains: Vec<_> =
+            self.tools.build.toolchains_for(&spec.labels).map(|toolchain| &toolchain.label).collect();
+        spec_hash(spec, self.target(), &toolchains)
+    }
+
     async fn build_command(&self, program: Program, until: Instant) -> Result<(), Halt> {
         let name = program.argv.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
         let words: Vec<_> = program.argv.iter().map(|word| word.to_string_lossy()).collect();
         self.say(&words.join(" "));
         let log = self.log.clone();
-        let on_line = Arc::new(move |stream: Stream, line: &[u8]| log.line(Step::Build, stream, line));
+        let last_lines = Arc::new(Lock::new(LastLines::default()));
+        let on_line = {
+            let last_lines = last_lines.clone();
+            Arc::new(move |stream: Stream, line: &[u8]| {
+                let number = log.line(Step::Build, stream, line);
+                last_lines.lock().push(number, line);
+            })
+        };
+        let mirror = self.mirror(&program);
         let options = exec::Options { redactor: self.redactor.clone(), ..exec::Options::default() };
         let limit = until.saturating_duration_since(Instant::now());
         let ended = Box::pin(exec::run_with(program, options, on_line, self.stop.token(), limit)).await;
@@ -190,6 +238,12 @@ impl<'a> Steps<'a> {
             Ok(status) => {
                 let mut failure =
                     Failure::new(Step::Build, FailureReason::BuildFailed, format!("{name}: {status}"));
+                if let Some(known) = explain(&self.order.spec.builder, &last_lines.lock(), mirror.as_deref())
+                {
+                    failure.reason = known.reason;
+                    failure.detail = self.redactor.text(&known.detail).into_owned();
+                    failure.line = known.line;
+                }
                 failure.exit_code = status.code();
                 Err(failure.into())
             }
@@ -355,12 +409,29 @@ impl<'a> Steps<'a> {
     }
 
     /// What the operator gives to builds; of the agent's own environment they get nothing.
-    fn base_env(&self) -> BTreeMap<OsString, OsString> {
-        let build = &self.tools.build;
-        let mut env: BTreeMap<OsString, OsString> =
-            build.env.iter().map(|(name, value)| (name.into(), value.into())).collect();
-        env.insert("PATH".into(), build.path.clone().into());
-        env
+    async fn base_env(&self, workspace: &Path) -> Result<BTreeMap<OsString, OsString>, Halt> {
+        let bundle = match self.settle_io(Step::Build, self.tools.certificates().await)? {
+            Some(text) => {
+                let path = workspace.join("home/certificates.pem");
+                let file = PlannedFile { path: path.clone(), text, secret: false };
+                let written = self.tools.write_files(vec![file]).await;
+                self.settle_io(Step::Build, written)?;
+                Some(path)
+            }
+            None => None,
+        };
+        let variables = self.tools.build.variables(&self.order.spec.labels, bundle.as_deref());
+        Ok(variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+
+    /// Where a build's tool was told to look for modules or packages.
+    fn mirror(&self, program: &Program) -> Option<String> {
+        match &self.order.spec.builder {
+            Builder::Go { .. } => {
+                program.env.get(OsStr::new("GOPROXY")).map(|value| value.to_string_lossy().into_owned())
+            }
+            _ => self.tools.build.composer_config.as_ref().map(|_| "composer_config".to_owned()),
+        }
     }
 }
 

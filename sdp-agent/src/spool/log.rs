@@ -151,23 +151,31 @@ impl JobLog {
         &self.0.broken
     }
 
-    /// Appends a line, without its line feed. Cheap; to be called from any thread. After the end it does nothing.
-    pub(crate) fn line(&self, step: Step, stream: Stream, line: &[u8]) {
+    /// Appends a line, without its line feed, and returns its number if that is known already. Cheap; to be called from any
+    /// thread. After the end it does nothing.
+    pub(crate) fn line(&self, step: Step, stream: Stream, line: &[u8]) -> Option<u64> {
         let line = record::tidy(line);
         let meta = LineMeta { length: length(&line), at_ms: now_ms(), step, stream };
-        let urgent = {
+        let (urgent, number) = {
             let mut state = self.0.state.lock();
             if state.done {
-                return;
+                return None;
             }
+            let before = state.lines;
             self.0.append(&mut state, meta, &line);
+            let number = (state.lines > before).then_some(state.lines);
             let urgent = state.since_urgent >= URGENT;
             if urgent {
                 state.since_urgent = 0;
             }
-            urgent
+            (urgent, number)
         };
-        if urgent { self.0.bell.ring_urgently() } else { self.0.bell.ring() }
+        if urgent {
+            self.0.bell.ring_urgently();
+        } else {
+            self.0.bell.ring();
+        }
+        number
     }
 
     /// A line of SDP's own.

@@ -180,18 +180,42 @@ fn what_a_crash_left_half_removed_goes_at_the_next_start() {
 fn workspaces_are_closed_to_others() {
     let (_folder, workspaces) = workspaces();
     let path = workspaces.create(DeploymentId::new()).unwrap();
-    for path in [path.clone(), path.join(SOURCE)] {
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o077, 0);
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    for path in [path.clone(), path.join(HOME), path.join(TMP)] {
+        assert_eq!(mode(&path), 0o700);
+    }
+    // A container is shown these, and may run as somebody else.
+    for name in [SOURCE, OUTPUT] {
+        assert_eq!(mode(&path.join(name)), 0o755);
     }
 }
 
 #[test]
 fn the_hash_changes_with_what_the_build_depends_on() {
-    let builder = |json| serde_json::from_value::<Builder>(json).unwrap();
-    let top = RepoPath::parse(".").unwrap();
-    let a = spec_hash(&builder(serde_json::json!({"type": "go"})), &top);
-    assert_eq!(a, spec_hash(&builder(serde_json::json!({"type": "go", "main_package": "."})), &top));
-    assert_ne!(a, spec_hash(&builder(serde_json::json!({"type": "go", "main_package": "cmd"})), &top));
-    assert_ne!(a, spec_hash(&builder(serde_json::json!({"type": "go"})), &RepoPath::parse("x").unwrap()));
+    let hash = |change: fn(&mut serde_json::Value)| {
+        let mut spec = serde_json::json!({
+            "number": 1, "service": "shop", "sandbox": "alice", "instance": sdp_core::id::InstanceId::new(),
+            "repo": "/srv/git/shop.git", "git_ref": "main", "commit": null, "reuse_build": true, "subdir": ".",
+            "builder": { "type": "go" }, "health": { "type": "tcp" }, "env": {}, "port": null, "image": null,
+            "limits": {}, "writable": [], "release": null, "labels": [], "step_limits": {},
+        });
+        change(&mut spec);
+        spec_hash(&serde_json::from_value(spec).unwrap(), Target::Container, &[])
+    };
+    let a = hash(|_| {});
     assert_eq!(a.len(), 64);
+    assert_eq!(a, hash(|spec| spec["builder"]["main_package"] = ".".into()));
+    assert_eq!(a, hash(|spec| spec["limits"]["memory_mib"] = 64.into()), "only the start depends on it");
+    let others = [
+        hash(|spec| spec["builder"]["main_package"] = "cmd".into()),
+        hash(|spec| spec["subdir"] = "x".into()),
+        hash(|spec| spec["image"] = "debian:12".into()),
+        hash(|spec| spec["builder"] = serde_json::json!({ "type": "php" })),
+        hash(|spec| {
+            spec["builder"] = serde_json::json!({ "type": "php" });
+            spec["limits"]["memory_mib"] = 64.into();
+        }),
+    ];
+    let all: std::collections::BTreeSet<_> = others.iter().chain([&a]).collect();
+    assert_eq!(all.len(), 6, "{all:?}");
 }

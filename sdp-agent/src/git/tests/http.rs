@@ -476,7 +476,7 @@ async fn https_trusts_the_configured_authority_and_no_other() {
     let all = all.join("\n").replace(&host.address.port().to_string(), "PORT");
     insta::assert_snapshot!(all.replace(&misnamed.address.port().to_string(), "PORT"), @r#"
     git_unreachable: https://localhost:PORT shows a certificate for another name
-    git_unreachable: https://localhost:PORT shows a certificate of an authority that the agent does not trust: name it as ca_file in [git]
+    git_unreachable: https://localhost:PORT shows a certificate of an authority that the agent does not trust: name it as ca_file in [network]
     "#);
 }
 
