@@ -69,6 +69,9 @@ SIGTERM and Ctrl-C end it: builds and services are stopped, and what they said i
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the program's own output")]
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // What the unit lets the agent do (become the build's user, …) is for the agent, not for the programs that it starts, which
+    // would be given it otherwise. Before there is a second thread. Where it fails, the kernel knows no such capabilities.
+    let _known_to_the_kernel = rustix::thread::clear_ambient_capability_set();
     let configuration = ConfigFile::load(arguments.config.as_deref(), &|name| std::env::var_os(name))
         .and_then(|file| Ok((file.config()?, file.connector()?)));
     let (config, connector) = match configuration {

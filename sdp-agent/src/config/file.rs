@@ -82,6 +82,9 @@ pub struct ConfigFile {
     #[serde(skip)]
     token: Option<Secret>,
     token_file: Option<PathBuf>,
+    /// Where systemd has put the unit's credentials.
+    #[serde(skip)]
+    credentials: Option<PathBuf>,
     ca_file: Option<PathBuf>,
     insecure_http: bool,
     data_dir: Option<PathBuf>,
@@ -201,6 +204,7 @@ impl ConfigFile {
         if let Some(path) = text("SDP_AGENT_TOKEN_FILE")? {
             self.token_file = Some(path.into());
         }
+        self.credentials = env("CREDENTIALS_DIRECTORY").map(PathBuf::from).filter(|path| path.is_absolute());
         if let Some(path) = text("SDP_AGENT_CA_FILE")? {
             self.ca_file = Some(path.into());
         }
@@ -302,7 +306,7 @@ impl ConfigFile {
         }
         let token = match (&self.token, &self.token_file) {
             (Some(token), _) => token.clone(),
-            (None, Some(path)) => read_token(path)?,
+            (None, Some(path)) => read_token(path, self.credentials.as_deref())?,
             (None, None) => {
                 return Err(ConfigError::Missing {
                     key: "token_file",
@@ -426,7 +430,9 @@ fn is_loopback(server: &Url) -> bool {
     }
 }
 
-fn read_token(path: &Path) -> Result<Secret, ConfigError> {
+/// Reads a token that its owner alone can read. Among systemd's `credentials` the bits of the group say how much a list of single
+/// users may do at most; who is on it systemd has seen to.
+fn read_token(path: &Path, credentials: Option<&Path>) -> Result<Secret, ConfigError> {
     let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
     let wrong = |problem: String| invalid("token_file", format!("{} {problem}", path.display()));
     let file = std::fs::File::open(path).map_err(unreadable)?;
@@ -435,7 +441,8 @@ fn read_token(path: &Path) -> Result<Secret, ConfigError> {
     if !meta.is_file() {
         return Err(wrong("is not a file".into()));
     }
-    if mode & 0o077 != 0 {
+    let others = if credentials.is_some_and(|folder| path.starts_with(folder)) { 0o037 } else { 0o077 };
+    if mode & others != 0 {
         return Err(wrong(format!("can be read by others (mode {mode:04o}): chmod 600 it")));
     }
     let mut text = String::new();

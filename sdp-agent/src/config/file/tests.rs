@@ -172,3 +172,21 @@ git.origins: https://git.example.com is not of the form https://host or https://
 router.base_url: needed when the router listens on all addresses
 "#);
 }
+
+#[test]
+fn systemd_may_give_the_token_to_a_list_of_users() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.token");
+    std::fs::write(&path, "sdpa_hunter2\n").unwrap();
+    let said = |mode, credentials: Option<&Path>| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        read_token(&path, credentials)
+            .map(|token| token.expose().to_owned())
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(said(0o440, Some(folder.path())).as_deref(), Ok("sdpa_hunter2"));
+    assert!(said(0o440, None).unwrap_err().contains("mode 0440"));
+    assert!(said(0o440, Some(Path::new("/run/credentials"))).unwrap_err().contains("mode 0440"));
+    assert!(said(0o444, Some(folder.path())).unwrap_err().contains("mode 0444"));
+    assert!(said(0o460, Some(folder.path())).unwrap_err().contains("mode 0460"));
+}
