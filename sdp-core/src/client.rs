@@ -91,13 +91,20 @@ impl Client {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             let _already_there = rustls::crypto::ring::default_provider().install_default();
         }
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder()
             .user_agent(concat!("sdp/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build()
-            .map_err(|error| ClientError::InvalidSetup { problem: error.to_string() })?;
+            .no_proxy();
+        if base.scheme() == "http" {
+            // A machine without any CA certificates can still speak plain http.
+            http = http.tls_certs_only([]);
+        }
+        let http = http.build().map_err(|error| {
+            let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
+            let problem = causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"));
+            ClientError::InvalidSetup { problem }
+        })?;
         Self::with_http(http, base, token)
     }
 
