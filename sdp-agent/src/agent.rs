@@ -12,6 +12,7 @@
 
 mod commands;
 mod connection;
+mod follow;
 mod hello;
 mod recent;
 
@@ -122,6 +123,7 @@ async fn ended(task: &mut Option<tokio::task::JoinHandle<()>>) {
     }
 }
 
+#[derive(Debug)]
 struct Agent {
     config: Config,
     boot: BootId,
@@ -160,6 +162,7 @@ struct Running {
 }
 
 /// Instances that a router said are drained: the newest [`DRAINED_KEPT`], numbered.
+#[derive(Debug)]
 struct Drained {
     newest: watch::Sender<u64>,
     kept: Lock<VecDeque<(u64, InstanceId)>>,

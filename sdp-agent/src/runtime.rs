@@ -17,11 +17,12 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use sdp_core::catalog::{HealthCheck, Limits};
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{DeploymentId, DeploymentNumber, InstanceId};
 use sdp_core::name::{SandboxName, ServiceName, WritablePath};
-use sdp_core::wire::{InstanceReport, Preflight};
+use sdp_core::wire::{InstanceReport, OutputLine, Preflight};
 use tokio_util::sync::CancellationToken;
 
 use crate::builder::RunPlan;
@@ -75,12 +76,26 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// The last lines that an instance printed, oldest first; none if it is unknown.
     fn output(&self, instance: InstanceId, lines: usize) -> BoxFuture<'_, Option<Vec<String>>>;
 
+    /// What an instance prints: its last `tail` lines (as far as they are at hand with their times), then more as it comes,
+    /// until it has ended for good; none if it is unknown. Whoever reads slowly does not hold the instance up.
+    fn follow(&self, instance: InstanceId, tail: usize)
+    -> BoxFuture<'_, Option<BoxStream<'static, Printed>>>;
+
     /// Forgets an instance, its port and its files; one that still runs is stopped first.
     fn forget(&self, instance: InstanceId);
 
     /// The agent ends. What cannot outlive it is stopped; returns when nothing of the runtime's own is left. Nothing can be
     /// started after that.
     fn shut_down(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Some lines that an instance printed, one after the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Printed {
+    /// How many lines before these were left out, because their reader was too slow.
+    pub left_out: u64,
+    /// In the order in which they were printed.
+    pub lines: Vec<OutputLine>,
 }
 
 /// An instance to start.

@@ -14,9 +14,9 @@ pub use crate::deployment::Deployment;
 pub use crate::event::Event;
 use crate::id::{DeploymentId, DeploymentNumber};
 use crate::name::{AgentName, EnvName, GitRef, Label, SandboxName, ServiceName, TokenName};
-pub use crate::sandbox::{Instance, Sandbox};
+pub use crate::sandbox::{Instance, LastRestart, Sandbox};
 use crate::secret::{GitCredential, Secret};
-pub use crate::wire::{Preflight, RefInfo};
+pub use crate::wire::{OutputLine, Preflight, RefInfo};
 
 /// The header by which a bot's token names the person it speaks for.
 pub const ON_BEHALF_OF: &str = "sdp-on-behalf-of";
@@ -111,6 +111,9 @@ pub struct DeploymentView {
     pub log_lines: u64,
     /// If it was superseded: the deployment that took its place.
     pub superseded_by: Option<DeploymentId>,
+    /// What it waits for, if it waits: a clause without a full stop, such as `payments in alice is being deployed (#12)`.
+    #[serde(default)]
+    pub waiting_for: Option<String>,
 }
 
 /// One page of a list.
@@ -145,6 +148,51 @@ pub struct InstanceList {
 pub struct InstanceOutput {
     /// Oldest first; bytes that are no UTF-8 are replaced.
     pub lines: Vec<String>,
+}
+
+/// A piece of what an instance prints (`event: lines` of a followed output).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct OutputChunk {
+    /// How many lines before these were left out, because they came faster than they could be passed on.
+    pub left_out: u64,
+    /// In the order in which they were printed; none in the first piece: it is being followed.
+    pub lines: Vec<OutputLine>,
+}
+
+/// Why a followed output has ended (`event: end`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct OutputEnd {
+    /// What happened.
+    pub reason: OutputEndReason,
+    /// What exactly, as a sentence without a full stop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// Why a followed output has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum OutputEndReason {
+    /// The instance has ended, or prints nothing any more: that was all.
+    Ended,
+    /// The agent could not follow it.
+    Failed,
+    /// The connection to its agent was lost; it may go on: follow again.
+    AgentAway,
+    /// The server stops: follow again.
+    Stopping,
+}
+
+impl OutputEndReason {
+    /// Whether there may be more, for those who follow again.
+    #[must_use]
+    pub fn may_go_on(self) -> bool {
+        matches!(self, Self::AgentAway | Self::Stopping)
+    }
 }
 
 /// All sandboxes.
@@ -198,6 +246,9 @@ pub struct AgentView {
     pub router: bool,
     /// What it found out about itself.
     pub preflight: Vec<Preflight>,
+    /// Why it takes no work though it is connected, if that is so.
+    #[serde(default)]
+    pub degraded: Option<String>,
 }
 
 /// Branches and tags of a service's repository.

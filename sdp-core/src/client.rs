@@ -28,6 +28,7 @@
 
 mod error;
 mod feed;
+mod output;
 mod sse;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ use crate::secret::Secret;
 
 pub use error::ClientError;
 pub use feed::{EventFilter, EventStream, FeedItem, FeedStream};
+pub use output::{OutputItem, OutputStream};
 pub use verbs::{DeploymentFilter, InstanceFilter, RawLog, StateFilter};
 
 /// How long connecting may take.

@@ -18,6 +18,7 @@ mod config;
 mod decide;
 mod error;
 mod input;
+mod output;
 mod request;
 mod run;
 mod session;
@@ -33,6 +34,7 @@ use tokio::task::JoinSet;
 
 pub use config::PlatformConfig;
 pub use error::PlatformError;
+pub use output::{Followed, OutputFollow};
 pub use request::{Again, Deploy, DeploymentFilter, Idempotency, InstanceFilter, Save, StateFilter};
 
 use crate::api;
@@ -85,6 +87,7 @@ struct Inner {
     config: PlatformConfig,
     store: Store,
     logs: Logs,
+    followers: Arc<output::Followers>,
     inputs: mpsc::Sender<Input>,
     newest: watch::Receiver<EventSeq>,
     /// The orchestrator; `stop` awaits it.
@@ -113,11 +116,13 @@ impl Platform {
         .await
         .map_err(|_| PlatformError::Stopping)??;
         let snapshot = store.read(crate::store::Snapshot::load).await?;
-        let (run, inputs, newest) = run::Run::new(config.clone(), store.clone(), logs.clone(), snapshot);
+        let followers = Arc::new(output::Followers::default());
+        let (run, inputs, newest) =
+            run::Run::new(config.clone(), store.clone(), logs.clone(), followers.clone(), snapshot);
         let mut task = JoinSet::new();
         task.spawn(run.run());
         let task = Mutex::new(task);
-        Ok(Self { inner: Arc::new(Inner { config, store, logs, inputs, newest, task }) })
+        Ok(Self { inner: Arc::new(Inner { config, store, logs, followers, inputs, newest, task }) })
     }
 
     /// Stops taking commands, ends all connections to agents, and returns when everything accepted is in the store.

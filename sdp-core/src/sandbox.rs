@@ -64,12 +64,26 @@ pub struct Instance {
     /// When it stopped, if it has.
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub stopped_at: Option<Timestamp>,
-    /// The last lines that it printed, if it stopped by itself.
+    /// The last lines that it printed before it stopped by itself, or before it was started again.
     #[serde(default)]
     pub last_lines: Vec<String>,
     /// How many times it ended by itself and was started again.
     #[serde(default)]
     pub restarts: u32,
+    /// The last time that happened.
+    #[serde(default)]
+    pub last_restart: Option<LastRestart>,
+}
+
+/// When and why an instance was started again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LastRestart {
+    /// When it was.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub at: Timestamp,
+    /// Why it had ended.
+    pub reason: StopReason,
 }
 
 /// Where an instance stands.

@@ -117,6 +117,10 @@ impl App {
     /// A deployment with what the server knows beside its events.
     pub(crate) async fn view(&self, deployment: Deployment) -> Result<DeploymentView, PlatformError> {
         let queue_position = self.platform().queue_position(deployment.id).await?;
+        let waiting_for = match deployment.is_ended() {
+            true => None,
+            false => self.platform().waiting_for(deployment.id).await?,
+        };
         let superseded_by = match deployment.outcome() {
             Some(Outcome::Superseded { by, .. }) => Some(*by),
             _ => None,
@@ -126,6 +130,7 @@ impl App {
             queue_position,
             log_lines: self.platform().logs().lines(deployment.id),
             superseded_by,
+            waiting_for,
             deployment,
         })
     }

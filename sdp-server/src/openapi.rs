@@ -4,7 +4,7 @@
 //! `openapi/sdp.json` is this document, checked in; a test compares.
 
 use axum::http::Method;
-use sdp_core::api::Problem;
+use sdp_core::api::{OutputChunk, OutputEnd, Problem};
 use utoipa::openapi::path::{HttpMethod, Operation, PathItem};
 use utoipa::openapi::schema::Schema;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -37,7 +37,7 @@ use crate::edge::{Who, who};
         (name = "sockets", description = "WebSockets"),
         (name = "health", description = "For service managers and load balancers"),
     ),
-    components(schemas(Problem)),
+    components(schemas(Problem, OutputChunk, OutputEnd)),
     modifiers(&Security)
 )]
 struct Document;

@@ -1,7 +1,7 @@
-//! The pages: what browsers see. Home, a deployment with its live log, and how to sign in.
+//! The pages: what browsers see. Home, a deployment with its live log, an instance with its live output, and how to sign in.
 //!
 //! ```text
-//! handler: ask the platform ─▶ a model (Home, LogPage) ─▶ pure rendering (maud) ─▶ HTML
+//! handler: ask the platform ─▶ a model (Home, LogPage, InstancePage) ─▶ pure rendering (maud) ─▶ HTML
 //! script:  something happened (feed, socket) ─▶ fetch the page again ─▶ change what differs
 //! ```
 //! So there is one rendering, on the server, and all of it but the log's lines can be read without scripts. Text from outside
@@ -12,6 +12,7 @@
 
 mod assets;
 mod home;
+mod instance;
 mod layout;
 mod log;
 mod parts;
@@ -30,7 +31,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use jiff::Timestamp;
 use sdp_core::deployment::Deployment;
-use sdp_core::id::DeploymentRef;
+use sdp_core::id::{DeploymentRef, InstanceId};
 use sdp_core::platform::{DeploymentFilter, InstanceFilter, Platform, PlatformError, StateFilter};
 use sdp_core::sandbox::{Instance, InstanceState, StopReason};
 
@@ -39,6 +40,7 @@ use crate::edge::{Caller, Named};
 use crate::problem::Refused;
 
 use home::{Home, Prefill};
+use instance::InstancePage;
 use log::LogPage;
 
 /// How many places (service and sandbox) the home page shows at most.
@@ -49,6 +51,7 @@ pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/", get(show_home))
         .route("/deployments/{deployment}", get(show_deployment))
+        .route("/instances/{instance}", get(show_instance))
         .route("/deployments", get(|| async { Redirect::permanent("/#deployments") }))
         .route("/assets/{version}/{name}", get(assets::serve))
         .route("/favicon.ico", get(|| async { Redirect::temporary(&assets::url("icon.svg")) }))
@@ -79,6 +82,21 @@ async fn show_deployment(
     let read = async {
         let Named(reference) = name?;
         Ok::<_, Refused>(read_log_page(&app, &caller, reference).await?)
+    };
+    match read.await {
+        Ok(page) => layout::respond(StatusCode::OK, page.render()),
+        Err(refused) => sign_in::problem_page(refused, Some(&caller.principal)),
+    }
+}
+
+async fn show_instance(
+    State(app): State<App>,
+    caller: Caller,
+    name: Result<Named<InstanceId>, Refused>,
+) -> Response {
+    let read = async {
+        let Named(id) = name?;
+        Ok::<_, Refused>(read_instance_page(&app, &caller, id).await?)
     };
     match read.await {
         Ok(page) => layout::respond(StatusCode::OK, page.render()),
@@ -170,6 +188,33 @@ async fn read_log_page(
     let newer = newest.first().map(|newest| newest.number).filter(|number| *number > deployment.number);
     let view = app.view(deployment).await?;
     Ok(LogPage { principal: caller.principal.clone(), now: Timestamp::now(), event, view, instance, newer })
+}
+
+async fn read_instance_page(
+    app: &App,
+    caller: &Caller,
+    id: InstanceId,
+) -> Result<InstancePage, PlatformError> {
+    let platform = app.platform();
+    let event = platform.newest_event();
+    let instance = platform.instance(id).await?;
+    let deployment = platform.deployment(instance.deployment.into()).await.ok();
+    let filter = InstanceFilter {
+        service: Some(instance.service.clone()),
+        sandbox: Some(instance.sandbox.clone()),
+        all: false,
+    };
+    let there = platform.instances(filter).await?;
+    // Newest first.
+    let newer = there.first().map(|newest| newest.id).filter(|newest| *newest > id);
+    Ok(InstancePage {
+        principal: caller.principal.clone(),
+        now: Timestamp::now(),
+        event,
+        instance,
+        deployment,
+        newer,
+    })
 }
 
 /// No route: a page for people, a problem for programs.

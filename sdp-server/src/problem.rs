@@ -141,6 +141,7 @@ pub(crate) fn status(code: &str) -> StatusCode {
         "queue_full"
         | "no_agent"
         | "agent_away"
+        | "too_many_followers"
         | "stopping"
         | "shutting_down"
         | "not_ready"

@@ -17,7 +17,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::App;
 use crate::rest::{
-    agents, deployments, events, health, instances, logs, sandboxes, services, sign_in, tokens,
+    agents, deployments, events, health, instances, logs, output, sandboxes, services, sign_in, tokens,
 };
 use crate::{edge, openapi, pages, socket};
 
@@ -41,7 +41,8 @@ pub(crate) fn api() -> (Router<App>, OpenApi) {
         .routes(routes!(instances::get))
         .routes(routes!(instances::stop))
         .routes(routes!(instances::restart))
-        .routes(routes!(instances::output))
+        .routes(routes!(output::read))
+        .routes(routes!(output::raw))
         .routes(routes!(sandboxes::list))
         .routes(routes!(sandboxes::get, sandboxes::delete))
         .routes(routes!(agents::list))

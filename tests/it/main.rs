@@ -13,3 +13,4 @@ mod examples;
 mod go;
 mod harness;
 mod links;
+mod output;

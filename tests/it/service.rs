@@ -1,5 +1,6 @@
 //! The service that the tests deploy: a small web server on `PORT` that answers with the file `greeting.txt` of its commit.
 //! `GET /slow` answers after 500 ms, `GET /env/NAME` with a variable, `GET /crash` ends the process with code 3.
+//! `GET /print/N` prints N numbered lines, `GET /print/flood` prints for as long as it lives.
 //! The file `behaviour.txt`, if there is one, says what is odd about it: `deaf` never listens, `ends` ends at once with code 7.
 //!
 //! It is compiled once, by `rustc`, and not part of the test binary.
@@ -53,13 +54,31 @@ fn serve(stream: TcpStream, greeting: &str) -> std::io::Result<()> {
                 std::thread::sleep(Duration::from_millis(500));
                 greeting.to_owned()
             }
-            other => match other.strip_prefix("/env/") {
-                Some(name) => std::env::var(name).unwrap_or_default(),
-                None => greeting.to_owned(),
+            "/print/flood" => {
+                std::thread::spawn(flood);
+                greeting.to_owned()
+            }
+            other => match (other.strip_prefix("/env/"), other.strip_prefix("/print/")) {
+                (Some(name), _) => std::env::var(name).unwrap_or_default(),
+                (None, Some(lines)) => {
+                    let lines: u32 = lines.parse().unwrap_or(0);
+                    (1..=lines).for_each(|n| println!("line {n}"));
+                    greeting.to_owned()
+                }
+                (None, None) => greeting.to_owned(),
             },
         };
         println!("GET {path}");
         write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\ncontent-type: text/plain\r\n\r\n{body}", body.len())?;
         stream.flush()?;
+    }
+}
+
+fn flood() {
+    let mut out = std::io::stdout().lock();
+    for n in 1_u64.. {
+        if writeln!(out, "flood {n} {}", "x".repeat(80)).is_err() {
+            return;
+        }
     }
 }

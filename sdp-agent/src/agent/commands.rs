@@ -23,6 +23,8 @@ use crate::spool::{JobKey, JobLog, Outflow};
 const LIST_WITHIN: Duration = Duration::from_secs(30);
 /// The most lines of an instance's output in an answer.
 const MOST_OUTPUT: u32 = 10_000;
+/// The most bytes of JSON that such an answer has: half of what a frame may have.
+const ANSWER: usize = sdp_core::wire::MAX_CONTROL_FRAME / 2;
 
 impl Agent {
     /// Does what a command says; an answer that takes time comes later.
@@ -277,12 +279,31 @@ impl Agent {
     async fn read_output(&self, instance: InstanceId, lines: u32) -> Answer {
         let lines = usize::try_from(lines.min(MOST_OUTPUT)).unwrap_or(0);
         match self.tools.runtime.output(instance, lines).await {
-            Some(lines) => Answer::Output { lines },
+            Some(lines) => Answer::Output { lines: newest_that_fit(lines) },
             None => {
                 failed(FailureReason::AgentRestarted, "the agent has no output of this instance any more")
             }
         }
     }
+}
+
+/// The newest of these lines, as many as an answer holds.
+fn newest_that_fit(mut lines: Vec<String>) -> Vec<String> {
+    let mut room = ANSWER;
+    // As JSON: what must be escaped takes more.
+    let length = |line: &String| {
+        line.bytes()
+            .map(|b| if b < 0x20 { 6 } else { 1 + usize::from(matches!(b, b'"' | b'\\')) })
+            .sum::<usize>()
+            + 3
+    };
+    let fitting = lines.iter().rev().take_while(|line| {
+        let fits = length(line) <= room;
+        room = room.saturating_sub(length(line));
+        fits
+    });
+    let skipped = lines.len() - fitting.count();
+    lines.split_off(skipped)
 }
 
 fn failed(reason: FailureReason, detail: &str) -> Answer {

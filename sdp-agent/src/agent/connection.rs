@@ -11,10 +11,11 @@ use sdp_core::wire::{
     ByeReason, FromAgent, InstanceAction, InstanceDecision, InstanceStatus, JobAction, JobDecision, ToAgent,
 };
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Agent;
+use super::follow::{self, Follows};
 use crate::job::StopWhy;
 use crate::link::{Backoff, ConnectError, Connector, dice};
 use crate::spool::{Next, Outflow};
@@ -123,11 +124,12 @@ impl Agent {
         };
         let (outbox, mail) = mpsc::channel(OUTBOX);
         let outflow = Outflow::new(self.spool.clone());
+        let (mut follows, printed) = Follows::new(self.clone());
         *self.outbox.lock() = Some(outbox.clone());
         self.take_welcome(epoch, jobs, instances, &outflow);
         tokio::select! {
-            end = self.listen(&mut rx, &outflow, &outbox) => end,
-            end = speak(&tx, mail, &outflow, closing) => end,
+            end = self.listen(&mut rx, &outflow, &outbox, &mut follows) => end,
+            end = speak(&tx, mail, printed, &outflow, closing) => end,
             () = self.report_instances(&outbox) => End::Lost("ended".into()),
             () = self.report_drained(&outbox) => End::Lost("ended".into()),
         }
@@ -172,6 +174,7 @@ impl Agent {
         rx: &mut mpsc::Receiver<ToAgent>,
         outflow: &Outflow,
         outbox: &mpsc::Sender<FromAgent>,
+        follows: &mut Follows,
     ) -> End {
         while let Some(message) = rx.recv().await {
             let reply = match message {
@@ -190,6 +193,11 @@ impl Agent {
                         outflow.forget(key);
                         self.remove_log(key);
                     }
+                    None
+                }
+                ToAgent::FollowOutput { command, instance, tail } => follows.begin(command, instance, tail),
+                ToAgent::StopFollowing { command } => {
+                    follows.stop(command);
                     None
                 }
                 ToAgent::Welcome { .. } => return End::Lost("a second welcome".into()),
@@ -250,14 +258,17 @@ impl Agent {
     }
 }
 
-/// Sends what there is to send: control first, then logs.
+/// Sends what there is to send: control first; then logs and what services print, in turns, the latter no faster than
+/// [`follow::PACE`] allows.
 async fn speak(
     tx: &mpsc::Sender<AgentFrame>,
     mut mail: mpsc::Receiver<FromAgent>,
+    mut printed: mpsc::Receiver<follow::Frame>,
     outflow: &Outflow,
     closing: &CancellationToken,
 ) -> End {
     let lost = || End::Lost("ended by the server".into());
+    let mut not_before = Instant::now();
     loop {
         while let Ok(message) = mail.try_recv() {
             if tx.send(message.into()).await.is_err() {
@@ -268,6 +279,15 @@ async fn speak(
             let bye = FromAgent::Bye { reason: ByeReason::Restart };
             drop(timeout(BYE_WITHIN, tx.send(bye.into())).await);
             return End::Closed;
+        }
+        if Instant::now() >= not_before
+            && let Ok(frame) = printed.try_recv()
+        {
+            not_before = Instant::now() + frame.pace();
+            tokio::select! {
+                sent = tx.send(frame.message.into()) => if sent.is_err() { return lost() },
+                () = given_up(closing) => return End::Closed,
+            }
         }
         let next = match Box::pin(outflow.next()).await {
             Ok(next) => next,
@@ -286,9 +306,22 @@ async fn speak(
                 },
                 () = closing.cancelled() => {}
                 () = outflow.changed(until) => {}
+                Some(frame) = after(not_before, &mut printed) => {
+                    not_before = Instant::now() + frame.pace();
+                    tokio::select! {
+                        sent = tx.send(frame.message.into()) => if sent.is_err() { return lost() },
+                        () = given_up(closing) => return End::Closed,
+                    }
+                }
             },
         }
     }
+}
+
+/// What a service printed, but not before then. Cancel-safe.
+async fn after(not_before: Instant, printed: &mut mpsc::Receiver<follow::Frame>) -> Option<follow::Frame> {
+    sleep_until(not_before).await;
+    printed.recv().await
 }
 
 /// Some time after the agent began to close: a server that takes nothing does not hold it up.

@@ -10,6 +10,7 @@
 //! its own until it is forgotten. Every change moves a generation on, so a reader that waits for "newer than what I have
 //! seen" misses none, however slow it is, and nothing is queued for it.
 //!
+//! What they print on both streams comes through one pipe, so that it stays in order; all of it counts as standard output.
 //! Instances end with the agent; what an agent that was killed left behind is killed when the next one starts.
 //! Limits: the range of ports bounds how many there are; `output` bounds what is kept of their words.
 
@@ -25,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use sdp_core::catalog::HealthCheck;
 use sdp_core::failure::FailureReason;
 use sdp_core::id::{DeploymentId, InstanceId};
@@ -37,7 +39,7 @@ use tokio_util::task::TaskTracker;
 use super::health::{CheckError, until_healthy};
 use super::output::{Output, TAIL_LINES};
 use super::ports::Ports;
-use super::{Runtime, StartError, StartSpec};
+use super::{Printed, Runtime, StartError, StartSpec};
 use crate::builder::with_basics;
 use crate::exec::{self, ExecError, Kind, OnLine, Options, Program, Running, Why, tree::Tree};
 
@@ -179,7 +181,7 @@ impl ProcessRuntime {
     async fn watch(self, entry: Entry, running: Running, options: Options) {
         let on_line: OnLine = {
             let output = entry.output.clone();
-            Arc::new(move |_, line| output.line(line))
+            Arc::new(move |stream, line| output.line(stream, line))
         };
         let end = Box::pin(exec::supervise(running, &options, &on_line, &entry.stop, None)).await;
         entry.output.close();
@@ -270,6 +272,12 @@ impl ProcessRuntime {
     pub async fn output(&self, instance: InstanceId, lines: usize) -> Option<Vec<String>> {
         let output = self.entry(instance)?.output;
         tokio::task::spawn_blocking(move || output.last(lines)).await.ok()
+    }
+
+    /// What an instance prints, from its last lines on, until it has ended; none if it is unknown.
+    #[must_use]
+    pub fn follow(&self, instance: InstanceId, tail: usize) -> Option<BoxStream<'static, Printed>> {
+        Some(self.entry(instance)?.output.follow(tail))
     }
 
     /// Forgets an instance, its port and its files; one that still runs is stopped first.
@@ -371,6 +379,14 @@ impl Runtime for ProcessRuntime {
 
     fn output(&self, instance: InstanceId, lines: usize) -> BoxFuture<'_, Option<Vec<String>>> {
         Box::pin(self.output(instance, lines))
+    }
+
+    fn follow(
+        &self,
+        instance: InstanceId,
+        tail: usize,
+    ) -> BoxFuture<'_, Option<BoxStream<'static, Printed>>> {
+        Box::pin(std::future::ready(self.follow(instance, tail)))
     }
 
     fn forget(&self, instance: InstanceId) {

@@ -30,6 +30,7 @@ fn instance(service: &str, sandbox: &str, state: InstanceState) -> Instance {
         started_at: at(-4000),
         stopped_at: None,
         restarts: 0,
+        last_restart: None,
         last_lines: Vec::new(),
     }
 }
@@ -145,6 +146,7 @@ fn agents_and_branches() {
         running: 1,
         runtimes: vec!["process".into()],
         router: connected,
+        degraded: None,
         preflight: vec![Preflight { check: "go".into(), ok: false, detail: "not found in PATH".into() }],
     };
     let commit: sdp_core::name::CommitId = "1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d".parse().unwrap();
@@ -206,6 +208,7 @@ fn a_fingerprint_changes_with_the_words_and_only_with_them() {
 fn what_is_down_is_said_with_what_brings_it_back() {
     let crashed = |service: &str| Instance {
         restarts: 0,
+        last_restart: None,
         last_lines: (1..=5).map(|n| format!("line {n}")).collect(),
         ..instance(
             service,

@@ -371,6 +371,7 @@ fn a_queued_one_says_its_place() {
         queue_position: Some(2),
         log_lines: 0,
         superseded_by: None,
+        waiting_for: None,
     };
     assert!(thread.catch_up(view.clone()));
     assert!(!thread.catch_up(view.clone()), "nothing new");
@@ -396,6 +397,7 @@ fn whatever_comes_first_and_however_often_each_reply_is_told_once() {
             queue_position: None,
             log_lines: 0,
             superseded_by: None,
+            waiting_for: None,
         };
         let before = thread.told().len();
         let mut restarted = Thread::new(view.deployment.clone(), view.log_url.clone(), thread.told().clone());
@@ -426,6 +428,7 @@ fn what_happened_before_it_was_followed_is_not_missed_however_late_the_view_is()
             queue_position: None,
             log_lines: 0,
             superseded_by: None,
+            waiting_for: None,
         }
     };
     // Followed after `missed` events; the view is from then, or from later, and comes after all events.
@@ -544,6 +547,7 @@ fn the_status_of_one_that_runs_no_more_says_so() {
         queue_position: None,
         log_lines: 0,
         superseded_by: None,
+        waiting_for: None,
     };
     let left = |state| Instance {
         id: story.instance,
@@ -558,6 +562,7 @@ fn the_status_of_one_that_runs_no_more_says_so() {
         started_at: at(1),
         stopped_at: None,
         restarts: 0,
+        last_restart: None,
         last_lines: vec!["panic: no money".into()],
     };
     let mut text = String::new();

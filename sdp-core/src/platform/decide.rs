@@ -6,6 +6,7 @@
 
 pub(super) mod agents;
 pub(super) mod commands;
+pub(super) mod waiting;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -223,7 +224,7 @@ fn choose<'a>(world: &'a World, load: &Load<'_>, open: &Open, now: Timestamp) ->
     world
         .agents
         .values()
-        .filter(|agent| agent.connected && !agent.degraded && fits(agent, open))
+        .filter(|agent| agent.connected && agent.degraded.is_none() && fits(agent, open))
         .filter(|agent| agent.unfit_until.is_none_or(|until| now >= until))
         .filter(|agent| load.room(agent) > 0)
         .max_by_key(|agent| {

@@ -129,6 +129,14 @@ pub enum PlatformError {
         /// Which.
         agent: AgentName,
     },
+    /// The output of its instances is followed by as many as it may be.
+    #[error("the output of services on {agent} is followed {limit} times already")]
+    TooManyFollowers {
+        /// The agent.
+        agent: AgentName,
+        /// The limit.
+        limit: usize,
+    },
     /// The agent tried, and failed.
     #[error("{}", .0.detail)]
     Failed(Failure),
@@ -186,6 +194,7 @@ impl PlatformError {
             Self::NoAgent => "no_agent",
             Self::AgentAway { .. } => "agent_away",
             Self::NoAnswer { .. } => "no_answer",
+            Self::TooManyFollowers { .. } => "too_many_followers",
             Self::Failed(failure) => failure.reason.code(),
             Self::FeedGone { .. } => "feed_gone",
             Self::Stopping => "stopping",
@@ -217,6 +226,9 @@ impl PlatformError {
             Self::NoAgent => "start an agent, then try again",
             Self::AgentAway { .. } => "check the VM and its network, then try again",
             Self::NoAnswer { .. } => "try again; if it happens again, look at the agent's log",
+            Self::TooManyFollowers { .. } => {
+                "read the last lines instead, or try again when others have closed theirs"
+            }
             Self::Failed(failure) => failure.reason.hint(),
             Self::FeedGone { .. } => "read the present state, then follow from the newest event",
             Self::Stopping => "try again in a moment",

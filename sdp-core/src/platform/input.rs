@@ -59,6 +59,19 @@ pub(super) enum Input {
         deployment: DeploymentId,
         answer: oneshot::Sender<Option<(u32, u64)>>,
     },
+    /// Tell the agent to send what an instance prints.
+    Follow {
+        agent: AgentName,
+        instance: InstanceId,
+        tail: u32,
+        command: CommandId,
+        answer: oneshot::Sender<Result<(), PlatformError>>,
+    },
+    /// Tell the agent that nobody looks any more.
+    Unfollow {
+        agent: AgentName,
+        command: CommandId,
+    },
     Gone {
         agent: AgentName,
         epoch: Epoch,

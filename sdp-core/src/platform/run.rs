@@ -5,6 +5,7 @@
 //! disconnected, so that they say hello to what is true.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -14,6 +15,7 @@ use tokio::task::JoinSet;
 use super::clock::Clock;
 use super::decide::{self, Act, commands::Verdict};
 use super::input::{Command, DeployCommand, Hello, Input, Question, Reply, Welcomed};
+use super::output::Followers;
 use super::world::World;
 use super::{PlatformConfig, PlatformError, session};
 use crate::deployment::Deployment;
@@ -62,6 +64,7 @@ pub(super) struct Run {
     outboxes: HashMap<AgentName, (Epoch, mpsc::Sender<ToAgent>)>,
     sessions: JoinSet<()>,
     asked: HashMap<CommandId, Asked>,
+    followers: Arc<Followers>,
     stopping: watch::Sender<bool>,
 }
 
@@ -71,6 +74,7 @@ impl Run {
         config: PlatformConfig,
         store: Store,
         logs: Logs,
+        followers: Arc<Followers>,
         snapshot: Snapshot,
     ) -> (Self, mpsc::Sender<Input>, watch::Receiver<EventSeq>) {
         let clock = Clock::start();
@@ -89,6 +93,7 @@ impl Run {
             outboxes: HashMap::new(),
             sessions: JoinSet::new(),
             asked: HashMap::new(),
+            followers,
             stopping: watch::Sender::new(false),
         };
         (run, inputs, newest)
@@ -149,6 +154,7 @@ impl Run {
     async fn end(mut self) {
         self.queue.close();
         self.stopping.send_replace(true);
+        self.followers.stop();
         self.outboxes.clear();
         // Whoever waits for an answer of the loop gets none; reports are not acknowledged, so they come again.
         while self.queue.recv().await.is_some() {}
@@ -164,8 +170,9 @@ impl Run {
             Input::Serve { name, end, ended } => {
                 if let Some(inputs) = self.inputs.upgrade() {
                     let (logs, stopping) = (self.logs.clone(), self.stopping.subscribe());
+                    let followers = self.followers.clone();
                     self.sessions.spawn(async move {
-                        session::serve(name, end, inputs, logs, stopping).await;
+                        session::serve(name, end, inputs, logs, followers, stopping).await;
                         drop(ended);
                     });
                 }
@@ -196,7 +203,24 @@ impl Run {
                     self.world.open_by_id(deployment).filter(|o| o.deployment.agent.as_ref() == Some(&agent));
                 answer.send(open.map(|open| (open.deployment.attempt, open.job.progress))).ok();
             }
-            Input::Gone { agent, epoch } => self.gone(&agent, epoch, turn),
+            Input::Follow { agent, instance, tail, command, answer } => {
+                let answered = match self.outboxes.get(&agent) {
+                    Some((epoch, _)) => {
+                        self.followers.sent(command, *epoch);
+                        turn.sends.push((agent, ToAgent::FollowOutput { command, instance, tail }));
+                        Ok(())
+                    }
+                    None => Err(PlatformError::AgentAway { agent }),
+                };
+                drop(answer.send(answered));
+            }
+            Input::Unfollow { agent, command } => {
+                turn.sends.push((agent, ToAgent::StopFollowing { command }));
+            }
+            Input::Gone { agent, epoch } => {
+                self.followers.gone(&agent, epoch);
+                self.gone(&agent, epoch, turn);
+            }
             // Taken by `run`.
             Input::Stop => {}
         }
@@ -341,8 +365,8 @@ impl Run {
             tracing::info!(%agent, "the agent was restarted");
         }
         let (acts, jobs, instances) = decide::agents::hello(&self.world, &agent, &hello);
-        let degraded = hello.degraded.is_some();
-        if let Some(why) = &hello.degraded {
+        let degraded = hello.degraded;
+        if let Some(why) = &degraded {
             tracing::warn!(%agent, why, "the agent is degraded; it gets no work");
         }
         let applied = hello.router.as_ref().map_or(RouteVersion(0), |router| router.applied);
@@ -382,6 +406,7 @@ impl Run {
             return;
         }
         self.outboxes.remove(agent);
+        self.followers.gone(agent, epoch);
         let asked: Vec<CommandId> = self
             .asked
             .iter()

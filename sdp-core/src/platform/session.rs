@@ -14,6 +14,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::input::{Hello, Input, Report, Welcomed};
+use super::output::Followers;
+use crate::api::OutputChunk;
 use crate::id::{CommandId, DeploymentId, Epoch};
 use crate::logs::{Appended, Logs, LogsError};
 use crate::name::AgentName;
@@ -86,6 +88,7 @@ struct Session {
     epoch: Epoch,
     inputs: mpsc::Sender<Input>,
     logs: Logs,
+    followers: Arc<Followers>,
     to_agent: mpsc::Sender<ToAgent>,
     jobs: Arc<Jobs>,
     /// What was sent in this connection, by command: an answer names only the command.
@@ -101,6 +104,7 @@ pub(super) async fn serve(
     mut end: ServerEnd,
     inputs: mpsc::Sender<Input>,
     logs: Logs,
+    followers: Arc<Followers>,
     mut stopping: watch::Receiver<bool>,
 ) {
     let first = tokio::select! {
@@ -131,6 +135,7 @@ pub(super) async fn serve(
         epoch,
         inputs: inputs.clone(),
         logs,
+        followers,
         to_agent: end.tx.clone(),
         jobs: Arc::default(),
         commands: Arc::default(),
@@ -257,8 +262,16 @@ impl Session {
             FromAgent::Instance { report } => self.report(Report::Instance(report)).await?,
             FromAgent::RoutesApplied { version } => self.report(Report::RoutesApplied { version }).await?,
             FromAgent::Preflight { checks } => self.report(Report::Preflight { checks }).await?,
-            // Somebody looked, and does not any more.
-            FromAgent::Output { .. } | FromAgent::OutputEnded { .. } => {}
+            FromAgent::Output { command, left_out, lines } => {
+                let chunk = OutputChunk { left_out, lines };
+                if !self.followers.printed(&self.agent, self.epoch, command, chunk) {
+                    // Somebody looked, and does not any more: the agent is told, once more if need be.
+                    self.tell(ToAgent::StopFollowing { command }).await?;
+                }
+            }
+            FromAgent::OutputEnded { command, failure } => {
+                self.followers.ended(&self.agent, self.epoch, command, failure);
+            }
             FromAgent::Drained { instance } => self.report(Report::Drained { instance }).await?,
             FromAgent::Answer { command, answer } => {
                 let agent = self.agent.clone();

@@ -195,6 +195,15 @@ impl Platform {
         self.ask(move |world| world.queue_position(id)).await
     }
 
+    /// What a deployment waits for, if it waits: a clause without a full stop, such as `payments in alice is being deployed (#12)`.
+    ///
+    /// # Errors
+    /// [`PlatformError::Stopping`].
+    pub async fn waiting_for(&self, id: DeploymentId) -> Result<Option<String>, PlatformError> {
+        let now = jiff::Timestamp::now();
+        self.ask(move |world| super::decide::waiting::waiting_for(world, id, now)).await
+    }
+
     /// Waits until a deployment has ended, at most so long, and gives it as it stands then.
     ///
     /// # Errors

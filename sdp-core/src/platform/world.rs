@@ -15,7 +15,7 @@ use crate::deployment::{Deployment, State, Step};
 use crate::event::{About, Event, EventKind};
 use crate::id::{BootId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId, RouteVersion};
 use crate::name::{AgentName, IdempotencyKey, SandboxName, ServiceName};
-use crate::sandbox::{Instance, InstanceState, RouteTable, Sandbox, StopReason, route_table};
+use crate::sandbox::{Instance, InstanceState, LastRestart, RouteTable, Sandbox, StopReason, route_table};
 use crate::secret::GitCredential;
 use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Writes, is_routed};
 
@@ -90,8 +90,8 @@ impl Running {
 pub(crate) struct Agent {
     pub(crate) row: AgentRow,
     pub(crate) connected: bool,
-    /// It cannot say which instances it has, and takes no work.
-    pub(crate) degraded: bool,
+    /// Why it cannot say which instances it has, and takes no work.
+    pub(crate) degraded: Option<String>,
     /// Gave work back a moment ago; asked again after this.
     pub(crate) unfit_until: Option<Timestamp>,
     /// The table that its router has in effect.
@@ -111,6 +111,7 @@ impl Agent {
             runtimes: self.row.runtimes.clone(),
             router: self.row.router.is_some(),
             preflight: self.row.preflight.clone(),
+            degraded: self.degraded.clone().filter(|_| self.connected),
         }
     }
 }
@@ -178,7 +179,7 @@ impl World {
             // Away since now at the latest: its absence is counted from when somebody could have noticed.
             row.since = now;
             let agent =
-                Agent { row, connected: false, degraded: false, unfit_until: None, applied: RouteVersion(0) };
+                Agent { row, connected: false, degraded: None, unfit_until: None, applied: RouteVersion(0) };
             world.agents.insert(agent.row.name.clone(), agent);
         }
         for row in snapshot.idempotency {
@@ -372,6 +373,7 @@ impl World {
                 stopped_at: None,
                 last_lines: Vec::new(),
                 restarts: 0,
+                last_restart: None,
             };
             let running = Running {
                 instance,
@@ -401,9 +403,10 @@ impl World {
                 instance.stopped_at = Some(event.at);
                 instance.last_lines.clone_from(last_lines);
             }
-            EventKind::InstanceRestarted { restarts, last_lines, .. } => {
+            EventKind::InstanceRestarted { reason, restarts, last_lines } => {
                 // It is where it was: no route changes.
                 instance.restarts = *restarts;
+                instance.last_restart = Some(LastRestart { at: event.at, reason: reason.clone() });
                 instance.last_lines.clone_from(last_lines);
                 self.unsaved.instances.insert(id);
                 return;
@@ -499,7 +502,7 @@ impl World {
     }
 
     /// An agent has said hello.
-    pub(crate) fn agent_connected(&mut self, row: AgentRow, degraded: bool, applied: RouteVersion) {
+    pub(crate) fn agent_connected(&mut self, row: AgentRow, degraded: Option<String>, applied: RouteVersion) {
         self.unsaved.agents.insert(row.name.clone());
         if applied > self.table.version {
             self.version_floor = self.version_floor.max(applied);

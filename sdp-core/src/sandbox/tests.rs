@@ -31,6 +31,7 @@ fn instance(n: u128, state: InstanceState) -> Instance {
         started_at: at,
         stopped_at: None,
         restarts: 0,
+        last_restart: None,
         last_lines: Vec::new(),
     }
 }

@@ -68,6 +68,7 @@ const TABLE: &[(&Method, &str, Who)] = &[
     (&Method::POST, "/api/v1/instances/{instance}/stop", Who::Write),
     (&Method::POST, "/api/v1/instances/{instance}/restart", Who::Write),
     (&Method::GET, "/api/v1/instances/{instance}/output", Who::Read),
+    (&Method::GET, "/api/v1/instances/{instance}/output/raw", Who::Read),
     (&Method::GET, "/api/v1/sandboxes", Who::Read),
     (&Method::GET, "/api/v1/sandboxes/{sandbox}", Who::Read),
     (&Method::DELETE, "/api/v1/sandboxes/{sandbox}", Who::Write),

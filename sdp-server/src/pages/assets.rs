@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 /// Name, type, content.
-const ASSETS: [(&str, &str, &str); 12] = [
+const ASSETS: [(&str, &str, &str); 13] = [
     ("sdp.css", "text/css; charset=utf-8", include_str!("assets/sdp.css")),
     ("common.js", "text/javascript; charset=utf-8", include_str!("assets/common.js")),
     ("home.js", "text/javascript; charset=utf-8", include_str!("assets/home.js")),
@@ -19,6 +19,7 @@ const ASSETS: [(&str, &str, &str); 12] = [
     ("sections.js", "text/javascript; charset=utf-8", include_str!("assets/sections.js")),
     ("source.js", "text/javascript; charset=utf-8", include_str!("assets/source.js")),
     ("live.js", "text/javascript; charset=utf-8", include_str!("assets/live.js")),
+    ("instance.js", "text/javascript; charset=utf-8", include_str!("assets/instance.js")),
     ("ansi.js", "text/javascript; charset=utf-8", include_str!("assets/ansi.js")),
     ("sign-in.js", "text/javascript; charset=utf-8", include_str!("assets/sign-in.js")),
     ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),

@@ -137,7 +137,7 @@ impl Home {
         html! {
             li id={ "instance-" (instance.id) } class={ "row instance" @if leaving { " leaving" } } {
                 div class="line" {
-                    b class="service" { (instance.service) }
+                    a class="service" href=(super::instance::path(instance.id)) { b { (instance.service) } }
                     (parts::badge(tone, word))
                     span class="grow" {}
                     @if serves { (parts::open(instance.url.as_ref(), "btn open small")) }
@@ -147,6 +147,7 @@ impl Home {
                     (parts::commit(Some(&instance.commit), info))
                 }
                 @if let Some(reason) = words::instance_reason(&instance.state) { p class="reason" { (reason) } }
+                @if let Some(restarted) = words::restarted(instance) { p class="reason" { (restarted) } }
                 @if let (true, [.., last]) = (tone == Tone::Bad, instance.last_lines.as_slice()) {
                     p class="last-line" { code { (words::visible(last)) } }
                 }
@@ -338,8 +339,20 @@ impl Home {
                                     @else { "since " (parts::ago(agent.since, self.now)) }
                                 }
                             }
+                            @if let Some(why) = &agent.degraded {
+                                p class="reason" { "It takes no work: " (words::visible(why)) "." }
+                            }
                             @for check in agent.preflight.iter().filter(|check| !check.ok) {
                                 p class="reason" { (check.check) ": " (words::visible(&check.detail)) }
+                            }
+                            @if agent.preflight.iter().any(|check| check.ok) {
+                                p class="hint checks" {
+                                    @for (i, check) in agent.preflight.iter().filter(|check| check.ok).enumerate() {
+                                        @if i > 0 { ", " }
+                                        span title=(words::visible(&check.detail)) { (check.check) }
+                                    }
+                                    ": as it should be"
+                                }
                             }
                         }
                     }

@@ -78,10 +78,16 @@ impl LogPage {
                         " · " @match deployment.of { Some(of) => { a href=(parts::log_path(of)) { (kind) } } None => { (kind) } }
                     }
                     @if let Some(agent) = &deployment.agent { " · on " (agent) }
+                    @if let Some(instance) = &self.instance {
+                        " · " a href=(super::instance::path(instance.id)) { "what it prints" }
+                    }
                     @if deployment.reused_build == Some(true) { " · from a kept build" }
                     @if !deployment.env.is_empty() {
                         " · with " @for (i, name) in deployment.env.keys().enumerate() { @if i > 0 { ", " } code { (name) } }
                     }
+                }
+                @if let Some(why) = &self.view.waiting_for {
+                    p class="note" { "It waits: " (words::visible(why)) "." }
                 }
                 (self.steps())
                 (self.outcome())

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use maud::Markup;
-use sdp_core::api::{AgentView, DeploymentView};
+use sdp_core::api::{AgentView, DeploymentView, Preflight};
 use sdp_core::deployment::{CommitInfo, DeployKind, Deployment, Outcome, Step};
 use sdp_core::event::{About, Event, EventKind};
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{DeploymentId, DeploymentNumber, EventSeq, InstanceId};
 use sdp_core::name::{AgentName, CommitId, GitRef, PersonName, SandboxName, ServiceName};
 use sdp_core::principal::Principal;
-use sdp_core::sandbox::{Instance, InstanceState, Sandbox, StopReason};
+use sdp_core::sandbox::{Instance, InstanceState, LastRestart, Sandbox, StopReason};
 
 use super::home::{Home, Prefill};
+use super::instance::InstancePage;
 use super::log::LogPage;
 
 pub(super) fn person(name: &str) -> Principal {
@@ -113,6 +114,7 @@ impl Story {
                 queue_position: Some(2),
                 log_lines,
                 superseded_by: None,
+                waiting_for: None,
             },
             instance,
             newer: Some(DeploymentNumber(413)),
@@ -138,6 +140,7 @@ pub(super) fn instance(of: &Story, state: InstanceState, last_lines: &[&str]) ->
         started_at: of.at,
         stopped_at: None,
         restarts: 0,
+        last_restart: None,
         last_lines: last_lines.iter().map(|&line| line.to_owned()).collect(),
     }
 }
@@ -185,7 +188,10 @@ fn read(markup: &Markup, id: &str) -> String {
 fn uuids(text: &str) -> String {
     let parts: Vec<_> = text
         .split('/')
-        .map(|part| if part.len() == 36 && part.matches('-').count() == 4 { "ID" } else { part })
+        .map(|part| match part.split_at_checked(36) {
+            Some((id, rest)) if id.matches('-').count() == 4 && !id.contains(' ') => format!("ID{rest}"),
+            _ => part.to_owned(),
+        })
         .collect();
     parts.join("/")
 }
@@ -205,6 +211,80 @@ fn a_queued_deployment_says_its_place_and_can_be_cancelled() {
     Start
     Check
     Switch
+    ");
+}
+
+#[test]
+fn a_deployment_that_waits_says_for_what() {
+    let story = Story::new(412, "payments", "feature/refund");
+    let mut page = story.page(72, 0, None);
+    page.view.waiting_for = Some("no connected agent has all of its labels: go, gpu".to_owned());
+    let html = page.render();
+    assert!(
+        read(&html, "head").contains("It waits: no connected agent has all of its labels: go, gpu."),
+        "{html:?}"
+    );
+}
+
+#[test]
+fn the_page_of_an_instance_says_what_runs_and_how_often_it_was_started_again() {
+    let story = Story::new(412, "payments", "feature/refund").live();
+    let mut live = instance(&story, InstanceState::Live {}, &["fatal: out of memory"]);
+    let crashed = StopReason::Crashed { exit_code: None, signal: Some(9), out_of_memory: true };
+    live.address = Some("10.0.0.5:21000".parse().unwrap());
+    live.restarts = 2;
+    live.last_restart =
+        Some(LastRestart { at: story.at + SignedDuration::from_secs(60), reason: crashed.clone() });
+    let mut page = InstancePage {
+        principal: person("alice"),
+        now: story.at + SignedDuration::from_secs(90),
+        event: EventSeq(77),
+        instance: live,
+        deployment: Some(story.deployment.clone()),
+        newer: None,
+    };
+    insta::assert_snapshot!(read(&page.render(), "head"), @r"
+    payments in alice
+    Livefor 1 min 30 s
+    [http://127.0.0.1:8081/~alice/payments/ Open ↗][/api/v1/instances/ID/restart Restart][/api/v1/instances/ID/stop Stop]
+    feature/refund 1a2b3c4d Add refunds
+    started by [/deployments/412 #412] of alice 1 min ago · on vm-1 at 10.0.0.5:21000 · http://127.0.0.1:8081/~alice/payments/
+    It was started again twice. It took more memory than it may, and was ended. That was 30 s ago.
+    Its last line before it was started againfatal: out of memory
+    ");
+    page.instance.state = InstanceState::Stopped { reason: crashed };
+    page.instance.stopped_at = Some(story.at + SignedDuration::from_secs(75));
+    let html = page.render();
+    insta::assert_snapshot!(read(&html, "head"), @r"
+    payments in alice
+    Crashedfor 1 min 15 s
+    [/api/v1/deployments/ID/redeploy Redeploy]
+    feature/refund 1a2b3c4d Add refunds
+    started by [/deployments/412 #412] of alice 1 min ago · on vm-1 at 10.0.0.5:21000 · http://127.0.0.1:8081/~alice/payments/
+    It took more memory than it may, and was ended.
+    It was started again twice. It took more memory than it may, and was ended. That was 30 s ago.
+    Its last linefatal: out of memory
+    ");
+    assert!(html.0.contains("<details class=\"last-lines\" open>"), "{html:?}");
+}
+
+#[test]
+fn home_says_what_an_agent_found_wrong_and_what_is_well() {
+    let mut home = home();
+    let check = |name: &str, ok, detail: &str| Preflight { check: name.into(), ok, detail: detail.into() };
+    home.agents[0].degraded = Some("Docker does not answer".to_owned());
+    home.agents[0].preflight = vec![
+        check("git", true, "built in"),
+        check("docker", false, "no answer"),
+        check("disk", true, "9 GiB free"),
+    ];
+    insta::assert_snapshot!(read(&home.render(), "agents"), @r"
+    Agents
+    vm-1Connected1 of 4 busy
+    It takes no work: Docker does not answer.
+    docker: no answer
+    git, disk: as it should be
+    vm-2Awaysince 7 min ago
     ");
 }
 
@@ -256,7 +336,7 @@ fn a_live_deployment_opens_and_can_be_taken_back() {
     Succeededin 24 s
     [http://127.0.0.1:8081/~alice/payments/ Open ↗][/api/v1/deployments/ID/redeploy Redeploy][/api/v1/deployments/ID/rollback Roll back][/api/v1/instances/ID/stop Stop]
     feature/refund 1a2b3c4d Add refunds by Ada Lovelace
-    to alice · asked by alice 1 min ago · on vm-1
+    to alice · asked by alice 1 min ago · on vm-1 · [/instances/ID what it prints]
     [#L1 Resolve] 1.0 s
     [#L2 Fetch] 1.0 s
     [#L5 Build] 21 s
@@ -275,7 +355,7 @@ fn a_replaced_deployment_leads_to_its_successor() {
     Succeededin 24 s
     [/api/v1/deployments/ID/redeploy Redeploy]
     feature/refund 1a2b3c4d Add refunds by Ada Lovelace
-    to alice · asked by alice 1 min ago · on vm-1
+    to alice · asked by alice 1 min ago · on vm-1 · [/instances/ID what it prints]
     [#L1 Resolve] 1.0 s
     [#L2 Fetch] 1.0 s
     [#L5 Build] 21 s
@@ -339,6 +419,7 @@ pub(super) fn home() -> Home {
         running: u32::from(connected),
         runtimes: vec!["process".into()],
         router: connected,
+        degraded: None,
         preflight: Vec::new(),
     };
     Home {
@@ -369,12 +450,12 @@ fn home_says_what_runs_what_is_under_way_and_what_was() {
     let parts = ["sandbox-alice", "deployments", "agents"].map(|part| read(&page, part)).join("\n\n");
     insta::assert_snapshot!(parts, @r"
     alice yours
-    ledgerCrashed
+    [/instances/ID ledger]Crashed
     main 1a2b3c4d Add refunds
     It ended by itself with exit code 2.
     panic: runtime error: index out of range [3]
     5 min ago by alice on vm-1[/deployments/410 Log][/api/v1/deployments/ID/redeploy Redeploy][/api/v1/deployments/ID/rollback Roll back]
-    paymentsLive[http://127.0.0.1:8081/~alice/payments/ Open ↗]
+    [/instances/ID payments]Live[http://127.0.0.1:8081/~alice/payments/ Open ↗]
     feature/refund 1a2b3c4d Add refunds
     3 h ago by alice on vm-1[/deployments/411 Log][/api/v1/instances/ID/restart Restart][/api/v1/deployments/ID/redeploy Redeploy][/api/v1/deployments/ID/rollback Roll back][/api/v1/instances/ID/stop Stop]
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use jiff::{SignedDuration, Timestamp};
 use sdp_core::deployment::{DeployKind, Deployment, Outcome, State, Step};
-use sdp_core::sandbox::{InstanceState, StopReason};
+use sdp_core::sandbox::{Instance, InstanceState, StopReason};
 
 /// What a state means to the eye; the class of its badge. The word beside it says the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +98,18 @@ fn stop_reason(reason: &StopReason) -> Option<String> {
         StopReason::AgentRestarted {} => Some("Its agent was restarted, and it with it.".to_owned()),
         _ => None,
     }
+}
+
+/// How often an instance ended by itself and was started again, and why it did last; as sentences.
+pub(super) fn restarted(instance: &Instance) -> Option<String> {
+    let times = match instance.restarts {
+        0 => return None,
+        1 => "once".to_owned(),
+        2 => "twice".to_owned(),
+        n => format!("{n} times"),
+    };
+    let why = instance.last_restart.as_ref().and_then(|last| stop_reason(&last.reason)).unwrap_or_default();
+    Some(format!("It was started again {times}. {why}").trim_end().to_owned())
 }
 
 /// What a deployment does in a step.

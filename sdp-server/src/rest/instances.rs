@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use sdp_core::api::{AgainRequest, DeploymentCreated, Instance, InstanceList, InstanceOutput, Problem};
+use sdp_core::api::{AgainRequest, DeploymentCreated, Instance, InstanceList, Problem};
 use sdp_core::id::InstanceId;
 use sdp_core::name::{SandboxName, ServiceName};
 use sdp_core::platform::InstanceFilter;
@@ -15,9 +15,6 @@ use super::{again, created};
 use crate::app::App;
 use crate::edge::{Caller, IdempotencyHeader, Named, OptionalJsonBody, Query};
 use crate::problem::Refused;
-
-const OUTPUT: u32 = 100;
-const OUTPUT_LIMIT: u32 = 200;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -92,31 +89,4 @@ pub(crate) async fn restart(
     let again = again(key, &format!("/api/v1/instances/{id}/restart"), body)?;
     let deployment = app.platform().restart(&caller.principal, id, again).await?;
     Ok(created(&app, deployment))
-}
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct OutputQuery {
-    /// At most so many lines.
-    #[param(minimum = 1, maximum = 200, default = 100)]
-    lines: Option<u32>,
-}
-
-/// What an instance printed last, asked of its agent.
-#[utoipa::path(get, path = "/api/v1/instances/{instance}/output", operation_id = "get_instance_output", tag = "instances",
-    params(("instance" = InstanceId, Path, description = "Its id"), OutputQuery),
-    responses((status = 200, description = "Its last lines", body = InstanceOutput),
-        (status = 404, description = "`unknown_instance`", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "`agent_away`", body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn output(
-    State(app): State<App>,
-    Named(id): Named<InstanceId>,
-    Query(query): Query<OutputQuery>,
-) -> Result<Json<InstanceOutput>, Refused> {
-    let lines = query.lines.unwrap_or(OUTPUT);
-    if !(1..=OUTPUT_LIMIT).contains(&lines) {
-        return Err(Refused::new("invalid_query", "the query cannot be used").detail("lines: 1 to 200"));
-    }
-    Ok(Json(InstanceOutput { lines: app.platform().instance_output(id, lines).await? }))
 }

@@ -10,6 +10,8 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
 
+use sdp_core::wire::PROTOCOL;
+
 use super::server::PATIENCE;
 use super::*;
 use crate::link::WebSocket;
