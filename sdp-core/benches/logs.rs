@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sdp_core::deployment::Step;
 use sdp_core::id::DeploymentId;
-use sdp_core::logs::{Appended, Logs, LogsConfig, LogsError};
+use sdp_core::logs::{Appended, LogSearch, Logs, LogsConfig, LogsError, SearchText};
 use sdp_core::wire::LinesBatch;
 use sdp_core::wire::lines::{LineMeta, Stream};
 
@@ -75,7 +75,10 @@ fn main() -> Outcome<()> {
         .filter_map(|entry| entry.ok()?.path().file_stem()?.to_str()?.parse().ok())
         .next()
         .ok_or("no log")?;
-    runtime.block_on(read(&dir, id))
+    runtime.block_on(read(&dir, id))?;
+
+    println!("search of {LINES} lines of 100 bytes, with the exact count, median / max of 10");
+    runtime.block_on(search(&Logs::open(dir, LogsConfig::default())?))
 }
 
 fn batch(deployment: DeploymentId, first: u64, bytes: &Bytes) -> LinesBatch {
@@ -198,6 +201,38 @@ async fn read(dir: &Path, id: DeploymentId) -> Outcome<()> {
     ];
     for (name, times) in names.into_iter().zip(&mut times) {
         print_times(name, times);
+    }
+    Ok(())
+}
+
+/// Lines as builds print them, plain and with colours.
+async fn search(logs: &Logs) -> Outcome<()> {
+    let line = |colour: &str, reset: &str| {
+        let line = format!(
+            "{colour}2026-11-21T21:48:00Z{reset} {colour}INFO{reset} compiling a module of the service "
+        );
+        format!("{line:.<LENGTH$}")
+    };
+    for (kind, line) in [("plain", line("", "")), ("coloured", line("\x1b[32m", "\x1b[0m"))] {
+        let id = DeploymentId::new();
+        let text = Bytes::from(line.repeat(BATCH as usize));
+        for first in (1..=LINES).step_by(BATCH as usize) {
+            logs.append(batch(id, first, &text)).await?;
+        }
+        for (what, wanted, match_case, total) in [
+            ("nowhere", "error: linking", false, 0),
+            ("nowhere, this case", "error: linking", true, 0),
+            ("in every line", "INFO compiling", false, LINES),
+        ] {
+            let search = LogSearch { match_case, ..LogSearch::new(SearchText::parse(wanted)?) };
+            let mut times = Vec::new();
+            for _ in 0..10 {
+                let start = Instant::now();
+                assert_eq!(logs.search(id, search.clone()).await?.total, total);
+                times.push(start.elapsed());
+            }
+            print_times(&format!("{kind}, {what}"), &mut times);
+        }
     }
     Ok(())
 }

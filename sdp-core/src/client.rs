@@ -50,7 +50,7 @@ use crate::secret::Secret;
 pub use error::ClientError;
 pub use feed::{EventFilter, EventStream, FeedItem, FeedStream};
 pub use output::{OutputItem, OutputStream};
-pub use verbs::{DeploymentFilter, InstanceFilter, RawLog, StateFilter};
+pub use verbs::{DeploymentFilter, InstanceFilter, LogSearch, RawLog, StateFilter};
 
 /// How long connecting may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -6,7 +6,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::client::feed::EventFilter;
+use crate::deployment::Step;
 use crate::id::EventSeq;
+use crate::wire::Stream;
 
 async fn listen() -> (TcpListener, Client) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -49,6 +51,41 @@ async fn a_request_carries_token_and_person_and_its_path_is_escaped() {
     assert!(head.contains("\r\nauthorization: Bearer sdp_secret\r\n"), "{head}");
     assert!(head.contains("\r\nsdp-on-behalf-of: alice@example.com\r\n"), "{head}");
     assert!(!format!("{client:?}").contains("sdp_secret"));
+}
+
+#[tokio::test]
+async fn a_search_asks_for_what_is_wanted_and_nothing_else() {
+    let (listener, client) = listen().await;
+    let body = r#"{"lines":1202,"complete":true,"total":1922,"matches":[{"n":7,"position":3}]}"#;
+    let plain = LogSearch { text: "a&b=ü".to_owned(), ..LogSearch::default() };
+    let deployment = "412".parse().unwrap();
+    let (head, found) = tokio::join!(
+        answer(&listener, "200 OK", "application/json", body),
+        client.search_log(deployment, &plain)
+    );
+    let found = found.unwrap();
+    assert_eq!((found.total, found.matches[0].n, found.matches[0].position), (1922, 7, 3));
+    assert!(
+        head.starts_with("GET /api/v1/deployments/412/logs/search?q=a%26b%3D%C3%BC HTTP/1.1\r\n"),
+        "{head}"
+    );
+    let exact = LogSearch {
+        match_case: true,
+        step: Some(Step::Build),
+        stream: Some(Stream::Stderr),
+        first: Some(2),
+        from: Some(9),
+        up: true,
+        limit: Some(1),
+        ..plain
+    };
+    let (head, found) = tokio::join!(
+        answer(&listener, "200 OK", "application/json", body),
+        client.search_log(deployment, &exact)
+    );
+    found.unwrap();
+    let query = "&match_case=true&step=build&stream=stderr&first=2&from=9&direction=up&limit=1 HTTP/1.1";
+    assert!(head.contains(query), "{head}");
 }
 
 #[tokio::test]

@@ -286,6 +286,9 @@ impl<'a> Needle<'a> {
 
 /// In lower case, letter by letter; a letter whose lower case is not a single one stays. The page does the same.
 fn folded(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
     let lower = |c: char| {
         let mut lower = c.to_lowercase();
         match (lower.next(), lower.next()) {

@@ -27,8 +27,11 @@ pub(super) fn shown(line: &[u8]) -> Cow<'_, str> {
             }
         };
     }
-    let mut row = Row::default();
     let mut rest = &text[..visible];
+    if !moves(rest) {
+        return Cow::Owned(flowing(rest));
+    }
+    let mut row = Row::default();
     while let Some(c) = rest.chars().next() {
         if is_hidden(c) {
             if let Some((erase, after)) = sequence(rest) {
@@ -47,6 +50,40 @@ pub(super) fn shown(line: &[u8]) -> Cow<'_, str> {
     Cow::Owned(row.text())
 }
 
+/// Whether the line may be more than one run of text after the other. (Erasing to the end does nothing at the end.)
+fn moves(text: &str) -> bool {
+    text.contains(['\r', '\u{8}', '\u{9b}']) || text.contains("[1K") || text.contains("[2K")
+}
+
+/// Most lines with colours: text only ever follows text.
+fn flowing(mut rest: &str) -> String {
+    let mut out = String::with_capacity(rest.len());
+    while let Some(at) = rest.find(is_hidden) {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if let Some((_, after)) = sequence(rest) {
+            rest = after;
+        } else if let Some(c) = rest.chars().next() {
+            if let Some(cell) = spelled(c) {
+                cell.write(&mut out);
+            }
+            rest = &rest[c.len_utf8()..];
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// How a character that cannot be seen is shown; `None`: not at all.
+fn spelled(c: char) -> Option<Cell> {
+    match c {
+        '\u{7}' | '\u{e}' | '\u{f}' | '\u{9c}' => None,
+        '\0'..='\u{1f}' => char::from_u32(0x2400 + u32::from(c)).map(Cell::Char),
+        '\u{7f}' => Some(Cell::Char('\u{2421}')),
+        _ => Some(Cell::Spelled(c)),
+    }
+}
+
 /// Cannot be seen, or turns text around. A tab is text.
 fn is_hidden(c: char) -> bool {
     (c.is_control() && c != '\t')
@@ -61,6 +98,16 @@ enum Cell {
     Char(char),
     /// Shown as its number.
     Spelled(char),
+}
+
+impl Cell {
+    fn write(self, out: &mut String) {
+        match self {
+            Self::Blank => out.push(' '),
+            Self::Char(c) => out.push(c),
+            Self::Spelled(c) => out.push_str(&format!("\u{27e8}U+{:04X}\u{27e9}", u32::from(c))),
+        }
+    }
 }
 
 /// "Erase in line".
@@ -91,13 +138,11 @@ impl Row {
         match c {
             '\r' => self.column = 0,
             '\u{8}' => self.column = self.column.saturating_sub(1),
-            '\u{7}' | '\u{e}' | '\u{f}' | '\u{9c}' => {}
-            '\0'..='\u{1f}' => {
-                let picture = char::from_u32(0x2400 + u32::from(c)).unwrap_or(char::REPLACEMENT_CHARACTER);
-                self.put(Cell::Char(picture));
+            _ => {
+                if let Some(cell) = spelled(c) {
+                    self.put(cell);
+                }
             }
-            '\u{7f}' => self.put(Cell::Char('\u{2421}')),
-            _ => self.put(Cell::Spelled(c)),
         }
     }
 
@@ -121,11 +166,7 @@ impl Row {
     fn text(self) -> String {
         let mut out = String::with_capacity(self.cells.len() + 16);
         for cell in self.cells {
-            match cell {
-                Cell::Blank => out.push(' '),
-                Cell::Char(c) => out.push(c),
-                Cell::Spelled(c) => out.push_str(&format!("\u{27e8}U+{:04X}\u{27e9}", u32::from(c))),
-            }
+            cell.write(&mut out);
         }
         out
     }
@@ -219,6 +260,19 @@ mod tests {
             "",
         ]
         "#);
+    }
+
+    #[test]
+    fn a_line_that_flows_reads_the_same_cell_by_cell() {
+        for line in [
+            "a\u{1b}[31mb\u{1b}[Kc\u{0}\u{7}\u{7f}",
+            "\u{1b}]0;t\u{7}x\u{202e}\u{85}\u{1b}",
+            "\u{9c}é\u{1b}[0Ky",
+        ] {
+            assert!(!moves(line));
+            // A step back from the first column goes nowhere.
+            assert_eq!(shown(line.as_bytes()), shown(format!("\u{8}{line}").as_bytes()));
+        }
     }
 
     #[test]

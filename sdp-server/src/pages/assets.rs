@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 /// Name, type, content.
-const ASSETS: [(&str, &str, &str); 13] = [
+const ASSETS: [(&str, &str, &str); 14] = [
     ("sdp.css", "text/css; charset=utf-8", include_str!("assets/sdp.css")),
     ("common.js", "text/javascript; charset=utf-8", include_str!("assets/common.js")),
     ("home.js", "text/javascript; charset=utf-8", include_str!("assets/home.js")),
@@ -18,6 +18,7 @@ const ASSETS: [(&str, &str, &str); 13] = [
     ("search.js", "text/javascript; charset=utf-8", include_str!("assets/search.js")),
     ("sections.js", "text/javascript; charset=utf-8", include_str!("assets/sections.js")),
     ("source.js", "text/javascript; charset=utf-8", include_str!("assets/source.js")),
+    ("tools.js", "text/javascript; charset=utf-8", include_str!("assets/tools.js")),
     ("live.js", "text/javascript; charset=utf-8", include_str!("assets/live.js")),
     ("instance.js", "text/javascript; charset=utf-8", include_str!("assets/instance.js")),
     ("ansi.js", "text/javascript; charset=utf-8", include_str!("assets/ansi.js")),

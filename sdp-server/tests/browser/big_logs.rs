@@ -51,6 +51,26 @@ fn fold(name: &str) -> String {
     )
 }
 
+/// The page takes little memory, whatever it showed.
+#[expect(clippy::print_stdout, reason = "figures for people")]
+async fn assert_light(page: &mut Chromium) {
+    page.call("HeapProfiler.collectGarbage", serde_json::json!({})).await;
+    page.call("Performance.enable", serde_json::json!({})).await;
+    let metrics = page.call("Performance.getMetrics", serde_json::json!({})).await;
+    let metric = |name: &str| {
+        let metrics = metrics["metrics"].as_array().expect("metrics");
+        metrics
+            .iter()
+            .find(|metric| metric["name"] == name)
+            .and_then(|metric| metric["value"].as_f64())
+            .expect("one")
+    };
+    let (used, nodes) = (metric("JSHeapUsedSize"), metric("Nodes"));
+    println!("{:.1} MB of JavaScript heap, {nodes} nodes", used / 1e6);
+    assert!(used < 60e6, "{used} bytes");
+    assert!(nodes < 100_000.0, "{nodes} nodes");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Chromium; scripts/test runs it"]
 async fn a_million_lines_open_at_once_are_searched_and_take_little_memory() {
@@ -144,20 +164,7 @@ async fn a_million_lines_open_at_once_are_searched_and_take_little_memory() {
     page.until(&in_view(777_777)).await;
     page.until("document.querySelector('.hl').id === 'L777777'").await;
 
-    page.call("Performance.enable", serde_json::json!({})).await;
-    let metrics = page.call("Performance.getMetrics", serde_json::json!({})).await;
-    let metric = |name: &str| {
-        let metrics = metrics["metrics"].as_array().expect("metrics");
-        metrics
-            .iter()
-            .find(|metric| metric["name"] == name)
-            .and_then(|metric| metric["value"].as_f64())
-            .expect("one")
-    };
-    let (used, nodes) = (metric("JSHeapUsedSize"), metric("Nodes"));
-    println!("{:.1} MB of JavaScript heap, {nodes} nodes", used / 1e6);
-    assert!(used < 100e6, "{used} bytes");
-    assert!(nodes < 100_000.0, "{nodes} nodes");
+    assert_light(&mut page).await;
     stage.strike(page).await;
 }
 
@@ -247,5 +254,45 @@ async fn steps_fold_and_the_one_that_failed_is_open() {
     v Start failed, 10 lines, shown
     v Check, 10 lines, shown
     ");
+    stage.strike(page).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Chromium; scripts/test runs it"]
+async fn lines_as_long_as_they_get_neither_fill_nor_stop_the_page() {
+    const LINES: u64 = 302;
+    let mut stage = Stage::set().await;
+    let (deployment, mut job) = stage.build("payments", "main").await;
+    // What costs a terminal most: a colour for each letter, bars that are drawn again and again, and characters to spell out.
+    let kinds = ["\u{1b}[31ma\u{1b}[1mb\u{8}", "\r\u{1b}[K 50% [####    ]", "\u{202e}\0", "\u{1b}]0;"]
+        .map(|kind| kind.repeat(64 * 1024 / kind.len()).into_bytes());
+    let mut page = stage.visit(&format!("/deployments/{}", deployment.number)).await;
+    page.until(FOLDED).await;
+    page.until("document.getElementById('link').textContent === 'Live'").await;
+    page.eval(
+        "window.longest = 0, new PerformanceObserver((list) => {
+            for (const task of list.getEntries()) window.longest = Math.max(window.longest, task.duration);
+        }).observe({ type: 'longtask' })",
+    )
+    .await;
+    // Live, while one follows.
+    for n in 0..6 {
+        let texts: Vec<&[u8]> = kinds.iter().map(Vec::as_slice).cycle().skip(n % 4).take(50).collect();
+        job.say(&mut stage.agent, Stream::Stdout, &texts).await;
+    }
+    page.until(&format!("document.getElementById('count').textContent === '{LINES} lines'")).await;
+    page.until(&line(LINES)).await;
+    // And again by windows, from the end to the beginning and on.
+    page.eval("location.hash = '#L150'").await;
+    page.until(&line(150)).await;
+    page.until(&format!("(document.getElementById('log').scrollTop = 0, {})", line(3))).await;
+    let stretch = page.eval(STRETCH).await;
+    assert!(stretch["dense"] == true && stretch["count"].as_u64() <= Some(80), "{stretch}");
+    page.until(&format!("(document.getElementById('log').scrollTop = 1e9, {})", line(150))).await;
+    page.eval(&search_for("50% [")).await;
+    page.until("document.getElementById('find-count').textContent === '76 lines'").await;
+    let longest = page.eval("window.longest").await;
+    println!("the longest task took {longest} ms");
+    assert_light(&mut page).await;
     stage.strike(page).await;
 }

@@ -1,4 +1,5 @@
-// What a line of a log looks like: its text as pieces with classes. Called for every line shown; the only place that knows ANSI.
+// What a line of a log looks like: its text as pieces with classes. Called for every line shown. The server's search reads lines
+// the same way (logs/shown.rs); a test in a browser compares the two.
 //
 // Kept: SGR (colours, bold, dim, italic, underline, strike, inverse), and what decides what a line says in the end: carriage
 // return, backspace and "erase in line". Every other sequence is removed. Characters that cannot be seen or turn text around
@@ -6,8 +7,10 @@
 // Colours begin anew with every line, so that a line looks the same whatever was loaded before it. All loops are linear.
 
 const SPECIAL = /[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\u{e0000}-\u{e007f}]/u;
-// The same characters as `is_hidden` in words.rs; a tab is text.
-const HIDDEN = new RegExp(SPECIAL.source, 'u');
+// The same characters as `is_hidden` in words.rs and in the server's search (logs/shown.rs); a tab is text.
+const RUN = new RegExp(`[^${SPECIAL.source.slice(1)}+`, 'uy');
+// What makes a line more than one run of text after the other. (Erasing to the end does nothing at the end.)
+const MOVES = /[\r\b]|(?:\x1b\[|\x9b)[12]K/;
 const CSI = /(?:\x1b\[|\x9b)([\x30-\x3f]*)([\x20-\x2f]*)([\x40-\x7e])/y;
 const CSI_BROKEN = /(?:\x1b\[|\x9b)[\x30-\x3f]*[\x20-\x2f]*/y;
 const STRING = /(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x90\x98\x9c-\x9f]*(?:\x07|\x1b\\|\x9c)/y;
@@ -19,16 +22,9 @@ export function parse(line) {
   let text = line;
   while (text.endsWith('\r')) text = text.slice(0, -1);
   if (!SPECIAL.test(text)) return text === '' ? [] : [{ text, cls: '' }];
-  const chars = [];
-  const classes = [];
+  const screen = MOVES.test(text) ? new Grid() : new Flow();
   const pen = newPen();
   let cls = '';
-  let column = 0;
-  const put = (char, of) => {
-    chars[column] = char;
-    classes[column] = of;
-    column += 1;
-  };
   let i = 0;
   const match = (pattern) => {
     pattern.lastIndex = i;
@@ -37,10 +33,9 @@ export function parse(line) {
     return found;
   };
   while (i < text.length) {
-    const char = String.fromCodePoint(text.codePointAt(i));
-    if (!HIDDEN.test(char)) {
-      put(char, cls);
-      i += char.length;
+    const run = match(RUN);
+    if (run) {
+      screen.write(run[0], cls);
       continue;
     }
     const found = match(CSI);
@@ -50,21 +45,21 @@ export function parse(line) {
         sgr(pen, parameters);
         cls = classOf(pen);
       } else if (final === 'K' && between === '' && /^[012]?$/.test(parameters)) {
-        erase(chars, classes, column, parameters);
+        screen.erase(parameters);
       }
       continue;
     }
     if (match(CSI_BROKEN) || match(STRING) || match(STRING_BROKEN) || match(ESCAPE)) continue;
-    i += char.length;
-    const code = char.codePointAt(0);
-    if (char === '\r') column = 0;
-    else if (char === '\b') column = Math.max(0, column - 1);
+    const code = text.codePointAt(i);
+    i += code > 0xffff ? 2 : 1;
+    if (code === 13) screen.column = 0;
+    else if (code === 8) screen.column = Math.max(0, screen.column - 1);
     else if (code === 7 || code === 14 || code === 15 || code === 0x9c) continue;
-    else if (code < 0x20) put(String.fromCodePoint(0x2400 + code), 'ctl');
-    else if (code === 0x7f) put('\u2421', 'ctl');
-    else put(`\u27e8U+${code.toString(16).toUpperCase().padStart(4, '0')}\u27e9`, 'ctl');
+    else if (code < 0x20) screen.put(String.fromCodePoint(0x2400 + code), 'ctl');
+    else if (code === 0x7f) screen.put('\u2421', 'ctl');
+    else screen.put(`\u27e8U+${code.toString(16).toUpperCase().padStart(4, '0')}\u27e9`, 'ctl');
   }
-  return runs(chars, classes);
+  return screen.pieces();
 }
 
 /** The line as plain text, as it reads on the page. */
@@ -72,32 +67,65 @@ export function plain(line) {
   return parse(line).map((piece) => piece.text).join('');
 }
 
-function runs(chars, classes) {
-  const pieces = [];
-  let from = 0;
-  for (let i = 1; i <= chars.length; i += 1) {
-    if (i === chars.length || (classes[i] ?? '') !== (classes[from] ?? '')) {
-      let text = '';
-      for (let j = from; j < i; j += 1) text += chars[j] ?? ' ';
-      pieces.push({ text, cls: classes[from] ?? '' });
-      from = i;
-    }
+// Most lines: nothing moves back, so text only ever follows text.
+class Flow {
+  #pieces = [];
+  column = 0;
+
+  write(text, cls) {
+    const last = this.#pieces.at(-1);
+    if (last?.cls === cls) last.text += text;
+    else this.#pieces.push({ text, cls });
   }
-  return pieces;
+
+  put(text, cls) {
+    this.write(text, cls);
+  }
+
+  erase() {}
+
+  pieces() {
+    return this.#pieces;
+  }
 }
 
-function erase(chars, classes, column, what) {
-  const all = what === '2' || (what === '1' && column + 1 >= chars.length);
-  if (what === '1' && !all) {
-    // Blank from the right: what is left of the first blank cell is blank already, so repeating it costs nothing.
-    for (let i = column; i >= 0 && chars[i] !== undefined; i -= 1) {
-      chars[i] = undefined;
-      classes[i] = undefined;
+// A line of a terminal, cell by cell.
+class Grid {
+  #chars = [];
+  #classes = [];
+  column = 0;
+
+  write(text, cls) {
+    for (const char of text) this.put(char, cls);
+  }
+
+  /** Into one cell, however long it reads. */
+  put(text, cls) {
+    this.#chars[this.column] = text;
+    this.#classes[this.column] = cls;
+    this.column += 1;
+  }
+
+  erase(what) {
+    const [chars, classes] = [this.#chars, this.#classes];
+    const all = what === '2' || (what === '1' && this.column + 1 >= chars.length);
+    if (what === '1' && !all) {
+      // Blank from the right: what is left of the first blank cell is blank already, so repeating it costs nothing.
+      for (let i = this.column; i >= 0 && chars[i] !== undefined; i -= 1) {
+        chars[i] = undefined;
+        classes[i] = undefined;
+      }
+    } else {
+      // Cells that are not there read as blanks; the column stays where it is.
+      chars.length = all ? 0 : Math.min(chars.length, this.column);
+      classes.length = chars.length;
     }
-  } else if (what !== '1' || all) {
-    // Cells that are not there read as blanks; the column stays where it is.
-    chars.length = all ? 0 : Math.min(chars.length, column);
-    classes.length = chars.length;
+  }
+
+  pieces() {
+    const flow = new Flow();
+    for (let i = 0; i < this.#chars.length; i += 1) flow.write(this.#chars[i] ?? ' ', this.#classes[i] ?? '');
+    return flow.pieces();
   }
 }
 

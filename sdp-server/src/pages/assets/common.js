@@ -310,20 +310,3 @@ document.addEventListener('keydown', (event) => {
 
 setInterval(tick, 1000);
 tick();
-
-/** Copies text; throws if the browser does not allow it. */
-export async function toClipboard(text) {
-  // Not there on plain http.
-  if (navigator.clipboard) {
-    await navigator.clipboard.writeText(text);
-    return;
-  }
-  const area = document.createElement('textarea');
-  area.value = text;
-  area.className = 'off-screen';
-  document.body.append(area);
-  area.select();
-  const done = document.execCommand('copy');
-  area.remove();
-  if (!done) throw new Error('refused');
-}

@@ -1,11 +1,13 @@
 // The lines of a log that are in the page: one stretch, from `first` to `last`, with a heading before each section (a step). The
 // lines of a folded section belong to the stretch and have no rows, so it may be long and cost nothing.
 // Called by whoever decides what is loaded (log.js). A line is text: it only ever becomes text nodes.
-// Limits: MAX lines in the page (whoever adds trims the other end), SHOWN characters of a line until somebody asks for the rest.
+// Limits: MAX lines and TEXT characters in the page (whoever adds trims the other end when it `isFull`), SHOWN characters of a
+// line until somebody asks for the rest.
 
 import { parse } from './ansi.js';
 
 export const MAX = 5000;
+const TEXT = 4_000_000;
 const SHOWN = 4000;
 
 const make = (tag, cls, text) => {
@@ -31,6 +33,7 @@ export class LineList {
   #start;
   #toggled;
   #rows = []; // { line, row }, in order
+  #weight = 0; // the characters of all rows' lines
   #first = 1;
   #last = 0;
   #sections = [];
@@ -70,6 +73,11 @@ export class LineList {
     return this.#rows.length;
   }
 
+  /** Whether there is more in the page than a browser likes. */
+  get isFull() {
+    return this.#rows.length > MAX || this.#weight > TEXT;
+  }
+
   /** The row of a line; undefined if it is not in the page or folded. */
   row(n) {
     const entry = this.#rows[this.#index(n)];
@@ -95,6 +103,7 @@ export class LineList {
   reset(lines, first = lines[0]?.n ?? 1, last = lines.at(-1)?.n ?? first - 1) {
     this.#list.replaceChildren();
     this.#rows = [];
+    this.#weight = 0;
     this.#heads.clear();
     this.#first = first;
     this.#last = first - 1;
@@ -126,19 +135,17 @@ export class LineList {
     this.#arrange();
   }
 
-  /** Takes lines off the beginning until so many are left. */
-  trimStart(keep) {
-    if (this.#rows.length <= keep) return;
-    for (const { row } of this.#rows.splice(0, this.#rows.length - keep)) row.remove();
-    this.#first = this.#rows[0]?.line.n ?? this.#last + 1;
+  /** Takes lines off the beginning until so many are left, and it is not full. */
+  trimStart(keep = MAX) {
+    if (!this.#trim(keep, 0, 1)) return;
+    this.#first = this.#rows[0].line.n;
     this.#arrange();
   }
 
-  /** Takes lines off the end until so many are left. */
-  trimEnd(keep) {
-    if (this.#rows.length <= keep) return;
-    for (const { row } of this.#rows.splice(keep)) row.remove();
-    this.#last = this.#rows.at(-1)?.line.n ?? this.#first - 1;
+  /** Takes lines off the end until so many are left, and it is not full. */
+  trimEnd(keep = MAX) {
+    if (!this.#trim(keep, this.#rows.length - 1, -1)) return;
+    this.#last = this.#rows.at(-1).line.n;
     this.#arrange();
   }
 
@@ -244,13 +251,35 @@ export class LineList {
   }
 
   #cut(last, from = last + 1) {
-    const at = this.#index(Math.min(from, last + 1));
-    for (const { row } of this.#rows.splice(at)) row.remove();
+    this.#take(this.#index(Math.min(from, last + 1)), this.#rows.length);
     this.#last = last;
   }
 
+  /** Takes these rows out. */
+  #take(from, to) {
+    for (const { row, line } of this.#rows.splice(from, to - from)) {
+      row.remove();
+      this.#weight -= line.text.length;
+    }
+  }
+
+  /** Takes rows off one end; at least one stays. Says whether there was something to take. */
+  #trim(keep, from, way) {
+    const before = this.#rows.length;
+    let [count, weight] = [before, this.#weight];
+    for (let i = from; count > 1 && (count > keep || weight > TEXT); i += way) {
+      weight -= this.#rows[i].line.text.length;
+      count -= 1;
+    }
+    if (way > 0) this.#take(0, before - count);
+    else this.#take(count, before);
+    return count < before;
+  }
+
   #entries(lines) {
-    return lines.filter((line) => this.#section(line.n)?.open !== false).map((line) => ({ line, row: this.#row(line) }));
+    const shown = lines.filter((line) => this.#section(line.n)?.open !== false);
+    for (const line of shown) this.#weight += line.text.length;
+    return shown.map((line) => ({ line, row: this.#row(line) }));
   }
 
   /** Brings folds and headings in line with what the stretch has. */
@@ -258,11 +287,15 @@ export class LineList {
     if (!this.isEmpty) {
       for (const { first, last, open } of this.#sections) {
         if (open || first > Math.min(last, this.#last) || last < this.#first) continue;
-        const at = this.#index(first);
-        for (const { row } of this.#rows.splice(at, this.#index(last + 1) - at)) row.remove();
+        this.#take(this.#index(first), this.#index(last + 1));
         this.#first = Math.min(this.#first, first);
         this.#last = Math.max(this.#last, Math.min(last, this.#total));
       }
+    }
+    for (const [key, heading] of this.#heads) {
+      if (this.#sections.some((one) => one.key === key)) continue;
+      heading.remove();
+      this.#heads.delete(key);
     }
     let next = null;
     for (const section of this.#sections.toReversed()) {

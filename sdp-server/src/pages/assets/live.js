@@ -10,6 +10,15 @@ import { Problem, api, isSignedOut, signedOut } from './common.js';
 const UNAUTHORISED = 4401; // close code
 const SILENCE = 45_000; // ms without a frame after which a socket is not trusted when the page is looked at again
 
+const STATUS = {
+  connecting: ['wait', 'Connecting …'],
+  open: ['ok', 'Live'],
+  waiting: ['wait', 'Reconnecting …'],
+  stopped: ['off', 'Complete'],
+  gone: ['off', 'Not kept any more'],
+  'signed-out': ['bad', 'Not signed in'],
+};
+
 export class Live {
   #id;
   #reader;
@@ -47,6 +56,11 @@ export class Live {
     if (this.#stopped) return 'stopped';
     if (this.#socket?.readyState === WebSocket.OPEN) return 'open';
     return this.#failures > 1 ? 'waiting' : 'connecting';
+  }
+
+  /** The same as a class of sdp.css and in words. */
+  get words() {
+    return STATUS[this.state];
   }
 
   connect() {

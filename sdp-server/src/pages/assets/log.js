@@ -8,19 +8,18 @@
 // brought yet. While the stretch reaches `next` it is `attached` and grows live; while somebody reads further up it is not, and
 // what the socket brings is only counted. Lines are known by number, so none is shown twice and none is left out.
 
-import { Problem, duration, isSignedOut, now, onEvents, refresh, say, toClipboard } from './common.js';
+import { Problem, duration, isSignedOut, now, onEvents, refresh, say } from './common.js';
 import { LineList, MAX } from './lines.js';
 import { Live } from './live.js';
 import { Search } from './search.js';
 import { Sections } from './sections.js';
-import { Source } from './source.js';
-import { plain } from './ansi.js';
+import { Source, TEXT, newest, weight } from './source.js';
+import { tools } from './tools.js';
 
 const WINDOW = 500;
 const EDGE = 1500; // px from an edge at which more is loaded
 const FOLLOWED = 1500; // lines kept in the page while following
 const PENDING = 4000; // lines that may wait to be drawn
-const COPY = 20_000; // lines that are copied at once
 
 const $ = (id) => document.getElementById(id);
 const pane = $('log');
@@ -41,6 +40,7 @@ let seen = 0; // the newest line that was in view while following
 let range = null;
 let generation = 0; // counts changes of the window: an answer for an older one is thrown away
 let pending = [];
+let waiting = 0; // the characters of its lines, at least
 let drawing = 0;
 let drawn = 0; // when lines were drawn last, and how long that took
 let cost = 0;
@@ -168,7 +168,7 @@ async function toggled(key) {
       const found = await source.below(section.first, WINDOW, Math.min(section.last, total));
       if (mine !== generation) return;
       lines.unfold(section, found.lines);
-      if (lines.length > MAX) lines.trimEnd(MAX);
+      if (lines.isFull) lines.trimEnd();
       edge('end', '');
     } catch (problem) {
       sections.choose(key, false);
@@ -203,8 +203,8 @@ async function loadUp() {
     if (mine !== generation || version !== sections.version || lines.first !== before || found.first >= before) return;
     steady(() => {
       lines.prepend(found.lines, found.first);
-      if (lines.length > MAX) {
-        lines.trimEnd(MAX);
+      if (lines.isFull) {
+        lines.trimEnd();
         attached = false;
         follow = false;
         pending = [];
@@ -232,7 +232,7 @@ async function loadDown() {
     if (mine !== generation || version !== sections.version || lines.last !== after) return;
     steady(() => {
       lines.append(found.lines, found.last);
-      if (lines.length > MAX) lines.trimStart(MAX);
+      if (lines.isFull) lines.trimStart();
     });
     edge('end', '');
   } catch (problem) {
@@ -336,9 +336,11 @@ function arrived(batch) {
     return true;
   }
   for (const line of fresh) pending.push(line);
-  if (pending.length > PENDING) {
+  waiting += weight(fresh);
+  if (pending.length > PENDING || waiting > TEXT) {
     // Faster than it can be drawn, or the page is hidden: go on from the newest, the rest can be scrolled to.
-    pending = pending.slice(-WINDOW);
+    pending = newest(pending.slice(-WINDOW), TEXT / 2);
+    waiting = weight(pending);
     if (!follow) detach();
   }
   draw();
@@ -362,17 +364,17 @@ function drawNow() {
   drawing = 0;
   const batch = pending.filter((line) => line.n > lines.last);
   pending = [];
-  lines.total(total);
+  waiting = 0;
   if (batch.length > 0 && attached) {
     if (!lines.isEmpty && batch[0].n !== lines.last + 1) {
       if (follow) lines.reset(batch);
       else detach();
-    } else if (!follow && lines.length + batch.length > MAX) {
+    } else if (!follow && (lines.length + batch.length > MAX || lines.isFull)) {
       detach();
     } else {
       lines.append(batch);
       // Who follows reads the end: fewer rows are quicker to lay out, and what is above is a scroll away.
-      if (follow && lines.length > 2 * FOLLOWED) lines.trimStart(FOLLOWED);
+      if (follow && (lines.length > 2 * FOLLOWED || lines.isFull)) lines.trimStart(FOLLOWED);
     }
   }
   if (follow) toBottom();
@@ -475,23 +477,15 @@ document.addEventListener('visibilitychange', draw);
 
 // ── what is shown around the lines ──────────────────────────────────────────────────────────────────────────────────────
 
-const STATUS = {
-  connecting: ['wait', 'Connecting …'],
-  open: ['ok', 'Live'],
-  waiting: ['wait', 'Reconnecting …'],
-  stopped: ['off', 'Complete'],
-  gone: ['off', 'Not kept any more'],
-  'signed-out': ['bad', 'Not signed in'],
-};
-
 function status() {
   const place = $('link');
-  const [state, text] = STATUS[live.state];
+  const [state, text] = live.words;
   if (place.textContent !== text) place.textContent = text;
   place.className = `link ${state}`;
 }
 
 function show() {
+  lines.total(total);
   $('count').textContent = total === 1 ? '1 line' : `${total.toLocaleString('en')} lines`;
   pane.style.setProperty('--digits', Math.max(3, String(total).length));
   const empty = $('empty');
@@ -558,44 +552,6 @@ document.addEventListener('click', (click) => {
 
 // ── tools ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-const remember = (key, value) => {
-  try {
-    if (value === undefined) return localStorage.getItem(`sdp.${key}`);
-    localStorage.setItem(`sdp.${key}`, value);
-  } catch {
-    // Storage may be off; then a choice lasts as long as the page.
-  }
-  return null;
-};
-
-function wrap(on) {
-  steady(() => pane.classList.toggle('nowrap', !on));
-  $('wrap').setAttribute('aria-pressed', String(on));
-  if (follow) toBottom();
-}
-
-const TIMES = { off: 'Times', clock: 'Times: clock', since: 'Times: since start' };
-
-function times(mode) {
-  const known = mode in TIMES ? mode : 'off';
-  pane.dataset.times = known;
-  steady(() => lines.times(known));
-  $('times').textContent = TIMES[known];
-  $('times').setAttribute('aria-pressed', String(known !== 'off'));
-  if (follow) toBottom();
-}
-
-$('wrap').addEventListener('click', () => {
-  const on = pane.classList.contains('nowrap');
-  wrap(on);
-  remember('wrap', on ? 'on' : 'off');
-});
-$('times').addEventListener('click', () => {
-  const modes = Object.keys(TIMES);
-  const mode = modes[(modes.indexOf(pane.dataset.times) + 1) % modes.length];
-  times(mode);
-  remember('times', mode);
-});
 $('follow').addEventListener('click', () => {
   if (follow && attached) {
     follow = false;
@@ -607,22 +563,6 @@ $('jump').addEventListener('click', () => {
   toNewest();
 });
 
-async function copy() {
-  const [from, to] = range ?? [Math.max(1, total - COPY + 1), total];
-  try {
-    const wanted = await source.load(from, Math.min(to, from + COPY - 1));
-    const text = wanted.map((line) => `${plain(line.text)}\n`).join('');
-    await toClipboard(text);
-    const what = wanted.length === 1 ? 'One line' : `${wanted.length.toLocaleString('en')} lines`;
-    const rest = wanted.length < to - (range ? from : 1) + 1 ? '; for the whole log use Download' : '';
-    say(`${what} copied${rest}.`);
-  } catch (error) {
-    say(error instanceof Problem ? error.words() : 'The browser does not allow copying here.', { bad: true });
-  }
-}
-
-$('copy').addEventListener('click', copy);
-
 // Headings of running steps tick with the rest of the page.
 setInterval(() => {
   const running = document.querySelector('.steps .now time[data-tick]');
@@ -633,8 +573,16 @@ setInterval(() => {
 
 // ── begin ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-wrap(remember('wrap') !== 'off');
-times(remember('times') ?? 'off');
+tools({
+  pane,
+  lines,
+  source,
+  change(work) {
+    steady(work);
+    if (follow) toBottom();
+  },
+  wanted: () => ({ range, total }),
+});
 lines.total(total);
 arrange(JSON.parse(pane.dataset.steps), pane.dataset.failed, false);
 const wanted = linked();

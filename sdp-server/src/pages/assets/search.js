@@ -192,12 +192,13 @@ export class Search {
   }
 
   async #count() {
-    const asked = this.#asked;
+    const [asked, from] = [this.#asked, this.#lines];
+    if (!this.#wanted || from === 0) return;
     this.#counting = true;
     try {
-      const answer = await this.#get({ first: this.#lines + 1, limit: 1 });
-      if (asked !== this.#asked) return;
-      if (answer.lines < this.#lines) {
+      const answer = await this.#get({ first: from + 1, limit: 1 });
+      if (asked !== this.#asked || from !== this.#lines) return;
+      if (answer.lines < from) {
         this.again();
         return;
       }
