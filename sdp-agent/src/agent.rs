@@ -14,6 +14,7 @@ mod commands;
 mod connection;
 mod follow;
 mod hello;
+mod host;
 mod recent;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -32,7 +33,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::config::{Config, User};
+use crate::exec::Isolation;
 use crate::git::{Git, GitConfigError};
 use crate::job::{Stop, StopWhy};
 use crate::link::Connector;
@@ -41,11 +43,13 @@ use crate::runtime::{ProcessRuntime, RuntimeConfig};
 use crate::spool::Spool;
 use crate::sync::Lock;
 use crate::tools::Tools;
-use crate::workspace::Workspaces;
+use crate::workspace::{Workspaces, let_through};
 use recent::Recent;
 
 /// When the agent ends, logs have so long to reach the server.
 const DELIVER_WITHIN: Duration = Duration::from_secs(2);
+/// How often it looks whether its disk gets full.
+const LOOK_AT_DISK: Duration = Duration::from_secs(60);
 /// So many drained instances are told again after a reconnect.
 const DRAINED_KEPT: usize = 256;
 /// So many questions (lists of branches, output) are answered at once; more wait.
@@ -68,6 +72,9 @@ pub enum AgentError {
     /// Another agent uses its folder.
     #[error("another agent uses {0}; each needs a data_dir of its own")]
     InUse(PathBuf),
+    /// Builds cannot run as the configured user.
+    #[error("builds cannot run as `user` in [build]: {0}")]
+    BuildUser(String),
     /// Git cannot be set up.
     #[error("failed to set up git")]
     Git(#[from] GitConfigError),
@@ -100,6 +107,10 @@ pub async fn run(
     let agent = Arc::new(Agent::open(config).await?);
     let closing = &agent.closing;
     let mut router = agent.start_router(closing);
+    agent.tasks.spawn({
+        let (agent, closing) = (agent.clone(), closing.clone());
+        async move { agent.keep_room(closing).await }
+    });
     let mut connection = agent.tasks.spawn({
         let (agent, closing) = (agent.clone(), closing.clone());
         async move { agent.stay_connected(connector, closing).await }
@@ -196,7 +207,7 @@ impl Agent {
             }
             None => None,
         };
-        let preflight = hello::tools_found(&config).await;
+        let preflight = hello::tools_found(&config, &tools.isolation).await;
         Ok(Self {
             config,
             boot: BootId::new(),
@@ -216,6 +227,20 @@ impl Agent {
             preflight,
             _lock: lock,
         })
+    }
+
+    /// Makes room from time to time: services write, too.
+    async fn keep_room(&self, closing: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = closing.cancelled() => return,
+                () = tokio::time::sleep(LOOK_AT_DISK) => {}
+            }
+            tokio::select! {
+                () = closing.cancelled() => return,
+                () = self.tools.make_room() => {}
+            }
+        }
     }
 
     fn start_router(self: &Arc<Self>, closing: &CancellationToken) -> Option<tokio::task::JoinHandle<()>> {
@@ -299,10 +324,15 @@ impl Opened {
         if left > 0 {
             tracing::warn!(processes = left, "killed what an earlier agent left running");
         }
+        let isolation = Isolation::open(&config.build, data).map_err(AgentError::BuildUser)?;
+        let user = isolation.user();
+        let_through(data, user).map_err(at(data))?;
+        let path = data.join("caches");
+        own_folder(&path, user).map_err(at(&path))?;
         let path = data.join("spool");
         let spool = Spool::open(path.clone(), config.spool).map_err(at(&path))?;
         let path = data.join("work");
-        let workspaces = Workspaces::new(&path).map_err(at(&path))?;
+        let workspaces = Workspaces::owned_by(&path, user).map_err(at(&path))?;
         // Nothing is in use yet: what goes are half-done jobs and builds over the number to be kept.
         workspaces.sweep(&HashSet::new(), config.build.keep);
         let path = data.join("instances");
@@ -314,11 +344,21 @@ impl Opened {
             advertise: config.runtime.advertise,
             stop_grace: config.runtime.stop_grace,
             base_env: base_env.chain([path_of_services]).collect(),
+            isolation: isolation.clone(),
         };
         let runtime = ProcessRuntime::new(runtime).map_err(at(&path))?;
         let git = Git::new(config.git.clone(), data.join("mirrors"))?;
-        let tools = Tools::new(git, Arc::new(runtime), config.build.clone(), data.join("caches"), workspaces);
+        let tools = Tools::new(&config, git, Arc::new(runtime), workspaces, isolation);
         Ok(Self { config, lock, spool, tools })
+    }
+}
+
+/// A folder that the build user, if there is one, owns; else the agent.
+fn own_folder(path: &Path, user: Option<User>) -> io::Result<()> {
+    create_private(path)?;
+    match user {
+        Some(User { uid, gid }) => std::os::unix::fs::lchown(path, Some(uid), Some(gid)),
+        None => Ok(()),
     }
 }
 

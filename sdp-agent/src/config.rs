@@ -5,7 +5,9 @@
 //! code and give [`crate::run`] a connector of their own.
 
 mod file;
+mod limits;
 mod secrets;
+mod user;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -19,6 +21,7 @@ use sdp_core::name::Label;
 use sdp_core::secret::Secret;
 
 pub use file::{ConfigError, ConfigFile, Environment};
+pub use limits::{BuildLimits, DiskConfig};
 
 use crate::network::NetworkConfig;
 use crate::router::RouterConfig;
@@ -43,6 +46,8 @@ pub struct Config {
     pub spool: SpoolLimits,
     /// Below so many free bytes in its folder it takes no new work.
     pub min_free: u64,
+    /// When it makes room there.
+    pub disk: DiskConfig,
     /// Its router, if it is to have one.
     pub router: Option<RouterConfig>,
 }
@@ -60,6 +65,30 @@ pub struct RuntimeConfig {
     pub env: BTreeMap<String, String>,
 }
 
+/// A user of this machine, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct User {
+    /// Its id.
+    pub uid: u32,
+    /// Its group's.
+    pub gid: u32,
+}
+
+impl User {
+    /// The agent itself.
+    #[must_use]
+    pub fn own() -> Self {
+        use rustix::process::{getegid, geteuid};
+        Self { uid: geteuid().as_raw(), gid: getegid().as_raw() }
+    }
+
+    /// Whether it may do everything.
+    #[must_use]
+    pub fn is_root(self) -> bool {
+        self.uid == 0
+    }
+}
+
 /// How services are built.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BuildConfig {
@@ -67,6 +96,10 @@ pub struct BuildConfig {
     pub keep: usize,
     /// The `PATH` of builds and services.
     pub path: String,
+    /// Who owns what was built, and who it runs as in a container; without one: the agent itself.
+    pub user: Option<User>,
+    /// How much a build may take of the machine.
+    pub limits: BuildLimits,
     /// More variables of all builds, e.g. `GOPROXY`.
     pub env: BTreeMap<String, String>,
     /// What composer shall know, as its `config.json`: mirrors, logins.
@@ -99,10 +132,12 @@ impl fmt::Debug for Toolchain {
 impl fmt::Debug for BuildConfig {
     // Values of variables may be secrets: names only.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { keep, path, env, composer_config, toolchains, network } = self;
+        let Self { keep, path, user, limits, env, composer_config, toolchains, network } = self;
         f.debug_struct("BuildConfig")
             .field("keep", keep)
             .field("path", path)
+            .field("user", user)
+            .field("limits", limits)
             .field("env", &env.keys().collect::<Vec<_>>())
             .field("composer_config", composer_config)
             .field("toolchains", toolchains)
@@ -166,6 +201,7 @@ impl Config {
             build: BuildConfig::default(),
             spool: SpoolLimits::default(),
             min_free: 512 << 20,
+            disk: DiskConfig::above(512 << 20),
             router: None,
         }
     }
@@ -187,6 +223,8 @@ impl Default for BuildConfig {
         Self {
             keep: 2,
             path: crate::builder::DEFAULT_PATH.to_owned(),
+            user: None,
+            limits: BuildLimits::default(),
             env: BTreeMap::new(),
             composer_config: None,
             toolchains: Vec::new(),

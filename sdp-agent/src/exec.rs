@@ -2,7 +2,8 @@
 //!
 //! [`run`] is called by the job for each build command; `runtime::process` uses the same `spawn` and `supervise` for
 //! services. A program gets exactly the environment in [`Program::env`], no standard input and a session of its own; a
-//! build adopts its orphaned descendants, so that `tree` finds them all.
+//! build adopts its orphaned descendants, so that `tree` finds them all. As whom it runs and what it may take is its
+//! [`Isolation`].
 //!
 //! Invariant: when a function here returns, the program and whatever it left behind are gone. When its future is dropped
 //! they are killed, too.
@@ -12,6 +13,8 @@
 //! | a line: [`sdp_core::wire::MAX_LINE`] | the rest is dropped and counted in the marker |
 //! | the caller's time limit | `SIGTERM`, [`Options::grace`], `SIGKILL` to all that is left |
 //! | `PIPE_GRACE` after the program has ended | whoever still holds its pipe is killed |
+//! | [`Isolation::limits`] | no more processes; out of memory, somebody is killed, and that is said |
+//! | [`Reserve`]: so much stays free on the disk | `SIGTERM`, [`Options::grace`], `SIGKILL` |
 //!
 //! Needs Linux 5.3 (pidfd).
 
@@ -37,9 +40,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::redact::Redactor;
 
+mod cgroup;
+mod isolation;
 mod lines;
 pub(crate) mod tree;
 
+pub use cgroup::Limits;
+use isolation::Entry;
+pub use isolation::{Isolation, hide_own_memory};
 use lines::Lines;
 use tree::Tree;
 pub use tree::kill_leftovers;
@@ -50,6 +58,8 @@ const PIPE_GRACE: Duration = Duration::from_secs(2);
 const REAP_LIMIT: Duration = Duration::from_secs(2);
 /// How much is read at once from a pipe: what a Linux pipe holds.
 const CHUNK: usize = 64 * 1024;
+/// How often it is looked whether a program fills the disk.
+const LOOK_AT_DISK: Duration = Duration::from_secs(1);
 /// How often a start is tried again when the file is still open for writing in a process that was just forked.
 const BUSY_RETRIES: u32 = 20;
 
@@ -93,6 +103,24 @@ pub enum ExecError {
     /// It took longer than it may, and is gone.
     #[error("it took longer than it may")]
     TimedOut,
+    /// It failed, and the system had killed some of it for want of memory; it is gone.
+    #[error("it took more memory than the agent allows ({mib} MiB)")]
+    OutOfMemory {
+        /// What it was allowed.
+        mib: u32,
+    },
+    /// It failed, and the system had refused it more processes or threads; it is gone.
+    #[error("it made more processes and threads than the agent allows ({most})")]
+    OutOfProcesses {
+        /// So many it was allowed at once.
+        most: u32,
+    },
+    /// The disk was so full that it was stopped; it is gone.
+    #[error("it was stopped because only {left_mib} MiB were left on the agent's disk")]
+    OutOfDisk {
+        /// What was left.
+        left_mib: u64,
+    },
     /// Processes that even `SIGKILL` did not end (stuck in the kernel); the only case in which something is left.
     #[error("processes {pids:?} cannot be killed")]
     Unkillable {
@@ -112,11 +140,29 @@ pub struct Options {
     pub redactor: Redactor,
     /// Between `SIGTERM` and `SIGKILL`.
     pub grace: Duration,
+    /// As whom it runs, and how much it may take.
+    pub isolation: Isolation,
+    /// What has to stay free on the disk.
+    pub reserve: Option<Reserve>,
+}
+
+/// Room that a program must leave to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reserve {
+    /// A folder on the disk.
+    pub folder: PathBuf,
+    /// So many bytes have to stay free there.
+    pub bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { redactor: Redactor::default(), grace: Duration::from_secs(10) }
+        Self {
+            redactor: Redactor::default(),
+            grace: Duration::from_secs(10),
+            isolation: Isolation::default(),
+            reserve: None,
+        }
     }
 }
 
@@ -147,16 +193,25 @@ pub async fn run_with(
     if stop.is_cancelled() {
         return Err(ExecError::Cancelled);
     }
-    let running = spawn(&program, Kind::Build).await?;
+    let running = spawn(&program, Kind::Build, &options.isolation).await?;
     // Boxed: it holds two read buffers' worth of state, and callers' futures stay small.
     let end = Box::pin(supervise(running, &options, &on_line, stop, Some(limit))).await;
     if !end.survivors.is_empty() {
         return Err(ExecError::Unkillable { pids: end.survivors });
     }
+    let limits = options.isolation.limits();
     match end.why {
+        Why::Exited if end.status.success() => Ok(end.status),
+        Why::Exited if end.out_of_memory => {
+            Err(ExecError::OutOfMemory { mib: limits.memory_mib.unwrap_or_default() })
+        }
+        Why::Exited if end.out_of_processes => {
+            Err(ExecError::OutOfProcesses { most: limits.pids.unwrap_or_default() })
+        }
         Why::Exited => Ok(end.status),
         Why::Stopped => Err(ExecError::Cancelled),
         Why::TimedOut => Err(ExecError::TimedOut),
+        Why::OutOfDisk { left } => Err(ExecError::OutOfDisk { left_mib: left >> 20 }),
     }
 }
 
@@ -197,17 +252,22 @@ impl Drop for Running {
 }
 
 /// Starts a program.
-pub(crate) async fn spawn(program: &Program, kind: Kind) -> Result<Running, ExecError> {
-    let path = {
-        let program = program.clone();
-        tokio::task::spawn_blocking(move || resolve(&program))
+pub(crate) async fn spawn(
+    program: &Program,
+    kind: Kind,
+    isolation: &Isolation,
+) -> Result<Running, ExecError> {
+    let (path, entry) = {
+        let (program, isolation) = (program.clone(), isolation.clone());
+        let prepare = move || Ok((resolve(&program)?, isolation.prepare(kind).map_err(ExecError::Spawn)?));
+        tokio::task::spawn_blocking(prepare)
             .await
             .map_err(|error| ExecError::Spawn(io::Error::other(error)))??
     };
     let marker = tree::new_marker();
     let mut tries = 0;
     let (mut child, pipe) = loop {
-        match start(program, &path, &marker, kind) {
+        match start(program, &path, &marker, &entry) {
             Ok(started) => break started,
             // A file that was just written may still be open in another child of ours, between its fork and exec.
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_RETRIES => {
@@ -218,7 +278,12 @@ pub(crate) async fn spawn(program: &Program, kind: Kind) -> Result<Running, Exec
         }
     };
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-    let tree = match pid.map(|pid| Tree::new(pid, marker)) {
+    if let Some(pid) = pid
+        && kind == Kind::Build
+    {
+        prefer_for_oom(pid);
+    }
+    let tree = match pid.map(|pid| Tree::new(pid, marker, entry.group.clone())) {
         Some(Ok(tree)) => tree,
         other => {
             // Without pidfd nothing could be watched or killed safely.
@@ -237,9 +302,9 @@ pub(crate) async fn spawn(program: &Program, kind: Kind) -> Result<Running, Exec
 }
 
 /// The child, and its pipe if it has only one.
-fn start(program: &Program, path: &Path, marker: &str, kind: Kind) -> io::Result<(Child, Option<Pipe>)> {
-    let mut command = command(program, path, marker, kind);
-    if kind == Kind::Build {
+fn start(program: &Program, path: &Path, marker: &str, entry: &Entry) -> io::Result<(Child, Option<Pipe>)> {
+    let mut command = command(program, path, marker, entry.clone());
+    if entry.kind == Kind::Build {
         return command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map(|child| (child, None));
     }
     let (reader, writer) = io::pipe()?;
@@ -248,7 +313,7 @@ fn start(program: &Program, path: &Path, marker: &str, kind: Kind) -> io::Result
     Ok((child, Some(Box::new(pipe))))
 }
 
-fn command(program: &Program, path: &Path, marker: &str, kind: Kind) -> Command {
+fn command(program: &Program, path: &Path, marker: &str, entry: Entry) -> Command {
     let mut command = Command::new(path);
     command
         .arg0(program.argv.first().map_or(OsStr::new(""), |name| name))
@@ -258,21 +323,7 @@ fn command(program: &Program, path: &Path, marker: &str, kind: Kind) -> Command 
         .envs(&program.env)
         .env(tree::MARKER, marker)
         .stdin(Stdio::null());
-    let setup = move || {
-        use rustix::process;
-        process::setsid()?;
-        // A core file would be a copy of the memory, secrets and all, and fill the disk.
-        process::setrlimit(process::Resource::Core, process::Rlimit { current: Some(0), maximum: Some(0) })?;
-        if kind == Kind::Build {
-            // Orphans come to the program, not to init, so that they stay in its tree. (Any process id means "yes".) Not
-            // for services: one that runs for weeks would collect dead children that it does not know of.
-            process::set_child_subreaper(Some(process::getpid()))?;
-            // Where the system forbids either, the build is still right, only less polite.
-            let _ = process::nice(10);
-            let _ = prefer_for_oom();
-        }
-        Ok(())
-    };
+    let setup = move || entry.enter();
     #[expect(unsafe_code, reason = "between fork and exec: system calls only, no allocation, no lock")]
     // SAFETY: rustix makes plain system calls, and its errors become io::Error without allocating.
     unsafe {
@@ -281,12 +332,9 @@ fn command(program: &Program, path: &Path, marker: &str, kind: Kind) -> Command 
     command
 }
 
-/// Makes the calling process the one to go when memory runs out. Called between fork and exec.
-fn prefer_for_oom() -> rustix::io::Result<()> {
-    use rustix::fs::{Mode, OFlags};
-    let file =
-        rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::write(file, b"500").map(|_| ())
+/// Makes a process the one to go when memory runs out. Where the system forbids it, the build is still right.
+fn prefer_for_oom(pid: i32) {
+    drop(std::fs::write(format!("/proc/{pid}/oom_score_adj"), "500"));
 }
 
 /// Finds the program's file: what `execvp` would do, but with the program's own `PATH` and folder, and a clear answer.
@@ -342,6 +390,8 @@ pub(crate) enum Why {
     Stopped,
     /// It took too long.
     TimedOut,
+    /// So many bytes were left on the disk.
+    OutOfDisk { left: u64 },
 }
 
 /// The end of a program.
@@ -350,6 +400,10 @@ pub(crate) struct End {
     pub(crate) why: Why,
     /// Of the program itself.
     pub(crate) status: ExitStatus,
+    /// Some of it was killed for want of memory.
+    pub(crate) out_of_memory: bool,
+    /// It was refused a process or thread.
+    pub(crate) out_of_processes: bool,
     /// Processes that `SIGKILL` did not end.
     pub(crate) survivors: Vec<i32>,
 }
@@ -367,6 +421,7 @@ pub(crate) async fn supervise(
     let mut err = Lines::new(Stream::Stderr, &options.redactor, on_line);
     let why;
     let survivors;
+    let ran_out;
     {
         let (stdout, stderr) = (running.stdout.take(), running.stderr.take());
         let pumps = pin!(async {
@@ -380,17 +435,20 @@ pub(crate) async fn supervise(
                     () = stop.cancelled() => Why::Stopped,
                     () = tree.leader_exited() => Why::Exited,
                     () = async { match limit { Some(limit) => sleep(limit).await, None => std::future::pending().await } } => Why::TimedOut,
+                    left = disk_is_full(options.reserve.as_ref()) => Why::OutOfDisk { left },
                 }
             })
             .await;
         match why {
             Why::Exited => draining.finish(stop).await,
-            Why::Stopped | Why::TimedOut => {
+            Why::Stopped | Why::TimedOut | Why::OutOfDisk { .. } => {
                 tree.terminate().await;
                 // Whatever heeds the signal is gone sooner; the rest has had its time.
                 drop(draining.during(timeout(options.grace, tree.gone())).await);
             }
         }
+        // Before it is kept from forking for the kill, which would count.
+        ran_out = tree.ran_out();
         survivors = draining.during(tree.kill()).await;
         draining.finish(&CancellationToken::new()).await;
     }
@@ -406,7 +464,24 @@ pub(crate) async fn supervise(
     if !survivors.is_empty() {
         tracing::error!(pids = ?survivors, "processes cannot be killed");
     }
-    End { why, status, survivors }
+    tree.remove_group().await;
+    End { why, status, out_of_memory: ran_out.memory, out_of_processes: ran_out.pids, survivors }
+}
+
+/// Returns what is left when that is too little.
+async fn disk_is_full(reserve: Option<&Reserve>) -> u64 {
+    let Some(Reserve { folder, bytes }) = reserve else { return std::future::pending().await };
+    loop {
+        // There is no event for it.
+        sleep(LOOK_AT_DISK).await;
+        let folder = folder.clone();
+        let free = tokio::task::spawn_blocking(move || crate::disk::free(&folder)).await;
+        if let Ok(Ok(left)) = free
+            && left < *bytes
+        {
+            return left;
+        }
+    }
 }
 
 /// Reads both pipes beside whatever else is waited for, so that a program never blocks on a full pipe.

@@ -21,6 +21,7 @@ mod config;
 mod control;
 mod fault;
 mod http;
+mod keep;
 mod local;
 mod mirror;
 mod pkt;
@@ -49,6 +50,7 @@ use tokio::sync::OwnedMutexGuard;
 pub use self::checkout::CheckoutInfo;
 pub use self::config::{GitConfig, GitConfigError};
 pub use self::control::GitOp;
+pub use self::keep::Hold;
 
 use self::control::{Control, Running};
 use self::fault::{Fault, said};
@@ -70,6 +72,8 @@ struct Inner {
     roots: http::Roots,
     /// Who writes to which mirror; an entry lives as long as somebody holds or awaits it.
     locks: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Who uses which mirror, for whatever; see `keep`.
+    holders: Mutex<HashMap<String, Weak<()>>>,
 }
 
 impl std::fmt::Debug for Git {
@@ -91,7 +95,8 @@ impl Git {
             .mode(0o700)
             .create(&mirrors)
             .map_err(|source| GitConfigError::Mirrors { path: mirrors.clone(), source })?;
-        Ok(Self { inner: Arc::new(Inner { config, mirrors, roots, locks: Mutex::default() }) })
+        let (locks, holders) = (Mutex::default(), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { config, mirrors, roots, locks, holders }) })
     }
 
     /// Which commit a branch, tag or commit id means now. An abbreviated id is looked for among the tips, then in the
@@ -107,6 +112,7 @@ impl Git {
         op: &GitOp,
     ) -> Result<CommitId, Failure> {
         let work = async {
+            let _held = self.hold(repo).await;
             let running = Running::begin(op);
             let job = Job::new(self, repo, credential);
             let again = job.clone();
@@ -135,6 +141,7 @@ impl Git {
         op: &GitOp,
     ) -> Result<CommitInfo, Failure> {
         let work = async {
+            let _held = self.hold(repo).await;
             let running = Running::begin(op);
             let job = Job::new(self, repo, credential);
             let id = object_id(commit)?;
@@ -174,6 +181,7 @@ impl Git {
         op: &GitOp,
     ) -> Result<CheckoutInfo, Failure> {
         let work = async {
+            let _held = self.hold(repo).await;
             let running = Running::begin(op);
             let job = Job::new(self, repo, None);
             let id = object_id(commit)?;

@@ -12,6 +12,7 @@
 mod agent;
 pub mod builder;
 pub mod config;
+mod disk;
 pub mod exec;
 pub mod git;
 mod job;

@@ -49,7 +49,13 @@ A configuration:
 
   [build]
   keep = 2                                # builds kept of each service in each sandbox
+  user = "sdp-build"                      # who builds run as; needs root, or the capabilities in the systemd unit
+  limits = { pids = 512, memory_mib = 2048 }
   env  = { GOPROXY = "https://proxy.golang.org" }
+
+  [disk]                                  # below min_free_mib (512) it takes no new work
+  low_mib    = 2048                       # below this, what was used least recently is removed,
+  target_mib = 3072                       # until this is free
 
   [spool]
   per_deployment_mib = 256                # a longer log keeps its beginning and its end
@@ -86,6 +92,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     start_logging(arguments.log_json);
+    if let Err(error) = sdp_agent::exec::hide_own_memory() {
+        tracing::warn!("the agent's memory can be dumped: {error}");
+    }
     match run(config, connector) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

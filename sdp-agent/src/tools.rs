@@ -1,24 +1,36 @@
 //! What all jobs of an agent share: git, the runtime, the folders they work in and the builds that are kept.
 //!
+//! It also makes room on the disk ([`Tools::make_room`], in the order of [`crate::disk`]).
+//!
 //! The invariant: a folder that a job or an instance uses is reserved here before anybody can sweep it away.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use sdp_core::catalog::Builder;
 use sdp_core::failure::Failure;
 use sdp_core::id::{DeploymentId, InstanceId};
 use sdp_core::name::{CommitId, RepoPath, ServiceName};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock};
 
 use crate::builder::{self, PlannedFile, Survey};
-use crate::config::BuildConfig;
+use crate::config::{BuildConfig, Config};
+use crate::disk::{self, Candidate};
+use crate::exec::{Isolation, Reserve};
 use crate::git::Git;
 use crate::runtime::Runtime;
 use crate::workspace::{self, KeptBuild, Workspaces};
+
+/// What a sweep has removed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Gone {
+    builds: usize,
+    caches: usize,
+    mirrors: usize,
+}
 
 #[derive(Debug)]
 pub(crate) struct Tools {
@@ -27,20 +39,74 @@ pub(crate) struct Tools {
     pub(crate) build: BuildConfig,
     /// Shared by all builds, e.g. Go's.
     pub(crate) caches: PathBuf,
+    /// As whom builds run, and how much they may take.
+    pub(crate) isolation: Isolation,
+    disk: Disk,
+    /// Builds hold it shared; a cache is removed by who has it alone.
+    caching: Arc<RwLock<()>>,
     workspaces: Workspaces,
     /// Whose folder each job or instance uses: its own, or that of the deployment whose build it runs.
     in_use: Mutex<HashMap<InstanceId, DeploymentId>>,
 }
 
+/// What is to stay free, and what was done for it.
+#[derive(Debug)]
+struct Disk {
+    folder: PathBuf,
+    floor: u64,
+    low: u64,
+    target: u64,
+    /// One sweep at a time.
+    turn: Mutex<()>,
+    last: StdMutex<Option<String>>,
+}
+
 impl Tools {
     pub(crate) fn new(
+        config: &Config,
         git: Git,
         runtime: Arc<dyn Runtime>,
-        build: BuildConfig,
-        caches: PathBuf,
         workspaces: Workspaces,
+        isolation: Isolation,
     ) -> Self {
-        Self { git, runtime, build, caches, workspaces, in_use: Mutex::default() }
+        let disk = Disk {
+            folder: config.data_dir.clone(),
+            floor: config.min_free,
+            low: config.disk.low.max(config.min_free),
+            target: config.disk.target.max(config.min_free),
+            turn: Mutex::default(),
+            last: StdMutex::default(),
+        };
+        Self {
+            git,
+            runtime,
+            build: config.build.clone(),
+            caches: config.data_dir.join("caches"),
+            isolation,
+            disk,
+            caching: Arc::default(),
+            workspaces,
+            in_use: Mutex::default(),
+        }
+    }
+
+    /// Keeps the caches as they are; for as long as a build runs.
+    pub(crate) async fn use_caches(&self) -> OwnedRwLockReadGuard<()> {
+        self.caching.clone().read_owned().await
+    }
+
+    /// What a build has to leave free: half of what has to be free before one begins, so that the agent can go on.
+    pub(crate) fn reserve(&self) -> Option<Reserve> {
+        let bytes = self.disk.floor / 2;
+        // A floor that nothing can reach refuses work; it is no reason to stop what runs.
+        (bytes > 0 && self.disk.floor < u64::MAX / 2)
+            .then(|| Reserve { folder: self.disk.folder.clone(), bytes })
+    }
+
+    /// Gives a checked-out tree to the build user, if there is one.
+    pub(crate) async fn hand_over(&self, tree: &Path) -> io::Result<()> {
+        let tree = tree.to_owned();
+        self.blocking(move |workspaces| workspaces.hand_over(&tree)).await?
     }
 
     /// A new folder for a deployment, reserved for its instance.
@@ -75,7 +141,7 @@ impl Tools {
 
     /// Writes files of the agent's own into a workspace.
     pub(crate) async fn write_files(&self, files: Vec<PlannedFile>) -> io::Result<()> {
-        self.blocking(move |_| files.iter().try_for_each(workspace::write_file)).await?
+        self.blocking(move |workspaces| files.iter().try_for_each(|file| workspaces.write_file(file))).await?
     }
 
     /// Checks what a build has left.
@@ -114,12 +180,21 @@ impl Tools {
         let found = self.blocking(move |workspaces| workspaces.find(&service, &commit, &hash)).await;
         let (owner, build) = found.ok().flatten()?;
         in_use.insert(instance, owner);
+        drop(in_use);
+        self.note_use(owner).await;
         Some(build)
     }
 
     /// An instance does not use its folder any more.
     pub(crate) async fn release(&self, instance: InstanceId) {
-        self.in_use.lock().await.remove(&instance);
+        let released = self.in_use.lock().await.remove(&instance);
+        if let Some(owner) = released {
+            self.note_use(owner).await;
+        }
+    }
+
+    async fn note_use(&self, owner: DeploymentId) {
+        drop(self.blocking(move |workspaces| workspaces.used(owner)).await);
     }
 
     /// Removes kept builds that nobody uses, but for the newest of each service in each sandbox.
@@ -135,6 +210,87 @@ impl Tools {
             Ok(builds) => tracing::debug!(builds, "swept builds that nobody uses"),
             Err(error) => tracing::warn!(%error, "failed to sweep old builds"),
         }
+    }
+
+    /// Free bytes on the disk; where the system cannot say, the work itself will find out.
+    pub(crate) async fn free(&self) -> Option<u64> {
+        let folder = self.disk.folder.clone();
+        tokio::task::spawn_blocking(move || disk::free(&folder)).await.ok()?.ok()
+    }
+
+    /// What was removed last to make room, for people.
+    pub(crate) fn last_sweep(&self) -> Option<String> {
+        self.disk.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// When less than the low mark is free: removes what was used least recently until the target is free or nothing is left
+    /// that may go.
+    pub(crate) async fn make_room(&self) {
+        let _turn = self.disk.turn.lock().await;
+        let Some(before) = self.free().await.filter(|free| *free < self.disk.low) else { return };
+        let mut gone = Gone::default();
+        for candidate in self.candidates().await {
+            if self.free().await.is_none_or(|free| free >= self.disk.target) {
+                break;
+            }
+            match &candidate {
+                Candidate::Build(deployment) if self.remove_spare(*deployment).await => gone.builds += 1,
+                Candidate::Cache(cache) if self.remove_cache(cache).await => gone.caches += 1,
+                Candidate::Mirror(name) if self.remove_mirror(name).await => gone.mirrors += 1,
+                _ => continue,
+            }
+            tracing::info!(?candidate, "removed to make room");
+        }
+        if gone == Gone::default() {
+            return;
+        }
+        let mib = |bytes: u64| bytes >> 20;
+        let after = self.free().await.unwrap_or(before);
+        let Gone { builds, caches, mirrors } = gone;
+        let text = format!(
+            "removed {builds} kept builds, {caches} caches, {mirrors} mirrors: {} MiB free, {} MiB before",
+            mib(after),
+            mib(before)
+        );
+        tracing::info!("{text}");
+        *self.disk.last.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(format!("{text} ({:.0})", jiff::Timestamp::now()));
+    }
+
+    async fn candidates(&self) -> Vec<Candidate> {
+        let used: HashSet<DeploymentId> = self.in_use.lock().await.values().copied().collect();
+        let (git, folder) = (self.git.clone(), self.caches.clone());
+        let look = move |workspaces: &Workspaces| {
+            disk::order(&workspaces.kept_builds(&used), disk::caches(&folder), git.mirrors())
+        };
+        self.blocking(look).await.unwrap_or_default()
+    }
+
+    /// Removes a kept build, unless somebody has begun to use it.
+    async fn remove_spare(&self, deployment: DeploymentId) -> bool {
+        let in_use = self.in_use.lock().await;
+        if in_use.values().any(|used| *used == deployment) {
+            return false;
+        }
+        let removed = self.blocking(move |workspaces| workspaces.remove(deployment)).await;
+        drop(in_use);
+        removed.is_ok_and(|removed| removed.is_ok())
+    }
+
+    /// Removes a cache, unless a build runs.
+    async fn remove_cache(&self, cache: &disk::Cache) -> bool {
+        let Ok(alone) = self.caching.clone().try_write_owned() else { return false };
+        let (parent, name) = (self.caches.join(&cache.builder), cache.name.clone());
+        let removed = tokio::task::spawn_blocking(move || {
+            let _alone = alone;
+            workspace::remove::tree(&parent, &name)
+        });
+        removed.await.is_ok_and(|removed| removed.is_ok())
+    }
+
+    async fn remove_mirror(&self, name: &str) -> bool {
+        let (git, name) = (self.git.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || git.remove_idle(&name)).await.unwrap_or(false)
     }
 
     async fn blocking<T: Send + 'static>(

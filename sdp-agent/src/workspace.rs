@@ -3,23 +3,26 @@
 //! Called by the job (create, find, keep, remove) and by the agent at start and after each job (sweep). All of it touches
 //! the disk: call it on a blocking thread. `find` reads memory and two directory entries.
 //!
+//! With a build user, the four folders are its own; the deployment's folder is not, so that a build cannot touch the record.
+//!
 //! Invariant: paths are made of ids alone, never of names that somebody chose; nothing is followed out of a workspace;
 //! a folder that is being removed is renamed first, so that half a build is never found. What is in the root and is not
 //! ours is left alone.
 //!
 //! Limits: `MAX_RECORD` bytes for a kept build's record; how many builds are kept is the caller's configuration.
 
-mod remove;
+pub(crate) mod remove;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, lchown};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::process::{Gid, Uid};
 use sdp_core::catalog::Builder;
 use sdp_core::deployment::Step;
 use sdp_core::failure::{Failure, FailureReason};
@@ -30,6 +33,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::builder::{PlannedFile, RunPlan, Target};
+use crate::config::User;
+use crate::disk;
 
 const SOURCE: &str = "source";
 const OUTPUT: &str = "output";
@@ -68,6 +73,7 @@ pub struct Workspaces(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     root: PathBuf,
+    owner: Option<User>,
     kept: Mutex<BTreeMap<DeploymentId, KeptBuild>>,
 }
 
@@ -77,8 +83,17 @@ impl Workspaces {
     /// # Errors
     /// When the folder cannot be made or read.
     pub fn new(root: impl Into<PathBuf>) -> io::Result<Self> {
+        Self::owned_by(root, None)
+    }
+
+    /// As [`Self::new`]; what builds write belongs to that user.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn owned_by(root: impl Into<PathBuf>, owner: Option<User>) -> io::Result<Self> {
         let root = root.into();
         DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
+        let_through(&root, owner)?;
         // Absolute and without links: these paths go into records and are compared.
         let root = root.canonicalize()?;
         let mut kept = BTreeMap::new();
@@ -95,7 +110,7 @@ impl Workspaces {
                 kept.insert(id, build);
             }
         }
-        Ok(Self(Arc::new(Shared { root, kept: Mutex::new(kept) })))
+        Ok(Self(Arc::new(Shared { root, owner, kept: Mutex::new(kept) })))
     }
 
     /// Makes the folders of a deployment, empty: what an earlier attempt left is removed.
@@ -108,14 +123,66 @@ impl Workspaces {
         let mut builder = DirBuilder::new();
         builder.mode(0o700);
         builder.create(&folder)?;
+        let_through(&folder, self.0.owner)?;
         for name in [SOURCE, OUTPUT, HOME, TMP] {
-            builder.create(folder.join(name))?;
+            let path = folder.join(name);
+            builder.create(&path)?;
+            if let Some(User { uid, gid }) = self.0.owner {
+                lchown(path, Some(uid), Some(gid))?;
+            }
         }
         // Nobody gets through the folder above; a container that is shown one of these may run as somebody else.
         for name in [SOURCE, OUTPUT] {
             fs::set_permissions(folder.join(name), fs::Permissions::from_mode(0o755))?;
         }
         Ok(folder)
+    }
+
+    /// Gives a checked-out tree to the build user, if there is one. Before anything of the repository runs: the tree is still as
+    /// it was written.
+    ///
+    /// # Errors
+    /// When the disk says no.
+    pub fn hand_over(&self, tree: &Path) -> io::Result<()> {
+        let Some(User { uid, gid }) = self.0.owner else { return Ok(()) };
+        let mut todo = vec![tree.to_owned()];
+        while let Some(path) = todo.pop() {
+            lchown(&path, Some(uid), Some(gid))?;
+            if fs::symlink_metadata(&path)?.is_dir() {
+                for entry in fs::read_dir(&path)? {
+                    todo.push(entry?.path());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a small file of the agent's own into a folder of a workspace, for builds to read.
+    ///
+    /// # Errors
+    /// When it cannot be written, or its folder is a link.
+    pub(crate) fn write_file(&self, file: &PlannedFile) -> io::Result<()> {
+        write_file(file, self.0.owner)
+    }
+
+    /// Notes that a kept build was used now.
+    pub(crate) fn used(&self, id: DeploymentId) {
+        disk::touch(&self.folder(id).join(RECORD));
+    }
+
+    /// The kept builds, with which of them are in use.
+    pub(crate) fn kept_builds(&self, in_use: &HashSet<DeploymentId>) -> Vec<disk::Build> {
+        let kept = self.kept().clone();
+        kept.into_iter()
+            .map(|(deployment, build)| disk::Build {
+                deployment,
+                service: build.service,
+                sandbox: build.sandbox,
+                kept_at: build.kept_at,
+                used_at: disk::touched_at(&self.folder(deployment).join(RECORD)).unwrap_or(build.kept_at),
+                in_use: in_use.contains(&deployment),
+            })
+            .collect()
     }
 
     /// Where a deployment's tree is checked out.
@@ -240,6 +307,13 @@ impl Workspaces {
     }
 }
 
+/// Lets a build user pass through a folder to what is its own in there, and see nothing else of it.
+pub(crate) fn let_through(folder: &Path, user: Option<User>) -> io::Result<()> {
+    let Some(user) = user else { return Ok(()) };
+    lchown(folder, None, Some(user.gid))?;
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o710))
+}
+
 /// What a build depends on beside the commit: a kept one is used only where this is the same.
 #[must_use]
 pub fn spec_hash(spec: &JobSpec, target: Target, toolchains: &[&Label]) -> String {
@@ -279,16 +353,20 @@ fn read_record(folder: &Path) -> Option<KeptBuild> {
 ///
 /// # Errors
 /// When it cannot be written, or its folder is a link.
-pub(crate) fn write_file(file: &PlannedFile) -> io::Result<()> {
+fn write_file(file: &PlannedFile, owner: Option<User>) -> io::Result<()> {
     let (Some(folder), Some(name)) = (file.path.parent(), file.path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    match DirBuilder::new().mode(0o700).create(folder) {
+    let ids = owner.map(|User { uid, gid }| (Uid::from_raw(uid), Gid::from_raw(gid))).unzip();
+    let made = match DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
+        other => other.is_ok(),
+    };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let folder = rustix::fs::open(folder, flags, Mode::empty())?;
+    if made {
+        rustix::fs::chownat(&folder, "", ids.0, ids.1, AtFlags::EMPTY_PATH)?;
+    }
     match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
         Err(error) if error != rustix::io::Errno::NOENT => return Err(error.into()),
         _ => {}
@@ -298,6 +376,7 @@ pub(crate) fn write_file(file: &PlannedFile) -> io::Result<()> {
     let mut opened = fs::File::from(rustix::fs::openat(&folder, name, flags, mode)?);
     // Whatever the agent's umask is.
     opened.set_permissions(fs::Permissions::from_mode(mode.bits()))?;
+    rustix::fs::fchown(&opened, ids.0, ids.1)?;
     opened.write_all(file.text.as_bytes())
 }
 

@@ -11,6 +11,7 @@ use sdp_core::id::{CommandId, DeploymentId, InstanceId};
 use sdp_core::name::RepoUrl;
 use sdp_core::secret::GitCredential;
 use sdp_core::wire::{Answer, FromAgent, InstanceReport, InstanceStatus, RejectReason, ToAgent};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::recent::Reply;
@@ -19,6 +20,8 @@ use crate::git::GitOp;
 use crate::job::{self, Order, Stop, StopWhy};
 use crate::spool::{JobKey, JobLog, Outflow};
 
+/// How long work that is to be taken waits for room to be made.
+const MAKE_ROOM_WITHIN: Duration = Duration::from_secs(5);
 /// How long a list of branches may take.
 const LIST_WITHIN: Duration = Duration::from_secs(30);
 /// The most lines of an instance's output in an answer.
@@ -127,9 +130,12 @@ impl Agent {
             let message = format!("it does {} jobs at once, and has them", self.config.capacity);
             return Reply::rejected(RejectReason::Busy, message);
         }
-        let full = || Reply::rejected(RejectReason::DiskFull, "too little room is left in its data folder");
-        if !self.has_room() {
-            return full();
+        if self.room().await.is_err() {
+            // Later is still possible: the sweep goes on.
+            drop(timeout(MAKE_ROOM_WITHIN, self.tools.make_room()).await);
+        }
+        if let Err(why) = self.room().await {
+            return Reply::rejected(RejectReason::DiskFull, why);
         }
         if let Some(why) = self.tools.runtime.degraded() {
             return Reply::rejected(RejectReason::EngineUnavailable, why);
@@ -142,7 +148,10 @@ impl Agent {
             Ok(Ok(log)) => log,
             Ok(Err(error)) => {
                 tracing::error!(deployment.id = %key.0, %error, "failed to make a job's spool");
-                return full();
+                return Reply::rejected(
+                    RejectReason::DiskFull,
+                    "it cannot keep the deployment's log: its disk is full",
+                );
             }
             Err(_) => {
                 return Reply::rejected(RejectReason::Unsupported, "the agent has a fault; see its log");
@@ -203,6 +212,7 @@ impl Agent {
             agent.ended.send_modify(|count| *count += 1);
             // Beside the next job, not before it: what is swept is in nobody's use.
             agent.tools.sweep().await;
+            agent.tools.make_room().await;
         });
     }
 

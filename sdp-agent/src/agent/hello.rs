@@ -5,9 +5,14 @@ use std::path::Path;
 
 use sdp_core::wire::{FromAgent, PROTOCOL, Preflight};
 
-use super::Agent;
+use super::{Agent, host};
 use crate::builder::find_program;
 use crate::config::{BuildConfig, Config};
+use crate::disk;
+use crate::exec::Isolation;
+
+/// Fewer free files than this, or than a fiftieth of all, are too few.
+const LEAST_INODES: u64 = 50_000;
 
 impl Agent {
     pub(super) fn hello(&self) -> FromAgent {
@@ -29,33 +34,51 @@ impl Agent {
     }
 
     fn disk(&self) -> Preflight {
-        let (ok, detail) = match free_bytes(&self.config.data_dir) {
+        let folder = &self.config.data_dir;
+        let (mut ok, mut detail) = match disk::free(folder) {
             Ok(free) => {
                 let least = self.config.min_free;
-                let free_mib = free >> 20;
-                let detail =
-                    format!("{free_mib} MiB free in the data folder, at least {} MiB wanted", least >> 20);
+                let detail = format!(
+                    "{} MiB free in the data folder, at least {} MiB wanted; room is made below {} MiB",
+                    free >> 20,
+                    least >> 20,
+                    self.config.disk.low.max(least) >> 20
+                );
                 (free >= least, detail)
             }
             Err(error) => (false, format!("cannot tell how much is free: {error}")),
         };
+        if let Ok(Some((free, all))) = disk::free_inodes(folder)
+            && free < (all / 50).min(LEAST_INODES)
+        {
+            ok = false;
+            detail += &format!("; only {free} more files can be made");
+        }
+        if let Some(sweep) = self.tools.last_sweep() {
+            detail += &format!("; {sweep}");
+        }
         Preflight { check: "disk".to_owned(), ok, detail }
     }
 
     /// Whether there is room for more work.
-    pub(super) fn has_room(&self) -> bool {
-        // Where the system cannot say, the work itself will find out.
-        free_bytes(&self.config.data_dir).map_or(true, |free| free >= self.config.min_free)
+    ///
+    /// # Errors
+    /// How much there is, and how much there should be.
+    pub(super) async fn room(&self) -> Result<(), String> {
+        let least = self.config.min_free;
+        match self.tools.free().await {
+            Some(free) if free < least => Err(format!(
+                "its disk is full: {} MiB are free in its data folder, and it takes work from {} MiB on",
+                free >> 20,
+                least >> 20
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
-fn free_bytes(folder: &Path) -> rustix::io::Result<u64> {
-    let stat = rustix::fs::statvfs(folder)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
 /// What does not change while the agent lives.
-pub(super) async fn tools_found(config: &Config) -> Vec<Preflight> {
+pub(super) async fn tools_found(config: &Config, isolation: &Isolation) -> Vec<Preflight> {
     let version = git2::Version::get().libgit2_version();
     let (major, minor, patch) = version;
     let mut found = vec![Preflight {
@@ -71,6 +94,9 @@ pub(super) async fn tools_found(config: &Config) -> Vec<Preflight> {
         let detail = "this agent is labelled with go, but there is none in build.path".to_owned();
         found.push(Preflight { check: "go".into(), ok: false, detail });
     }
+    let (config, isolation) = (config.clone(), isolation.clone());
+    let host = tokio::task::spawn_blocking(move || host::checks(&config, &isolation)).await;
+    found.extend(host.unwrap_or_default());
     found
 }
 

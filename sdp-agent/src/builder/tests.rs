@@ -339,6 +339,7 @@ async fn a_go_service_with_its_main_package_in_a_subfolder_builds_runs_and_is_he
         advertise: std::net::Ipv4Addr::LOCALHOST.into(),
         stop_grace: Duration::from_secs(10),
         base_env: BTreeMap::new(),
+        isolation: crate::exec::Isolation::default(),
     })
     .unwrap();
     let spec = StartSpec {

@@ -14,7 +14,8 @@ use sdp_core::secret::Secret;
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
-use super::{BuildConfig, Config, RuntimeConfig, SpoolLimits, Toolchain};
+use super::limits::{DiskSection, LimitsSection};
+use super::{BuildConfig, Config, RuntimeConfig, SpoolLimits, Toolchain, user};
 use crate::git::{GitConfig, GitConfigError};
 use crate::link::{Connector, InvalidLink, WebSocket};
 use crate::network::NetworkConfig;
@@ -70,7 +71,7 @@ pub enum ConfigError {
     Git(#[from] GitConfigError),
 }
 
-fn invalid(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
+pub(super) fn invalid(key: impl Into<String>, problem: impl Into<String>) -> ConfigError {
     ConfigError::Invalid { key: key.into(), problem: problem.into() }
 }
 
@@ -91,6 +92,7 @@ pub struct ConfigFile {
     labels: BTreeSet<Label>,
     capacity: Option<u32>,
     min_free_mib: Option<u64>,
+    disk: DiskSection,
     git: GitConfig,
     runtime: RuntimeSection,
     build: BuildSection,
@@ -130,6 +132,8 @@ struct RuntimeSection {
 struct BuildSection {
     keep: Option<usize>,
     path: Option<String>,
+    user: Option<String>,
+    limits: LimitsSection,
     env: BTreeMap<String, String>,
     composer_config: Option<PathBuf>,
 }
@@ -251,6 +255,7 @@ impl ConfigFile {
         if let Some(mib) = self.min_free_mib {
             config.min_free = bytes("min_free_mib", mib)?;
         }
+        config.disk = self.disk.config(config.min_free)?;
         self.git.validate()?;
         config.git = self.git.clone();
         config.runtime = self.runtime.config()?;
@@ -362,6 +367,12 @@ impl BuildSection {
             folders("build.path", path)?;
             config.path.clone_from(path);
         }
+        if let Some(name) = &self.user {
+            let user = user::parse(name, Path::new(user::PASSWD))
+                .map_err(|problem| invalid("build.user", problem))?;
+            config.user = Some(user);
+        }
+        config.limits = self.limits.limits()?;
         config.env = variables("build.env", &self.env)?;
         config.composer_config = self.composer_config.as_deref().map(read_composer_config).transpose()?;
         Ok(config)
@@ -414,7 +425,7 @@ fn variables(key: &str, env: &BTreeMap<String, String>) -> Result<BTreeMap<Strin
     }
 }
 
-fn bytes(key: &str, mib: u64) -> Result<u64, ConfigError> {
+pub(super) fn bytes(key: &str, mib: u64) -> Result<u64, ConfigError> {
     match mib {
         1..=16_777_216 => Ok(mib << 20),
         _ => Err(invalid(key, "1 to 16777216 MiB")),

@@ -6,6 +6,8 @@ use sdp_core::wire::{CUT_MARKER, MAX_LINE};
 
 use super::*;
 
+mod isolation;
+
 const LONG: Duration = Duration::from_secs(60);
 
 /// A script in a folder of its own, and a tag by which its processes are found afterwards.
@@ -289,7 +291,7 @@ async fn what_a_killed_agent_left_behind_is_found_by_its_folder() {
     for script in [&ours, &other] {
         let mut program = script.program();
         program.env.insert("HOME".into(), script.folder.path().join("home").into());
-        let mut running = spawn(&program, Kind::Build).await.unwrap();
+        let mut running = spawn(&program, Kind::Build, &Isolation::default()).await.unwrap();
         let mut lines = tokio::io::BufReader::new(running.stdout.take().unwrap());
         let mut line = String::new();
         tokio::io::AsyncBufReadExt::read_line(&mut lines, &mut line).await.unwrap();

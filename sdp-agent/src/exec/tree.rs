@@ -2,8 +2,8 @@
 //!
 //! A process is the program's if it is the program itself, in its session or process group, a descendant of one that is
 //! (a build adopts orphans, so descent holds while it lives), or carries the program's marker in its environment
-//! (which holds after it has ended). A process that clears its environment, leaves the session *and* outlives a program
-//! that nobody asked to stop is not found; a PID namespace of its own is the cure for that.
+//! (which holds after it has ended), or is in its control group, where it has one. Without one, a process that clears its
+//! environment, leaves the session *and* outlives a program that nobody asked to stop is not found.
 //!
 //! `/proc` is no snapshot: a process that forks and ends all the time can be between two ids just when it is looked for.
 //! A look counts as certain only if nobody unknown vanished, died or was changing its program during it; an uncertain
@@ -24,6 +24,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep, timeout};
+
+use super::cgroup::Group;
 
 /// The variable that marks a program's processes.
 pub(crate) const MARKER: &str = "SDP_EXEC";
@@ -57,6 +59,7 @@ struct Shared {
     marker: Vec<u8>,
     /// Readable when the program has ended.
     leader_fd: AsyncFd<OwnedFd>,
+    group: Option<Arc<Group>>,
     known: Mutex<Known>,
 }
 
@@ -69,6 +72,13 @@ struct Known {
     strangers: BTreeMap<i32, u64>,
     /// Who had no environment: a kernel thread, or somebody just starting a program.
     blank: BTreeSet<Process>,
+}
+
+/// What a program has run out of.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RanOut {
+    pub(crate) memory: bool,
+    pub(crate) pids: bool,
 }
 
 /// A process, for as long as it lives: the start time tells it from a later one with the same id.
@@ -89,17 +99,32 @@ struct Stat {
 }
 
 impl Tree {
-    pub(crate) fn new(leader: i32, marker: String) -> io::Result<Self> {
+    pub(crate) fn new(leader: i32, marker: String, group: Option<Arc<Group>>) -> io::Result<Self> {
         let fd = open(leader)?;
         let leader_fd = wait_on(fd)?;
         let marker = format!("{MARKER}={marker}").into_bytes();
-        Ok(Self(Arc::new(Shared { leader, marker, leader_fd, known: Mutex::default() })))
+        Ok(Self(Arc::new(Shared { leader, marker, leader_fd, group, known: Mutex::default() })))
     }
 
     /// Returns when the program itself has ended; it is not reaped by that.
     pub(crate) async fn leader_exited(&self) {
         if let Err(error) = self.0.leader_fd.readable().await {
             tracing::warn!(%error, "cannot wait for a process");
+        }
+    }
+
+    /// What it has run out of, if its control group tells.
+    pub(crate) fn ran_out(&self) -> RanOut {
+        self.0.group.as_ref().map_or_else(RanOut::default, |group| RanOut {
+            memory: group.ran_out_of_memory(),
+            pids: group.ran_out_of_pids(),
+        })
+    }
+
+    /// Removes its control group, when none of them is left.
+    pub(crate) async fn remove_group(&self) {
+        if let Some(group) = &self.0.group {
+            group.remove().await;
         }
     }
 
@@ -158,6 +183,9 @@ impl Tree {
     /// Stops processes until no new ones turn up (what is stopped cannot fork), then kills them all. Returns whom, and
     /// whether it is certain that there are no others.
     fn freeze_and_kill(&self) -> (Vec<Process>, bool) {
+        if let Some(group) = &self.0.group {
+            group.forbid_forks();
+        }
         let mut frozen = BTreeSet::new();
         // At once when one is found: some do not stay for long.
         let mut freeze = |process| {
@@ -212,6 +240,7 @@ impl Tree {
 
     fn look(&self, known: &mut Known, found: &mut impl FnMut(Process)) -> (Vec<Process>, bool) {
         let mut certain = true;
+        let grouped = self.0.group.as_ref().map(|group| group.pids()).unwrap_or_default();
         let leader = stat(self.0.leader).map(|stat| stat.process.started);
         let mut all: BTreeMap<i32, Stat> = BTreeMap::new();
         let mut ours: BTreeSet<i32> = BTreeSet::new();
@@ -223,6 +252,11 @@ impl Tree {
             };
             all.insert(pid, stat);
             let started = stat.process.started;
+            if grouped.contains(&pid) && !stat.dead {
+                ours.insert(pid);
+                found(stat.process);
+                continue;
+            }
             if known.strangers.get(&pid) == Some(&started) {
                 continue;
             }

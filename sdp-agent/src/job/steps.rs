@@ -113,6 +113,8 @@ impl<'a> Steps<'a> {
         let spec = &self.order.spec;
         let operation = self.git_operation(until)?;
         let git = &self.tools.git;
+        // From the fetch to the checkout, whatever is swept meanwhile.
+        let _mirror = git.hold(&spec.repo).await;
         if git.has_commit(&spec.repo, commit).await {
             self.say(&format!("commit {} is here already", commit.short()));
         } else {
@@ -129,6 +131,7 @@ impl<'a> Steps<'a> {
         let tree = self.settle_io(Step::Fetch, folder)?.join("source");
         let checkout = git.checkout(&spec.repo, commit, &tree, &operation).await;
         let checkout = self.settle(Step::Fetch, checkout)?;
+        self.settle_io(Step::Fetch, self.tools.hand_over(&tree).await)?;
         self.say(&format!("{} files", checkout.files));
         if checkout.has_submodules {
             self.say("the commit has submodules; they are left out");
@@ -165,6 +168,7 @@ impl<'a> Steps<'a> {
         for note in &plan.notes {
             self.say(note);
         }
+        let _caches = self.tools.use_caches().await;
         if plan.build.is_empty() {
             self.say("nothing to build");
         }
@@ -229,7 +233,12 @@ impl<'a> Steps<'a> {
             })
         };
         let mirror = self.mirror(&program);
-        let options = exec::Options { redactor: self.redactor.clone(), ..exec::Options::default() };
+        let options = exec::Options {
+            redactor: self.redactor.clone(),
+            isolation: self.tools.isolation.clone(),
+            reserve: self.tools.reserve(),
+            ..exec::Options::default()
+        };
         let limit = until.saturating_duration_since(Instant::now());
         let ended = Box::pin(exec::run_with(program, options, on_line, self.stop.token(), limit)).await;
         let halt = |reason, detail: String| Err(Halt::failed(Step::Build, reason, detail));
@@ -254,6 +263,9 @@ impl<'a> Steps<'a> {
             ),
             Err(ExecError::NotFound { program }) => {
                 halt(FailureReason::ToolMissing, format!("{program} is not on this agent"))
+            }
+            Err(error @ ExecError::OutOfDisk { .. }) => {
+                halt(FailureReason::DiskFull, format!("{name}: {error}"))
             }
             Err(error) => {
                 let detail = match std::error::Error::source(&error) {

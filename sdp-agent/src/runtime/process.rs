@@ -41,7 +41,10 @@ use super::output::{Output, TAIL_LINES};
 use super::ports::Ports;
 use super::{Printed, Runtime, StartError, StartSpec};
 use crate::builder::with_basics;
-use crate::exec::{self, ExecError, Kind, OnLine, Options, Program, Running, Why, tree::Tree};
+use crate::exec::{
+    self, ExecError, Isolation, Kind, Limits, OnLine, Options, Program, Running, Why, tree::Tree,
+};
+use crate::workspace::let_through;
 
 /// How instances are run.
 #[derive(Clone, Debug)]
@@ -56,6 +59,8 @@ pub struct RuntimeConfig {
     pub stop_grace: Duration,
     /// What the operator gives to all of them, such as `PATH`.
     pub base_env: BTreeMap<OsString, OsString>,
+    /// As whom they run, and how much they may take where their service says nothing.
+    pub isolation: Isolation,
 }
 
 /// All instances that run as processes. Cheap to clone.
@@ -92,6 +97,7 @@ impl ProcessRuntime {
     pub fn new(mut config: RuntimeConfig) -> io::Result<Self> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.data_dir)?;
         config.data_dir = config.data_dir.canonicalize()?;
+        let_through(&config.data_dir, config.isolation.user())?;
         let left = exec::kill_leftovers(&config.data_dir);
         if left > 0 {
             tracing::warn!(processes = left, "killed what an earlier agent left running");
@@ -130,8 +136,14 @@ impl ProcessRuntime {
         let mut undo = Undo { runtime: self, instance, armed: true };
         let prepared = tokio::task::spawn_blocking(move || {
             let folder = shared.folder(instance);
-            for path in [folder.clone(), folder.join("home"), folder.join("tmp")] {
-                std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+            let user = shared.config.isolation.user();
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+            let_through(&folder, user)?;
+            for path in [folder.join("home"), folder.join("tmp")] {
+                std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
+                if let Some(user) = user {
+                    std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid))?;
+                }
             }
             Ok::<_, io::Error>((folder, shared.ports.lease(instance)))
         })
@@ -155,11 +167,19 @@ impl ProcessRuntime {
         env.insert("PORT".into(), port.to_string().into());
         let argv = spec.run.argv.iter().map(Into::into).collect();
         let program = Program { argv, cwd: spec.run.cwd, env };
-        let running = exec::spawn(&program, Kind::Service).await.map_err(|error| match error {
-            ExecError::NotFound { program } => StartError::ToolMissing { program },
-            ExecError::Spawn(error) => StartError::Spawn(error),
-            other => StartError::Spawn(io::Error::other(other)),
-        })?;
+        // A service that says nothing has the pids of a build, so that it cannot take them all; the rest is its own affair.
+        let limits = Limits {
+            pids: spec.limits.pids.or(config.isolation.limits().pids),
+            memory_mib: spec.limits.memory_mib,
+            cpu_millis: spec.limits.cpu_millis,
+        };
+        let isolation = config.isolation.with_limits(limits);
+        let running =
+            exec::spawn(&program, Kind::Service, &isolation).await.map_err(|error| match error {
+                ExecError::NotFound { program } => StartError::ToolMissing { program },
+                ExecError::Spawn(error) => StartError::Spawn(error),
+                other => StartError::Spawn(io::Error::other(other)),
+            })?;
         let address = SocketAddr::new(config.advertise, port);
         let entry = Entry {
             deployment: spec.deployment,
@@ -172,7 +192,8 @@ impl ProcessRuntime {
         self.entries().insert(spec.instance, entry.clone());
         self.changed();
         self.0.tasks.spawn(entry.output.clone().write());
-        let options = Options { redactor: spec.redactor, grace: config.stop_grace };
+        let options =
+            Options { redactor: spec.redactor, grace: config.stop_grace, isolation, ..Options::default() };
         self.0.tasks.spawn(self.clone().watch(entry, running, options));
         Ok(address)
     }
@@ -186,12 +207,12 @@ impl ProcessRuntime {
         let end = Box::pin(exec::supervise(running, &options, &on_line, &entry.stop, None)).await;
         entry.output.close();
         entry.status.send_replace(match end.why {
-            Why::Stopped | Why::TimedOut => InstanceStatus::Stopped {},
+            Why::Stopped | Why::TimedOut | Why::OutOfDisk { .. } => InstanceStatus::Stopped {},
             Why::Exited => InstanceStatus::Exited {
                 exit: Exit {
                     exit_code: end.status.code(),
                     signal: end.status.signal(),
-                    out_of_memory: false,
+                    out_of_memory: end.out_of_memory,
                     last_lines: entry.output.tail(TAIL_LINES),
                 },
             },

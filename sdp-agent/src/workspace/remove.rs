@@ -14,7 +14,7 @@ const MAX_DEPTH: usize = 64;
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Removes `name` in `parent`, whatever it is.
-pub(super) fn tree(parent: &Path, name: &str) -> io::Result<()> {
+pub(crate) fn tree(parent: &Path, name: &str) -> io::Result<()> {
     let parent = open(parent, FOLDER, Mode::empty())?;
     let mut removal = Removal { parent: parent.as_fd(), name, moved: 0, todo: vec![CString::new(name)?] };
     while let Some(next) = removal.todo.pop() {

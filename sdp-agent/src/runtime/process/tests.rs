@@ -58,6 +58,7 @@ impl Fixture {
             ports,
             advertise: Ipv4Addr::LOCALHOST.into(),
             stop_grace: Duration::from_millis(300),
+            isolation: crate::exec::Isolation::default(),
             base_env: BTreeMap::new(),
         })
         .unwrap();
