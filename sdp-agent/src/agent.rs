@@ -18,9 +18,10 @@ mod host;
 mod recent;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +44,7 @@ use crate::runtime::{ProcessRuntime, RuntimeConfig};
 use crate::spool::Spool;
 use crate::sync::Lock;
 use crate::tools::Tools;
-use crate::workspace::{Workspaces, let_through};
+use crate::workspace::Workspaces;
 use recent::Recent;
 
 /// When the agent ends, logs have so long to reach the server.
@@ -326,7 +327,10 @@ impl Opened {
         }
         let isolation = Isolation::open(&config.build, data).map_err(AgentError::BuildUser)?;
         let user = isolation.user();
-        let_through(data, user).map_err(at(data))?;
+        if user.is_some() {
+            // Its group stays: systemd gives a whole state folder back to the agent when the folder's owner has changed.
+            std::fs::set_permissions(data, Permissions::from_mode(0o711)).map_err(at(data))?;
+        }
         let path = data.join("caches");
         own_folder(&path, user).map_err(at(&path))?;
         let path = data.join("spool");
@@ -364,7 +368,7 @@ fn own_folder(path: &Path, user: Option<User>) -> io::Result<()> {
 
 /// A folder that nobody else can look into.
 fn create_private(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    use std::os::unix::fs::DirBuilderExt;
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }

@@ -301,3 +301,6 @@ impl Tools {
         tokio::task::spawn_blocking(move || work(&workspaces)).await.map_err(io::Error::other)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,6 +48,14 @@ impl Git {
         Hold(held.await.ok().flatten())
     }
 
+    #[cfg(test)]
+    pub(crate) fn mirror_name(&self, repo: &RepoUrl) -> Option<String> {
+        match Source::admit(repo, &self.inner.config) {
+            Ok(Source::Http(http)) => Some(http.mirror_name()),
+            _ => None,
+        }
+    }
+
     /// The mirrors, and when each was used last. Blocks.
     pub(crate) fn mirrors(&self) -> Vec<KeptMirror> {
         let entries = fs::read_dir(&self.inner.mirrors).into_iter().flatten().flatten();
