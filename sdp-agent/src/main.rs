@@ -52,6 +52,16 @@ A configuration:
   user = "sdp-build"                      # who builds run as; needs root, or the capabilities in the systemd unit
   limits = { pids = 512, memory_mib = 2048 }
   env  = { GOPROXY = "https://proxy.golang.org" }
+  composer_config = "/etc/sdp/composer.json"   # composer's mirrors and logins
+
+  [[toolchain]]                           # for services with this label; the agent has it, too
+  label = "go-1.23"
+  path  = "/opt/go1.23/bin"
+
+  [network]                               # for git and builds; the server is always reached directly
+  proxy    = "http://proxy:3128"
+  no_proxy = "localhost, .corp.example, 10.0.0.0/8"
+  ca_file  = "/etc/ssl/company.pem"       # trusted besides the system's certificates; for the server, too
 
   [disk]                                  # below min_free_mib (512) it takes no new work
   low_mib    = 2048                       # below this, what was used least recently is removed,

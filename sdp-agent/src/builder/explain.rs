@@ -157,7 +157,7 @@ fn composer<'a>(
     next: Option<&'a str>,
     mirror: Option<&str>,
 ) -> Option<(FailureReason, String)> {
-    let line = text(0)?.trim();
+    let line = text(0)?.trim().trim_start_matches("- ");
     let lacking = line.contains("could not be found in any version")
         || line.starts_with("Could not find a matching version of package")
         || line.starts_with("Could not find package ");

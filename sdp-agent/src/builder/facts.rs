@@ -118,3 +118,6 @@ fn is_file(path: &Path) -> bool {
 fn is_folder(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,5 @@
+mod real;
+
 use sdp_core::catalog::Limits;
 use sdp_core::id::DeploymentNumber;
 use sdp_core::name::{SandboxName, ServiceName};
@@ -245,6 +247,22 @@ fn a_document_root_may_have_any_name_that_a_folder_can_have() {
     let env = &plan.run.container.as_ref().unwrap().env;
     assert_eq!(env["APACHE_DOCUMENT_ROOT"], "/app/shop/my ${PORT} \"pages\" [ü]");
     assert!(!plan.after[0].text.contains("pages"), "a name is never written into the configuration");
+}
+
+#[test]
+fn the_example_catalog_can_be_built_where_it_says() {
+    #[derive(serde::Deserialize)]
+    struct Catalog {
+        service: Vec<sdp_core::catalog::Service>,
+    }
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/config/catalog.toml");
+    let catalog: Catalog = toml::from_str(&std::fs::read_to_string(example).unwrap()).unwrap();
+    for service in &catalog.service {
+        service.check().unwrap();
+        let cx = BuildContext { image: service.image.clone(), ..context(Target::Container) };
+        plan(&service.builder, &cx).unwrap();
+    }
+    assert_eq!(catalog.service.len(), 3);
 }
 
 #[test]

@@ -172,10 +172,16 @@ impl<'a> Steps<'a> {
         if plan.build.is_empty() {
             self.say("nothing to build");
         }
+        let secrets: Vec<_> =
+            plan.before.iter().filter(|file| file.secret).map(|file| file.path.clone()).collect();
         let written = self.tools.write_files(plan.before).await;
         self.settle_io(Step::Build, written)?;
         for program in plan.build {
             self.build_command(program, until).await?;
+        }
+        for path in secrets {
+            // What is gone already is as well; the folder is nobody else's in any case.
+            drop(tokio::fs::remove_file(path).await);
         }
         // Asked again: the build ran programs of the repository, which may have put a link in a folder's place.
         let still = self.survey(tree, &path).await?;

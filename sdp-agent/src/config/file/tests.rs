@@ -89,6 +89,67 @@ base_url = "http://127.0.0.1:8081"
 }
 
 #[test]
+fn builds_are_told_of_toolchains_mirrors_and_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let composer = folder.path().join("composer.json");
+    std::fs::write(&composer, r#"{"config": {"bearer": {"mirror.example": "hunter2-hunter2"}}}"#).unwrap();
+    let text = GOOD.to_owned()
+        + &r#"
+labels = ["vm-3"]
+[build]
+path = "/usr/bin"
+env = { GOPROXY = "https://me:hunter3-hunter3@mirror.example/go", http_proxy = "http://other:1" }
+composer_config = "$COMPOSER"
+[[toolchain]]
+label = "go-1.23"
+path = "/opt/go1.23/bin"
+env = { GOAMD64 = "v2" }
+[[toolchain]]
+label = "go-1.22"
+path = "/opt/go1.22/bin"
+env = { GOAMD64 = "v1", GOEXPERIMENT = "x" }
+[network]
+proxy = "http://proxy:3128"
+no_proxy = ".corp.example, 10.0.0.0/8"
+"#
+        .replace("$COMPOSER", composer.to_str().unwrap());
+    let path = folder.path().join("agent.toml");
+    std::fs::write(&path, text).unwrap();
+    let config = ConfigFile::load(Some(&path), &no_env).unwrap().config().unwrap();
+    assert_eq!(config.labels.iter().map(Label::as_str).collect::<Vec<_>>(), ["go-1.22", "go-1.23", "vm-3"]);
+    assert_eq!(config.git.proxy.as_ref().unwrap().as_str(), "http://proxy:3128/");
+    assert_eq!(config.git.no_proxy, [".corp.example,10.0.0.0/8"]);
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("hunter"), "{shown}");
+    let secrets: Vec<_> = config.build.secrets().iter().map(|secret| secret.expose().to_owned()).collect();
+    assert_eq!(secrets, ["hunter3-hunter3", "hunter2-hunter2"]);
+    let labels: BTreeSet<Label> =
+        ["go-1.22", "go-1.23", "x"].map(|label| Label::parse(label).unwrap()).into();
+    let variables = config.build.variables(&labels, Some(Path::new("/w/ca.pem")));
+    let variables: Vec<_> = variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    insta::assert_snapshot!(variables.join("\n"), @r"
+    COMPOSER_CAFILE=/w/ca.pem
+    CURL_CA_BUNDLE=/w/ca.pem
+    GIT_SSL_CAINFO=/w/ca.pem
+    GOAMD64=v2
+    GOEXPERIMENT=x
+    GOPROXY=https://me:hunter3-hunter3@mirror.example/go
+    HTTPS_PROXY=http://proxy:3128
+    HTTP_PROXY=http://proxy:3128
+    NODE_EXTRA_CA_CERTS=/w/ca.pem
+    NO_PROXY=.corp.example,10.0.0.0/8
+    PATH=/opt/go1.23/bin:/opt/go1.22/bin:/usr/bin
+    REQUESTS_CA_BUNDLE=/w/ca.pem
+    SSL_CERT_FILE=/w/ca.pem
+    http_proxy=http://other:1
+    https_proxy=http://proxy:3128
+    no_proxy=.corp.example,10.0.0.0/8
+    ");
+    let plain = config.build.variables(&BTreeSet::new(), None);
+    assert_eq!((plain["PATH"].as_str(), plain.contains_key("GOAMD64")), ("/usr/bin", false));
+}
+
+#[test]
 fn the_environment_overrides_the_file() {
     let env = |name: &str| {
         let value = match name {
@@ -128,6 +189,11 @@ fn each_problem_is_named() {
         with("[runtime]\nadvertise = \"0.0.0.0\""),
         with("[build]\npath = \"bin\""),
         with("[build]\nenv = { PATH = \"/bin\" }"),
+        with("[build]\ncomposer_config = \"$DIR/token\""),
+        with("[[toolchain]]\nlabel = \"go\"\npath = \"go/bin\""),
+        with("[[toolchain]]\nlabel = \"go\"\npath = \"/go\"\n[[toolchain]]\nlabel = \"go\"\npath = \"/go\""),
+        with("[network]\nproxy = \"socks5://me:hunter2@proxy\""),
+        with("[network]\nca_file = \"$DIR/token\""),
         with("[spool]\ntotal_mib = 1"),
         with("[git]\norigins = [\"https://git.example.com/team\"]"),
         with("[router]\nkind = \"builtin\"\nlisten = \"0.0.0.0:80\""),
@@ -165,6 +231,16 @@ build.path: absolute folders with : between them
 --
 build.env: PATH is set with build.path
 --
+build.composer_config: $DIR/token is not JSON (line 1, column 1)
+--
+toolchain.path: absolute folders with : between them
+--
+toolchain.label: go is there twice
+--
+network.proxy: only http://host:port and https://host:port are understood
+--
+network.ca_file: $DIR/token: it holds no certificate
+--
 spool.total_mib: less than spool.per_deployment_mib
 --
 git.origins: https://git.example.com is not of the form https://host or https://host:port
@@ -189,4 +265,22 @@ fn systemd_may_give_the_token_to_a_list_of_users() {
     assert!(said(0o440, Some(Path::new("/run/credentials"))).unwrap_err().contains("mode 0440"));
     assert!(said(0o444, Some(folder.path())).unwrap_err().contains("mode 0444"));
     assert!(said(0o460, Some(folder.path())).unwrap_err().contains("mode 0460"));
+}
+
+#[test]
+fn the_example_for_a_machine_with_docker_is_understood() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(at("composer.json"), "{}").unwrap();
+    let authority = rcgen::generate_simple_self_signed(["corp.example".to_owned()]).unwrap();
+    std::fs::write(at("company.pem"), authority.cert.pem()).unwrap();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/config/agent-docker.toml");
+    let text = std::fs::read_to_string(example)
+        .unwrap()
+        .replace("/etc/sdp/composer.json", &at("composer.json"))
+        .replace("/etc/ssl/company.pem", &at("company.pem"));
+    std::fs::write(at("agent.toml"), text).unwrap();
+    let config = ConfigFile::load(Some(at("agent.toml").as_ref()), &no_env).unwrap().config().unwrap();
+    assert_eq!(config.build.toolchains.len(), 2);
+    assert!(config.build.network.proxy.is_some());
 }

@@ -516,6 +516,37 @@ async fn a_proxy_connects_and_learns_no_login() {
 }
 
 #[tokio::test]
+async fn the_network_section_is_enough_for_https_through_a_proxy() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let repo = Repo::bare(&dir.path().join("x.git"));
+    let commit = repo.commit("main", "First", &[("a", "1")]);
+    let (tls, authority) = certificate("localhost");
+    let host = Host::tls(dir.path(), tls).await;
+    let proxy = Proxy::start(false).await;
+    fs::write(dir.path().join("ca.pem"), authority).expect("write");
+    let network = |no_proxy: &str| crate::network::NetworkConfig {
+        proxy: Some(format!("http://{}", proxy.address).parse().expect("url")),
+        no_proxy: crate::network::NoProxy::parse([no_proxy]),
+        ca_file: Some(dir.path().join("ca.pem")),
+    };
+    for (no_proxy, heard) in [(".localhost,10.0.0.0/8", 1), ("other.example, localhost", 1)] {
+        let bench = Bench::new(|_, config| {
+            config.origins = vec![host.origin()];
+            config.use_network(&network(no_proxy));
+        });
+        bench.fetch(&host.url("x.git"), "main", &commit).await.expect("fetched");
+        assert_eq!(proxy.heard().len(), heard, "{no_proxy}");
+    }
+    // What [git] says itself counts more.
+    let bench = Bench::new(|_, config| {
+        config.origins = vec![host.origin()];
+        config.proxy = Some("http://127.0.0.1:1".parse().expect("url"));
+        config.use_network(&network(""));
+    });
+    assert!(bench.resolve(&host.url("x.git"), "main").await.is_err());
+}
+
+#[tokio::test]
 async fn logins_of_operations_side_by_side_are_not_mixed_up() {
     let (bench, host, ..) = hosted(|_| {}).await;
     host.wants_login("alice", "right");
