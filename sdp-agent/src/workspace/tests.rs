@@ -3,6 +3,8 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use rustix::fs::FileType;
 
 use super::*;
+use crate::builder::{ContainerPlan, Mount};
+use sdp_core::name::ImageRef;
 
 fn workspaces() -> (tempfile::TempDir, Workspaces) {
     let folder = tempfile::tempdir().unwrap();
@@ -146,6 +148,54 @@ fn records_that_are_not_ours_are_not_believed() {
     fs::remove_file(&record).unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, &record, FileType::Fifo, Mode::RUSR, 0).unwrap();
     assert!(Workspaces::new(&root).unwrap().kept().is_empty(), "a pipe that nobody writes to");
+}
+
+#[test]
+fn a_kept_container_is_shown_nothing_but_its_own_workspace() {
+    let (folder, workspaces) = workspaces();
+    let root = folder.path().join("work");
+    let (id, other) = (keep(&workspaces, "alice", 1), keep(&workspaces, "bob", 1));
+    let (source, output) = (workspaces.source_dir(id), workspaces.output_dir(id));
+    let believed = |mounts: &[PathBuf], source: PathBuf| {
+        let mounts = mounts.iter().map(|source| Mount { source: source.clone(), target: "/src".into() });
+        let mut build = kept(&workspaces, id, "alice", 1);
+        build.run.cwd = "/src".into();
+        build.run.container = Some(ContainerPlan {
+            image: ImageRef::parse("alpine:3.20").unwrap(),
+            mounts: mounts.collect(),
+            source,
+            tmpfs: Vec::new(),
+            capabilities: Vec::new(),
+            env: BTreeMap::new(),
+        });
+        fs::write(workspaces.folder(id).join(RECORD), serde_json::to_vec(&build).unwrap()).unwrap();
+        Workspaces::new(&root).unwrap().kept().contains_key(&id)
+    };
+    assert!(believed(&[source.clone(), output], source.clone()));
+    for elsewhere in ["/etc".into(), source.join("../../../.."), workspaces.source_dir(other)] {
+        assert!(!believed(&[source.clone(), elsewhere.clone()], source.clone()), "{elsewhere:?}");
+        assert!(!believed(std::slice::from_ref(&source), elsewhere.clone()), "{elsewhere:?}");
+    }
+}
+
+#[test]
+fn the_agents_own_files_replace_links_and_are_readable_by_whom_they_are_for() {
+    let (folder, workspaces) = workspaces();
+    let id = DeploymentId::new();
+    let path = workspaces.create(id).unwrap();
+    let precious = folder.path().join("precious");
+    fs::write(&precious, "x").unwrap();
+    symlink(&precious, path.join("output/apache.conf")).unwrap();
+    let file = |name: &str, secret| PlannedFile { path: path.join(name), text: "text".into(), secret };
+    let mode = |name: &str| fs::symlink_metadata(path.join(name)).unwrap().permissions().mode() & 0o777;
+    write_file(&file("output/apache.conf", false)).unwrap();
+    write_file(&file("home/composer/config.json", true)).unwrap();
+    assert_eq!((mode("output/apache.conf"), mode("home/composer/config.json")), (0o644, 0o600));
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "x");
+    fs::remove_dir_all(path.join("output")).unwrap();
+    symlink(folder.path(), path.join("output")).unwrap();
+    assert!(write_file(&file("output/precious", false)).is_err(), "its folder is a link");
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "x");
 }
 
 #[test]
