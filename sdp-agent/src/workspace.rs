@@ -353,7 +353,7 @@ fn read_record(folder: &Path) -> Option<KeptBuild> {
 ///
 /// # Errors
 /// When it cannot be written, or its folder is a link.
-fn write_file(file: &PlannedFile, owner: Option<User>) -> io::Result<()> {
+pub(crate) fn write_file(file: &PlannedFile, owner: Option<User>) -> io::Result<()> {
     let (Some(folder), Some(name)) = (file.path.parent(), file.path.file_name()) else {
         return Err(io::ErrorKind::InvalidInput.into());
     };

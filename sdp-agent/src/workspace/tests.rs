@@ -188,13 +188,13 @@ fn the_agents_own_files_replace_links_and_are_readable_by_whom_they_are_for() {
     symlink(&precious, path.join("output/apache.conf")).unwrap();
     let file = |name: &str, secret| PlannedFile { path: path.join(name), text: "text".into(), secret };
     let mode = |name: &str| fs::symlink_metadata(path.join(name)).unwrap().permissions().mode() & 0o777;
-    write_file(&file("output/apache.conf", false)).unwrap();
-    write_file(&file("home/composer/config.json", true)).unwrap();
+    write_file(&file("output/apache.conf", false), None).unwrap();
+    write_file(&file("home/composer/config.json", true), None).unwrap();
     assert_eq!((mode("output/apache.conf"), mode("home/composer/config.json")), (0o644, 0o600));
     assert_eq!(fs::read_to_string(&precious).unwrap(), "x");
     fs::remove_dir_all(path.join("output")).unwrap();
     symlink(folder.path(), path.join("output")).unwrap();
-    assert!(write_file(&file("output/precious", false)).is_err(), "its folder is a link");
+    assert!(write_file(&file("output/precious", false), None).is_err(), "its folder is a link");
     assert_eq!(fs::read_to_string(&precious).unwrap(), "x");
 }
 

@@ -122,7 +122,7 @@ async fn composer_installs_from_the_operators_mirror_and_names_what_it_lacks() {
     let mut carried_out = async || {
         cx.facts = survey(&php(), &cx.tree, &top, OsStr::new(DEFAULT_PATH)).unwrap().facts;
         let plan = plan(&php(), &cx).unwrap();
-        plan.before.iter().for_each(|file| workspace::write_file(file).unwrap());
+        plan.before.iter().for_each(|file| workspace::write_file(file, None).unwrap());
         let (built, printed) = build(&plan).await;
         (built, printed, cx.source.clone())
     };
@@ -260,7 +260,7 @@ fn apache_serves_a_php_site_locked_down_and_ends_well() {
         BuildContext { tree, source: found.source, output, facts: found.facts, ..context(Target::Container) };
     let plan = plan(&php(), &cx).unwrap();
     assert!(plan.build.is_empty());
-    plan.after.iter().for_each(|file| workspace::write_file(file).unwrap());
+    plan.after.iter().for_each(|file| workspace::write_file(file, None).unwrap());
 
     let container = Container::start(&plan.run);
     let (status, page) = container.ask("/");
