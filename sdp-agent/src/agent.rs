@@ -17,7 +17,7 @@ mod hello;
 mod host;
 mod recent;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fs::{File, Permissions};
 use std::io;
 use std::net::SocketAddr;
@@ -40,7 +40,7 @@ use crate::git::{Git, GitConfigError};
 use crate::job::{Stop, StopWhy};
 use crate::link::Connector;
 use crate::router::BuiltinRouter;
-use crate::runtime::{ProcessRuntime, RuntimeConfig};
+use crate::runtime::{DockerRuntime, DockerRuntimeConfig, ProcessRuntime, Runtime, RuntimeConfig};
 use crate::spool::Spool;
 use crate::sync::Lock;
 use crate::tools::Tools;
@@ -156,7 +156,8 @@ struct Agent {
     outbox: Lock<Option<mpsc::Sender<FromAgent>>>,
     drained: Drained,
     draining: AtomicBool,
-    preflight: Vec<Preflight>,
+    /// What was found out last about this machine.
+    preflight: Lock<Vec<Preflight>>,
     /// Held for as long as the agent lives.
     _lock: File,
 }
@@ -200,7 +201,12 @@ impl Drained {
 impl Agent {
     async fn open(config: Config) -> Result<Self, AgentError> {
         let opened = tokio::task::spawn_blocking(move || Opened::open(config)).await;
-        let Opened { config, lock, spool, tools } = opened.map_err(|_| AgentError::Fault)??;
+        let Opened { config, lock, spool, git, workspaces, isolation } =
+            opened.map_err(|_| AgentError::Fault)??;
+        let runtime = open_runtime(&config, isolation.clone()).await?;
+        let tools = Tools::new(&config, git, runtime, workspaces, isolation);
+        // No job is at work yet: what goes are half-done ones, and builds over the number to be kept that no instance runs.
+        tools.sweep().await;
         let router = match &config.router {
             Some(router) => {
                 let listen = router.listen;
@@ -208,7 +214,8 @@ impl Agent {
             }
             None => None,
         };
-        let preflight = hello::tools_found(&config, &tools.isolation).await;
+        let mut preflight = hello::tools_found(&config, &tools.isolation).await;
+        preflight.extend(tools.runtime.preflight().await);
         Ok(Self {
             config,
             boot: BootId::new(),
@@ -225,7 +232,7 @@ impl Agent {
             outbox: Lock::default(),
             drained: Drained { newest: watch::Sender::new(0), kept: Lock::default() },
             draining: AtomicBool::new(false),
-            preflight,
+            preflight: Lock::new(preflight),
             _lock: lock,
         })
     }
@@ -272,6 +279,7 @@ impl Agent {
         for job in running {
             job.over.cancelled().await;
         }
+        // What outlives the agent goes on, and is found again by the next one.
         self.tools.runtime.shut_down().await;
         let connected = self.outbox.lock().is_some();
         if connected && timeout(DELIVER_WITHIN, self.spool.emptied()).await.is_err() {
@@ -299,7 +307,9 @@ struct Opened {
     config: Config,
     lock: File,
     spool: Spool,
-    tools: Tools,
+    git: Git,
+    workspaces: Workspaces,
+    isolation: Isolation,
 }
 
 impl Opened {
@@ -337,24 +347,35 @@ impl Opened {
         let spool = Spool::open(path.clone(), config.spool).map_err(at(&path))?;
         let path = data.join("work");
         let workspaces = Workspaces::owned_by(&path, user).map_err(at(&path))?;
-        // Nothing is in use yet: what goes are half-done jobs and builds over the number to be kept.
-        workspaces.sweep(&HashSet::new(), config.build.keep);
-        let path = data.join("instances");
-        let path_of_services = ("PATH".into(), config.build.path.clone().into());
-        let base_env = config.runtime.env.iter().map(|(name, value)| (name.into(), value.into()));
-        let runtime = RuntimeConfig {
-            data_dir: path.clone(),
-            ports: config.runtime.ports.clone(),
-            advertise: config.runtime.advertise,
-            stop_grace: config.runtime.stop_grace,
-            base_env: base_env.chain([path_of_services]).collect(),
-            isolation: isolation.clone(),
-        };
-        let runtime = ProcessRuntime::new(runtime).map_err(at(&path))?;
         let git = Git::new(config.git.clone(), data.join("mirrors"))?;
-        let tools = Tools::new(&config, git, Arc::new(runtime), workspaces, isolation);
-        Ok(Self { config, lock, spool, tools })
+        Ok(Self { config, lock, spool, git, workspaces, isolation })
     }
+}
+
+async fn open_runtime(config: &Config, isolation: Isolation) -> Result<Arc<dyn Runtime>, AgentError> {
+    let runtime = &config.runtime;
+    let (ports, advertise, stop_grace) = (runtime.ports.clone(), runtime.advertise, runtime.stop_grace);
+    let path = config.data_dir.join("instances");
+    let at = |source| AgentError::Folder { path: path.clone(), source };
+    if let Some(engine) = &config.docker {
+        let runtime = DockerRuntimeConfig {
+            data_dir: config.data_dir.clone(),
+            work_dir: config.data_dir.join("work"),
+            engine: engine.clone(),
+            ports,
+            advertise,
+            stop_grace,
+            env: runtime.env.clone(),
+            user: config.build.user.unwrap_or_else(User::own),
+        };
+        return Ok(Arc::new(DockerRuntime::open(runtime).await.map_err(at)?));
+    }
+    let path_of_services = ("PATH".into(), config.build.path.clone().into());
+    let base_env = runtime.env.iter().map(|(name, value)| (name.into(), value.into()));
+    let base_env = base_env.chain([path_of_services]).collect();
+    let runtime = RuntimeConfig { data_dir: path.clone(), ports, advertise, stop_grace, base_env, isolation };
+    let opened = tokio::task::spawn_blocking(move || ProcessRuntime::new(runtime)).await;
+    Ok(Arc::new(opened.map_err(|_| AgentError::Fault)?.map_err(at)?))
 }
 
 /// A folder that the build user, if there is one, owns; else the agent.

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use sdp_core::name::Label;
+use sdp_core::name::{ImageRef, Label};
 use sdp_core::secret::Secret;
 
 pub use file::{ConfigError, ConfigFile, Environment};
@@ -40,6 +40,8 @@ pub struct Config {
     pub git: crate::git::GitConfig,
     /// How it runs what it built.
     pub runtime: RuntimeConfig,
+    /// The engine, if it runs services in containers; without one they are plain processes.
+    pub docker: Option<DockerConfig>,
     /// How it builds.
     pub build: BuildConfig,
     /// How much of the logs it keeps until they are delivered.
@@ -52,7 +54,7 @@ pub struct Config {
     pub router: Option<RouterConfig>,
 }
 
-/// How the `process` runtime runs services.
+/// How services are run, in whatever way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuntimeConfig {
     /// Ports that services get.
@@ -63,6 +65,21 @@ pub struct RuntimeConfig {
     pub stop_grace: Duration,
     /// Variables of all services.
     pub env: BTreeMap<String, String>,
+}
+
+/// The container engine, and what a container gets when its service says nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DockerConfig {
+    /// Where the engine listens.
+    pub socket: PathBuf,
+    /// Memory in MiB; there is no swap beyond it.
+    pub memory_mib: u32,
+    /// Processor time in thousandths of a core.
+    pub cpu_millis: u32,
+    /// Processes and threads at once.
+    pub pids: u32,
+    /// The images that are expected to be there: the preflight looks for them.
+    pub images: Vec<ImageRef>,
 }
 
 /// A user of this machine, by number.
@@ -198,6 +215,7 @@ impl Config {
                 .map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX)),
             git: crate::git::GitConfig::default(),
             runtime: RuntimeConfig::default(),
+            docker: None,
             build: BuildConfig::default(),
             spool: SpoolLimits::default(),
             min_free: 512 << 20,
@@ -214,6 +232,21 @@ impl Default for RuntimeConfig {
             advertise: IpAddr::from([127, 0, 0, 1]),
             stop_grace: Duration::from_secs(10),
             env: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for DockerConfig {
+    fn default() -> Self {
+        let image = |name: &str| {
+            ImageRef::parse(name).unwrap_or_else(|_| unreachable!("{name} is a valid name of an image"))
+        };
+        Self {
+            socket: "/var/run/docker.sock".into(),
+            memory_mib: 512,
+            cpu_millis: 1000,
+            pids: 256,
+            images: vec![image("alpine:3.20"), image("php:8.3-apache")],
         }
     }
 }

@@ -42,7 +42,7 @@ use crate::redact::Redactor;
 
 mod cgroup;
 mod isolation;
-mod lines;
+pub(crate) mod lines;
 pub(crate) mod tree;
 
 pub use cgroup::Limits;

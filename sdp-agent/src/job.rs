@@ -150,6 +150,7 @@ fn with_line(result: JobResult, last_printed: u64) -> JobResult {
                 failure.reason,
                 FailureReason::BuildFailed
                     | FailureReason::DependencyUnreachable
+                    | FailureReason::ReleaseFailed
                     | FailureReason::Exited
                     | FailureReason::HealthCheckFailed
             );

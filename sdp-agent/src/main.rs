@@ -43,11 +43,17 @@ A configuration:
   local_paths = ["/srv/git"]
 
   [runtime]
-  kind      = "process"
+  kind      = "process"                   # or "docker": in containers, never as root
   ports     = "20000-29999"               # services get one each, in the variable PORT
   advertise = "127.0.0.1"                 # where the router reaches them
 
+  [docker]                                # only with kind = "docker"
+  socket     = "/var/run/docker.sock"
+  memory_mib = 512                        # of a container whose service says nothing; also cpu_millis, pids
+  images     = ["alpine:3.20", "php:8.3-apache"]   # the preflight looks for them; nothing is ever pulled
+
   [build]
+  user = "sdp-build"                      # who owns what is built, and runs it in containers; or "64100:64100"
   keep = 2                                # builds kept of each service in each sandbox
   user = "sdp-build"                      # who builds run as; needs root, or the capabilities in the systemd unit
   limits = { pids = 512, memory_mib = 2048 }
@@ -116,6 +122,11 @@ fn main() -> ExitCode {
 
 fn start_logging(json: bool) {
     let filter = EnvFilter::try_from_env("SDP_AGENT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // What the engine's client writes when it debugs has the variables of services in it.
+    let filter = match "bollard=info".parse() {
+        Ok(quiet) => filter.add_directive(quiet),
+        Err(_) => filter,
+    };
     let colours = std::io::stderr().is_terminal();
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);

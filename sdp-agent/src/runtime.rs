@@ -1,19 +1,21 @@
-//! Where instances run: as plain processes ([`process`]) or in containers. Both are a [`Runtime`], which the job (start,
+//! Where instances run: as plain processes ([`process`]) or in containers ([`docker`]). Both are a [`Runtime`], which the job (start,
 //! check) and the agent (stop, reports, output, forget) call.
 //!
 //! Shared by them: which ports are free, and how an instance is [checked](health).
 
+pub mod docker;
 pub mod health;
 mod output;
 mod ports;
 pub mod process;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -26,8 +28,11 @@ use sdp_core::wire::{InstanceReport, OutputLine, Preflight};
 use tokio_util::sync::CancellationToken;
 
 use crate::builder::RunPlan;
+use crate::exec::OnLine;
 use crate::redact::Redactor;
+use crate::sync::Lock;
 
+pub use docker::{DockerRuntime, DockerRuntimeConfig};
 pub use health::CheckError;
 pub use process::{ProcessRuntime, RuntimeConfig};
 
@@ -50,6 +55,21 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// When it cannot be started; then nothing is left of it.
     fn start(&self, spec: StartSpec) -> BoxFuture<'_, Result<SocketAddr, StartError>>;
 
+    /// Runs a command once, to its end, with the image, files, limits and variables of the instance that is to be started next, but
+    /// without a port. Each line that it prints goes to `on_line`.
+    ///
+    /// # Errors
+    /// `release_failed` when it fails, `timeout` when it takes longer than `limit`; [`StartError::Cancelled`] when `stop` says so.
+    /// Nothing of it is left then, but for what it wrote.
+    fn release<'a>(
+        &'a self,
+        spec: &'a StartSpec,
+        argv: &'a [String],
+        on_line: OnLine,
+        stop: &'a CancellationToken,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<(), StartError>>;
+
     /// Waits until an instance is healthy; returns how long that took.
     ///
     /// # Errors
@@ -65,6 +85,9 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// Ends an instance: asks it, then kills what is left; returns when nothing is. One that has ended, or is unknown, is left
     /// as it is.
     fn stop(&self, instance: InstanceId) -> BoxFuture<'_, ()>;
+
+    /// The deployments whose builds instances run; none if it cannot tell (then nothing may be swept).
+    fn builds_in_use(&self) -> Option<HashSet<DeploymentId>>;
 
     /// Every instance that is not forgotten, as it is now.
     fn reports(&self) -> Vec<InstanceReport>;
@@ -109,6 +132,8 @@ pub struct StartSpec {
     pub number: DeploymentNumber,
     /// Its attempt.
     pub attempt: u32,
+    /// The deployment whose build it runs: its own, or an earlier one's.
+    pub build: DeploymentId,
     /// The service.
     pub service: ServiceName,
     /// The sandbox.
@@ -148,6 +173,9 @@ pub enum StartError {
     /// There is an instance of that id which does not run any more.
     #[error("the instance has ended already")]
     Over,
+    /// It was told to stop.
+    #[error("cancelled")]
+    Cancelled,
     /// The agent is going away.
     #[error("the agent is shutting down")]
     ShuttingDown,
@@ -162,4 +190,51 @@ impl StartError {
     pub fn failed(reason: FailureReason, detail: impl Into<String>) -> Self {
         Self::Failed(Box::new(Failure::new(sdp_core::deployment::Step::Start, reason, detail)))
     }
+}
+
+/// The last line that a command printed: what people are told when it fails.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LastLine(Arc<Lock<String>>);
+
+impl LastLine {
+    /// Listens, and hands each line on.
+    pub(crate) fn of(on_line: OnLine) -> (Self, OnLine) {
+        let last = Self::default();
+        let kept = last.clone();
+        let on_line: OnLine = Arc::new(move |stream, line| {
+            let text = String::from_utf8_lossy(&line[..line.len().min(SHORT)]);
+            let text: String = text.chars().filter(|c| !c.is_control()).collect();
+            if !text.trim().is_empty() {
+                *kept.0.lock() = text.trim().to_owned();
+            }
+            on_line(stream, line);
+        });
+        (last, on_line)
+    }
+}
+
+/// So much of a line goes into a sentence, in bytes.
+const SHORT: usize = 300;
+
+/// A release command that ended badly: `how` is a clause such as "exit status 1".
+pub(crate) fn release_failed(
+    argv: &[String],
+    exit_code: Option<i32>,
+    how: &str,
+    last: &LastLine,
+) -> StartError {
+    let name = argv.first().map_or("", String::as_str);
+    let last = last.0.lock();
+    let colon = if last.is_empty() { "" } else { ": " };
+    let detail = format!("{name}: {how}{colon}{last}");
+    let step = sdp_core::deployment::Step::Start;
+    let failure = Failure { exit_code, ..Failure::new(step, FailureReason::ReleaseFailed, detail) };
+    StartError::Failed(Box::new(failure))
+}
+
+/// A release command that took too long.
+pub(crate) fn release_timed_out(argv: &[String], limit: Duration) -> StartError {
+    let name = argv.first().map_or("", String::as_str);
+    let detail = format!("the release command {name} took longer than {} s", limit.as_secs());
+    StartError::failed(FailureReason::Timeout, detail)
 }

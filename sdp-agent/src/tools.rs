@@ -185,6 +185,11 @@ impl Tools {
         Some(build)
     }
 
+    /// Whose build an instance runs, or is to run.
+    pub(crate) async fn build_of(&self, instance: InstanceId) -> Option<DeploymentId> {
+        self.in_use.lock().await.get(&instance).copied()
+    }
+
     /// An instance does not use its folder any more.
     pub(crate) async fn release(&self, instance: InstanceId) {
         let released = self.in_use.lock().await.remove(&instance);
@@ -201,7 +206,11 @@ impl Tools {
     pub(crate) async fn sweep(&self) {
         // Held while it sweeps, so that nothing is found and swept at once.
         let in_use = self.in_use.lock().await;
-        let used: HashSet<DeploymentId> = in_use.values().copied().collect();
+        let Some(running) = self.runtime.builds_in_use() else {
+            tracing::debug!("no build is swept while it cannot be told which of them run");
+            return;
+        };
+        let used: HashSet<DeploymentId> = in_use.values().copied().chain(running).collect();
         let keep = self.build.keep;
         let swept = self.blocking(move |workspaces| workspaces.sweep(&used, keep)).await;
         drop(in_use);
@@ -258,7 +267,9 @@ impl Tools {
     }
 
     async fn candidates(&self) -> Vec<Candidate> {
-        let used: HashSet<DeploymentId> = self.in_use.lock().await.values().copied().collect();
+        // While it cannot be told which builds run, none goes, and with them nothing else: it is not for long.
+        let Some(running) = self.runtime.builds_in_use() else { return Vec::new() };
+        let used: HashSet<DeploymentId> = self.in_use.lock().await.values().copied().chain(running).collect();
         let (git, folder) = (self.git.clone(), self.caches.clone());
         let look = move |workspaces: &Workspaces| {
             disk::order(&workspaces.kept_builds(&used), disk::caches(&folder), git.mirrors())
@@ -269,7 +280,8 @@ impl Tools {
     /// Removes a kept build, unless somebody has begun to use it.
     async fn remove_spare(&self, deployment: DeploymentId) -> bool {
         let in_use = self.in_use.lock().await;
-        if in_use.values().any(|used| *used == deployment) {
+        let runs = self.runtime.builds_in_use().is_none_or(|running| running.contains(&deployment));
+        if runs || in_use.values().any(|used| *used == deployment) {
             return false;
         }
         let removed = self.blocking(move |workspaces| workspaces.remove(deployment)).await;

@@ -34,6 +34,8 @@ const REFUSED_WAIT: Duration = Duration::from_secs(30);
 enum End {
     /// The agent ended it.
     Closed,
+    /// The agent ended it to say hello again: it knows now what it could not tell.
+    Again,
     /// It was lost.
     Lost(String),
     /// The server ended it.
@@ -79,6 +81,7 @@ impl Agent {
     fn after(&self, end: End) -> Option<Duration> {
         match end {
             End::Closed => None,
+            End::Again => Some(Duration::ZERO),
             End::Lost(why) => {
                 tracing::warn!(%why, "the connection to the server was lost; work goes on, and what it says is kept");
                 Some(Duration::ZERO)
@@ -103,8 +106,10 @@ impl Agent {
 
     async fn converse(self: &Arc<Self>, end: AgentEnd, closing: &CancellationToken) -> End {
         let AgentEnd { tx, mut rx } = end;
+        let hello = self.hello();
+        let degraded = matches!(&hello, FromAgent::Hello { degraded: Some(_), .. });
         let welcomed = async {
-            if tx.send(self.hello().into()).await.is_err() {
+            if tx.send(hello.into()).await.is_err() {
                 return Err(End::Lost("ended before the hello".into()));
             }
             match timeout(WELCOME_WITHIN, rx.recv()).await {
@@ -132,6 +137,11 @@ impl Agent {
             end = speak(&tx, mail, printed, &outflow, closing) => end,
             () = self.report_instances(&outbox) => End::Lost("ended".into()),
             () = self.report_drained(&outbox) => End::Lost("ended".into()),
+            () = self.report_preflight(&outbox) => End::Lost("ended".into()),
+            () = self.knows_again(), if degraded => {
+                tracing::info!("the agent can tell again what runs here, and says hello anew");
+                End::Again
+            }
         }
     }
 
@@ -237,6 +247,15 @@ impl Agent {
                 () = runtime.next_change(&mut seen) => {}
                 changed = ended.changed() => if changed.is_err() { return std::future::pending().await },
             }
+        }
+    }
+
+    /// Returns when the runtime can say what runs.
+    async fn knows_again(&self) {
+        let runtime = &self.tools.runtime;
+        let mut seen = 0;
+        while runtime.degraded().is_some() {
+            runtime.next_change(&mut seen).await;
         }
     }
 

@@ -2,8 +2,12 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::time::Duration;
 
 use sdp_core::wire::{FromAgent, PROTOCOL, Preflight};
+
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::{Agent, host};
 use crate::builder::find_program;
@@ -14,9 +18,12 @@ use crate::exec::Isolation;
 /// Fewer free files than this, or than a fiftieth of all, are too few.
 const LEAST_INODES: u64 = 50_000;
 
+/// So often the agent looks at its machine again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 impl Agent {
     pub(super) fn hello(&self) -> FromAgent {
-        let mut preflight = self.preflight.clone();
+        let mut preflight = self.preflight.lock().clone();
         preflight.push(self.disk());
         FromAgent::Hello {
             protocol: PROTOCOL,
@@ -30,6 +37,36 @@ impl Agent {
             instances: self.tools.runtime.reports(),
             degraded: self.tools.runtime.degraded(),
             router: self.router.as_ref().map(|router| router.report()),
+        }
+    }
+
+    /// Looks at the machine again, each [`LOOK_AGAIN`] and when the engine goes away or comes back; says what has changed.
+    pub(super) async fn report_preflight(&self, outbox: &mpsc::Sender<FromAgent>) {
+        let runtime = &self.tools.runtime;
+        let (mut seen, mut degraded) = (0, runtime.degraded());
+        let mut disk_was_fine = self.disk().ok;
+        loop {
+            let changed = async {
+                while runtime.degraded() == degraded {
+                    runtime.next_change(&mut seen).await;
+                }
+            };
+            // Either way it is looked at.
+            drop(timeout(LOOK_AGAIN, changed).await);
+            degraded = runtime.degraded();
+            let mut checks = tools_found(&self.config, &self.tools.isolation).await;
+            checks.extend(runtime.preflight().await);
+            let disk = self.disk();
+            // How much is free changes all the time; whether it is enough, seldom.
+            if *self.preflight.lock() == checks && disk.ok == disk_was_fine {
+                continue;
+            }
+            disk_was_fine = disk.ok;
+            self.preflight.lock().clone_from(&checks);
+            checks.push(disk);
+            if outbox.send(FromAgent::Preflight { checks }).await.is_err() {
+                return;
+            }
         }
     }
 
@@ -77,7 +114,7 @@ impl Agent {
     }
 }
 
-/// What does not change while the agent lives.
+/// The tools that builds need, and what the machine keeps them from.
 pub(super) async fn tools_found(config: &Config, isolation: &Isolation) -> Vec<Preflight> {
     let version = git2::Version::get().libgit2_version();
     let (major, minor, patch) = version;

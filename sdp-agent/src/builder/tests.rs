@@ -367,6 +367,7 @@ async fn a_go_service_with_its_main_package_in_a_subfolder_builds_runs_and_is_he
         env: [("GREETING".to_owned(), "moin".to_owned())].into(),
         number: DeploymentNumber(1),
         attempt: 1,
+        build: sdp_core::id::DeploymentId::new(),
         service: ServiceName::parse("hello").unwrap(),
         sandbox: SandboxName::parse("alice").unwrap(),
         port: None,

@@ -9,13 +9,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sdp_core::name::Label;
+use sdp_core::name::{ImageRef, Label};
 use sdp_core::secret::Secret;
 use serde::{Deserialize, Deserializer};
 use url::Url;
 
 use super::limits::{DiskSection, LimitsSection};
-use super::{BuildConfig, Config, RuntimeConfig, SpoolLimits, Toolchain, user};
+use super::{BuildConfig, Config, DockerConfig, RuntimeConfig, SpoolLimits, Toolchain, User, user};
 use crate::git::{GitConfig, GitConfigError};
 use crate::link::{Connector, InvalidLink, WebSocket};
 use crate::network::NetworkConfig;
@@ -95,6 +95,7 @@ pub struct ConfigFile {
     disk: DiskSection,
     git: GitConfig,
     runtime: RuntimeSection,
+    docker: Option<DockerSection>,
     build: BuildSection,
     toolchain: Vec<ToolchainSection>,
     network: NetworkConfig,
@@ -108,23 +109,32 @@ enum RouterSection {
     Builtin(RouterConfig),
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum RuntimeKind {
     #[default]
     Process,
+    Docker,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RuntimeSection {
-    /// Only one kind so far; named, so that a file that means another is refused.
-    #[serde(rename = "kind")]
-    _kind: RuntimeKind,
+    kind: RuntimeKind,
     ports: Option<Ports>,
     advertise: Option<IpAddr>,
     stop_grace_seconds: Option<u32>,
     env: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct DockerSection {
+    socket: Option<PathBuf>,
+    memory_mib: Option<u32>,
+    cpu_millis: Option<u32>,
+    pids: Option<u32>,
+    images: Option<Vec<ImageRef>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -260,6 +270,7 @@ impl ConfigFile {
         config.git = self.git.clone();
         config.runtime = self.runtime.config()?;
         config.build = self.build.config()?;
+        config.docker = self.docker(config.build.user)?;
         config.build.toolchains = self.toolchains()?;
         // A service that asks for one is to be placed here.
         config.labels.extend(config.build.toolchains.iter().map(|toolchain| toolchain.label.clone()));
@@ -294,6 +305,23 @@ impl ConfigFile {
             toolchains.push(Toolchain { label: label.clone(), path: path.clone(), env });
         }
         Ok(toolchains)
+    }
+
+    /// The engine, if services run in containers. They never run as root.
+    fn docker(&self, user: Option<User>) -> Result<Option<DockerConfig>, ConfigError> {
+        if self.runtime.kind == RuntimeKind::Process {
+            return match self.docker {
+                Some(_) => Err(invalid("docker", "only with kind = \"docker\" in [runtime]")),
+                None => Ok(None),
+            };
+        }
+        if user.unwrap_or_else(User::own).is_root() {
+            let problem = "needed when an agent that runs as root uses Docker, for services never run as root; \
+                           a user of its own, e.g. user = \"sdp-build\" or \"64100:64100\"";
+            return Err(invalid("build.user", problem));
+        }
+        let section = self.docker.as_ref();
+        section.map_or_else(|| Ok(DockerConfig::default()), DockerSection::config).map(Some)
     }
 
     /// Checks the way to the server, and reads the token.
@@ -354,6 +382,38 @@ impl RuntimeSection {
     }
 }
 
+impl DockerSection {
+    fn config(&self) -> Result<DockerConfig, ConfigError> {
+        let mut config = DockerConfig::default();
+        if let Some(socket) = &self.socket {
+            if !socket.is_absolute() {
+                return Err(invalid("docker.socket", "an absolute path, e.g. /var/run/docker.sock"));
+            }
+            config.socket.clone_from(socket);
+        }
+        let set = |to: &mut u32, value: Option<u32>, key: &str, range: RangeInclusive<u32>| match value {
+            Some(value) if !range.contains(&value) => {
+                Err(invalid(format!("docker.{key}"), format!("{} to {}", range.start(), range.end())))
+            }
+            Some(value) => {
+                *to = value;
+                Ok(())
+            }
+            None => Ok(()),
+        };
+        set(&mut config.memory_mib, self.memory_mib, "memory_mib", 16..=1_048_576)?;
+        set(&mut config.cpu_millis, self.cpu_millis, "cpu_millis", 10..=1_024_000)?;
+        set(&mut config.pids, self.pids, "pids", 10..=100_000)?;
+        if let Some(images) = &self.images {
+            if images.len() > 50 {
+                return Err(invalid("docker.images", "at most 50"));
+            }
+            config.images.clone_from(images);
+        }
+        Ok(config)
+    }
+}
+
 impl BuildSection {
     fn config(&self) -> Result<BuildConfig, ConfigError> {
         let mut config = BuildConfig::default();
@@ -370,6 +430,12 @@ impl BuildSection {
         if let Some(name) = &self.user {
             let user = user::parse(name, Path::new(user::PASSWD))
                 .map_err(|problem| invalid("build.user", problem))?;
+            let own = User::own();
+            if user != own && !own.is_root() {
+                let problem =
+                    format!("{name} is not the agent's own user, and only root may build as somebody else");
+                return Err(invalid("build.user", problem));
+            }
             config.user = Some(user);
         }
         config.limits = self.limits.limits()?;

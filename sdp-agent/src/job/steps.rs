@@ -302,6 +302,7 @@ impl<'a> Steps<'a> {
             deployment: self.order.deployment,
             number: spec.number,
             attempt: self.order.attempt,
+            build: self.tools.build_of(spec.instance).await.unwrap_or(self.order.deployment),
             service: spec.service.clone(),
             sandbox: spec.sandbox.clone(),
             run,
@@ -312,8 +313,12 @@ impl<'a> Steps<'a> {
             redactor: Redactor::default(),
         };
         self.undo.instance = true;
-        let limit = seconds(spec.step_limits.start);
-        let started = tokio::time::timeout(limit, Box::pin(self.tools.runtime.start(start))).await;
+        let until = Instant::now() + seconds(spec.step_limits.start);
+        self.release(&start, until).await?;
+        let started = tokio::select! {
+            started = tokio::time::timeout_at(until, self.tools.runtime.start(start)) => started,
+            () = self.stop.token().cancelled() => return Err(Halt::Stopped),
+        };
         let address = match started {
             Ok(Ok(address)) => address,
             Ok(Err(error)) => return Err(self.not_started(error)),
@@ -324,6 +329,19 @@ impl<'a> Steps<'a> {
         };
         self.log.progress(Progress::Started { address });
         Ok(())
+    }
+
+    /// Runs the service's release command, if it has one.
+    async fn release(&self, start: &StartSpec, until: Instant) -> Result<(), Halt> {
+        let Some(argv) = &self.order.spec.release else { return Ok(()) };
+        self.say(&format!("release: {}", argv.join(" ")));
+        let log = self.log.clone();
+        let on_line = Arc::new(move |stream: Stream, line: &[u8]| {
+            log.line(Step::Start, stream, line);
+        });
+        let limit = until.saturating_duration_since(Instant::now());
+        let released = self.tools.runtime.release(start, argv, on_line, self.stop.token(), limit).await;
+        released.map_err(|error| self.not_started(error))
     }
 
     async fn check(&mut self) -> Result<(), Halt> {
@@ -371,6 +389,7 @@ impl<'a> Steps<'a> {
                 (FailureReason::Internal, error.to_string())
             }
             StartError::NoPort(_) => (FailureReason::StartFailed, error.to_string()),
+            StartError::Cancelled => return Halt::Stopped,
             StartError::Over | StartError::ShuttingDown => (FailureReason::AgentRestarted, error.to_string()),
         };
         Halt::failed(Step::Start, reason, detail)

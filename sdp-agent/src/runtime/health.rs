@@ -1,13 +1,14 @@
 //! Whether an instance is healthy: asked again and again, first after `FIRST`, then less often, until it is, its process
-//! ends, or the time is up. Called by `runtime::process`; knows nothing of how an instance runs but its address and the
-//! process ids that are its own.
+//! ends, or the time is up. Called by both runtimes; knows nothing of how an instance runs but its address and a [`Judge`].
 //!
-//! An answer counts only if it comes from the instance: the socket that listens on its port must be held by one of its
-//! processes. What was wrong last is what people are told.
+//! An answer counts only if it comes from the instance. Of a process: the socket that listens on its port must be held by
+//! one of its own ([`own_sockets`]). Of a container: it is asked at its own address, not at the published one, which takes
+//! connections before anybody listens inside ([`inside`]). What was wrong last is what people are told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,11 +43,37 @@ pub enum CheckError {
     Cancelled,
 }
 
-/// Returns when the check passes; after `limit` with what was wrong last. `pids` says which processes are the instance's.
+/// Says, before each question, whether an answer from the address could be the instance's own. It may block.
+pub(super) type Judge = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// An instance that runs as these processes.
+pub(super) fn own_sockets(address: SocketAddr, pids: impl Fn() -> Vec<i32> + Send + Sync + 'static) -> Judge {
+    Arc::new(move || {
+        let listening = listening_on(address.port());
+        // Who holds them is looked up only when there is something to look up.
+        let own = if listening.is_empty() { BTreeSet::new() } else { sockets_of(&pids()) };
+        judge(address, &listening, &own)
+    })
+}
+
+/// An instance in a container, whose first process this is; `is_its` says whether the number still means that one. Where the
+/// system does not show what listens inside, the question itself has to tell.
+pub(super) fn inside(
+    address: SocketAddr,
+    pid: i32,
+    is_its: impl Fn() -> bool + Send + Sync + 'static,
+) -> Judge {
+    Arc::new(move || {
+        let found = is_its().then(|| listeners(&format!("/proc/{pid}/net"))).flatten();
+        found.map_or(Ok(()), |found| judge_inside(address, &found))
+    })
+}
+
+/// Returns when the check passes; after `limit` with what was wrong last.
 pub(super) async fn until_healthy(
     check: &HealthCheck,
     address: SocketAddr,
-    pids: impl Fn() -> Vec<i32> + Clone + Send + 'static,
+    judge: Judge,
     limit: Duration,
 ) -> Result<(), String> {
     let deadline = Instant::now() + limit;
@@ -63,7 +90,7 @@ pub(super) async fn until_healthy(
     let mut problem = format!("nothing listens on port {}", address.port());
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        match timeout(left, probe(check, address, pids.clone())).await {
+        match timeout(left, probe(check, address, judge.clone())).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(found)) => problem = found,
             // It was asked and the time ran out meanwhile: what was wrong before says more, except at first.
@@ -79,21 +106,8 @@ pub(super) async fn until_healthy(
     }
 }
 
-async fn probe(
-    check: &HealthCheck,
-    address: SocketAddr,
-    pids: impl Fn() -> Vec<i32> + Send + 'static,
-) -> Result<(), String> {
-    let port = address.port();
-    let listening = tokio::task::spawn_blocking(move || {
-        let listening = listening_on(port);
-        // Who holds them is looked up only when there is something to look up.
-        let own = if listening.is_empty() { BTreeSet::new() } else { sockets_of(&pids()) };
-        (listening, own)
-    })
-    .await
-    .map_err(|error| error.to_string())?;
-    judge(address, &listening.0, &listening.1)?;
+async fn probe(check: &HealthCheck, address: SocketAddr, judge: Judge) -> Result<(), String> {
+    tokio::task::spawn_blocking(move || judge()).await.map_err(|error| error.to_string())??;
     match check {
         HealthCheck::Http { path } => match timeout(ANSWER, get(address, path)).await {
             Ok(Ok(200..=399)) => Ok(()),
@@ -126,6 +140,33 @@ fn judge(address: SocketAddr, listening: &BTreeMap<u64, IpAddr>, own: &BTreeSet<
         )),
         (None, true) => Err(format!("nothing listens on port {port}")),
         (None, false) => Err(format!("something else listens on port {port}")),
+    }
+}
+
+/// Whether what listens in a container takes connections to its address. Pure.
+fn judge_inside(address: SocketAddr, found: &[SocketAddr]) -> Result<(), String> {
+    let port = address.port();
+    let reaches = |ip: IpAddr| ip.is_unspecified() || ip == address.ip();
+    // The engine's own name server listens there, in every container.
+    let others = || found.iter().filter(|at| at.ip() != IpAddr::from([127, 0, 0, 11]));
+    if others().any(|at| at.port() == port && reaches(at.ip())) {
+        return Ok(());
+    }
+    if let Some(at) = others().find(|at| at.port() == port) {
+        return Err(format!(
+            "it listens on {at} only, which nobody outside of its container reaches; it has to listen on 0.0.0.0:{port}"
+        ));
+    }
+    let mut ports: Vec<u16> = others().map(SocketAddr::port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    let ports: Vec<String> = ports.iter().take(5).map(u16::to_string).collect();
+    match ports.as_slice() {
+        [] => Err(format!("nothing listens on port {port} in the container")),
+        ports => Err(format!(
+            "nothing listens on port {port} in the container; it listens on {}",
+            ports.join(", ")
+        )),
     }
 }
 
@@ -163,24 +204,35 @@ fn explain(error: &hyper::Error) -> String {
 
 /// The sockets that listen on a port, with their addresses.
 fn listening_on(port: u16) -> BTreeMap<u64, IpAddr> {
-    let mut found = BTreeMap::new();
-    for table in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        // Without IPv6 there is no second one.
-        if let Ok(text) = std::fs::read_to_string(table) {
-            found.extend(text.lines().skip(1).filter_map(|line| listener(line, port)));
-        }
-    }
-    found
+    let found = tables("/proc/net").unwrap_or_default();
+    found.into_iter().filter(|(_, at)| at.port() == port).map(|(inode, at)| (inode, at.ip())).collect()
 }
 
-/// A line of `/proc/net/tcp` or `tcp6`, if it is a socket that listens on this port.
-fn listener(line: &str, port: u16) -> Option<(u64, IpAddr)> {
+/// What listens in the network of a process; none if that cannot be seen.
+fn listeners(folder: &str) -> Option<Vec<SocketAddr>> {
+    Some(tables(folder)?.into_iter().map(|(_, at)| at).collect())
+}
+
+/// The sockets that listen, by the kernel's tables in this folder; none if there is no table.
+fn tables(folder: &str) -> Option<Vec<(u64, SocketAddr)>> {
+    // Without IPv6 there is no second one.
+    let texts = ["tcp", "tcp6"].map(|table| std::fs::read_to_string(format!("{folder}/{table}")));
+    if texts.iter().all(Result::is_err) {
+        return None;
+    }
+    let texts = texts.into_iter().flatten();
+    Some(texts.flat_map(|text| text.lines().skip(1).filter_map(listener).collect::<Vec<_>>()).collect())
+}
+
+/// A line of `/proc/net/tcp` or `tcp6`, if it is a socket that listens.
+fn listener(line: &str) -> Option<(u64, SocketAddr)> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (ip, at) = fields.next()?.split_once(':')?;
     let state = fields.nth(1)?;
-    if state != "0A" || u16::from_str_radix(at, 16).ok()? != port {
+    if state != "0A" {
         return None;
     }
+    let port = u16::from_str_radix(at, 16).ok()?;
     let inode = fields.nth(5)?.parse().ok()?;
     // The kernel prints each 32-bit word as the machine holds it.
     let word = |text: &str| Some(u32::from_str_radix(text, 16).ok()?.to_ne_bytes());
@@ -195,7 +247,7 @@ fn listener(line: &str, port: u16) -> Option<(u64, IpAddr)> {
         }
         _ => return None,
     };
-    Some((inode, ip))
+    Some((inode, SocketAddr::new(ip, port)))
 }
 
 /// All sockets that these processes hold.
@@ -215,13 +267,30 @@ mod tests {
     #[test]
     fn the_kernels_table_is_read() {
         let v4 = "   0: 0100007F:4E23 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0 100 0 0 10 0";
-        assert_eq!(listener(v4, 20003), Some((4711, Ipv4Addr::LOCALHOST.into())));
-        assert_eq!(listener(v4, 20004), None);
-        assert_eq!(listener(&v4.replace(" 0A ", " 01 "), 20003), None, "a connection");
+        assert_eq!(listener(v4), Some((4711, "127.0.0.1:20003".parse().unwrap())));
+        assert_eq!(listener(&v4.replace(" 0A ", " 01 ")), None, "a connection");
         let v6 = "   0: 00000000000000000000000001000000:4E23 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4712 1 0 100 0 0 10 0";
-        assert_eq!(listener(v6, 20003), Some((4712, Ipv6Addr::LOCALHOST.into())));
+        assert_eq!(listener(v6), Some((4712, "[::1]:20003".parse().unwrap())));
         for end in 0..60 {
-            assert_eq!(listener(&v4[..end], 20003), None);
+            assert_eq!(listener(&v4[..end]), None);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_inside_a_container_is_said() {
+        let at = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let address = "172.18.0.2:8080".parse().unwrap();
+        let dns = "127.0.0.11:40000";
+        let said =
+            [&[dns][..], &[dns, "127.0.0.1:8080"], &[dns, "0.0.0.0:9000", "[::]:9000", "127.0.0.1:22"]]
+                .map(|found| judge_inside(address, &at(found)).unwrap_err());
+        insta::assert_snapshot!(said.join("\n"), @r"
+        nothing listens on port 8080 in the container
+        it listens on 127.0.0.1:8080 only, which nobody outside of its container reaches; it has to listen on 0.0.0.0:8080
+        nothing listens on port 8080 in the container; it listens on 22, 9000
+        ");
+        for good in ["0.0.0.0:8080", "[::]:8080", "172.18.0.2:8080"] {
+            assert_eq!(judge_inside(address, &at(&[dns, "127.0.0.1:8080", good])), Ok(()));
         }
     }
 

@@ -22,7 +22,8 @@ pub(super) struct Ports {
 
 #[derive(Debug, Default)]
 struct Leases {
-    taken: BTreeMap<u16, (InstanceId, UnixDatagram)>,
+    /// With the lock; an adopted instance has its port even where that cannot be locked.
+    taken: BTreeMap<u16, (InstanceId, Option<UnixDatagram>)>,
     /// The search goes on where it ended, so that a port that was just given back rests for a while.
     next: u16,
 }
@@ -40,13 +41,19 @@ impl Ports {
             .chain(*self.range.start()..start)
             .filter(|port| !leases.taken.contains_key(port))
             .find_map(|port| Some((port, lock(port)?)).filter(|_| self.is_free(port)))?;
-        leases.taken.insert(port, (instance, lock));
+        leases.taken.insert(port, (instance, Some(lock)));
         leases.next =
             port.checked_add(1).filter(|next| self.range.contains(next)).unwrap_or(*self.range.start());
         Some(port)
     }
 
-    /// Gives an instance's port back.
+    /// The port of an instance that runs already, whether it is in the range or not.
+    pub(super) fn claim(&self, instance: InstanceId, port: u16) {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        leases.taken.entry(port).or_insert_with(|| (instance, lock(port)));
+    }
+
+    /// Gives an instance's ports back.
     pub(super) fn release(&self, instance: InstanceId) {
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         leases.taken.retain(|_, (holder, _)| *holder != instance);
@@ -88,6 +95,18 @@ mod tests {
         assert_eq!(another.lease(b), None, "leased by another agent");
         ports.release(b);
         assert_eq!(ports.lease(b), None, "not b's to give back");
+        ports.release(a);
+        assert_eq!(ports.lease(b), Some(port));
+    }
+
+    #[test]
+    fn the_port_of_an_instance_that_runs_already_is_not_given_away() {
+        let (listener, port) = listener();
+        drop(listener);
+        let ports = Ports::new(port..=port, Ipv4Addr::LOCALHOST.into());
+        let (a, b) = (InstanceId::new(), InstanceId::new());
+        ports.claim(a, port);
+        assert_eq!(ports.lease(b), None);
         ports.release(a);
         assert_eq!(ports.lease(b), Some(port));
     }

@@ -14,7 +14,7 @@
 //! Instances end with the agent; what an agent that was killed left behind is killed when the next one starts.
 //! Limits: the range of ports bounds how many there are; `output` bounds what is kept of their words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -36,10 +36,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::health::{CheckError, until_healthy};
+use super::health::{CheckError, own_sockets, until_healthy};
 use super::output::{Output, TAIL_LINES};
 use super::ports::Ports;
-use super::{Printed, Runtime, StartError, StartSpec};
+use super::{LastLine, Printed, Runtime, StartError, StartSpec, release_failed, release_timed_out};
 use crate::builder::with_basics;
 use crate::exec::{
     self, ExecError, Isolation, Kind, Limits, OnLine, Options, Program, Running, Why, tree::Tree,
@@ -159,6 +159,50 @@ impl ProcessRuntime {
         started
     }
 
+    async fn release(
+        &self,
+        spec: &StartSpec,
+        argv: &[String],
+        on_line: OnLine,
+        stop: &CancellationToken,
+        limit: Duration,
+    ) -> Result<(), StartError> {
+        if self.0.tasks.is_closed() {
+            return Err(StartError::ShuttingDown);
+        }
+        let config = &self.0.config;
+        // Not the instance's: that begins empty.
+        let folder = config.data_dir.join(format!("{}-release", spec.instance));
+        let _scratch = Scratch { runtime: self, folder: &folder };
+        for path in [folder.clone(), folder.join("home"), folder.join("tmp")] {
+            let made = tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).await;
+            made.map_err(StartError::Folder)?;
+        }
+        let mut env = config.base_env.clone();
+        env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
+        let env = with_basics(&env, folder.join("home"), folder.join("tmp"));
+        let program = Program { argv: argv.iter().map(Into::into).collect(), cwd: spec.run.cwd.clone(), env };
+        let options = Options {
+            redactor: spec.redactor.clone(),
+            grace: config.stop_grace,
+            isolation: config.isolation.clone(),
+            ..Options::default()
+        };
+        let (last, on_line) = LastLine::of(on_line);
+        let ended = Box::pin(exec::run_with(program, options, on_line, stop, limit)).await;
+        match ended {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(release_failed(argv, status.code(), &status.to_string(), &last)),
+            Err(ExecError::Cancelled) => Err(StartError::Cancelled),
+            Err(ExecError::TimedOut) => Err(release_timed_out(argv, limit)),
+            Err(ExecError::NotFound { program }) => Err(StartError::ToolMissing { program }),
+            Err(ExecError::Spawn(error)) => Err(StartError::Spawn(error)),
+            Err(error @ ExecError::Unkillable { .. }) => Err(StartError::Spawn(io::Error::other(error))),
+            // Out of memory, processes or disk.
+            Err(error) => Err(release_failed(argv, None, &error.to_string(), &last)),
+        }
+    }
+
     async fn spawn(&self, spec: StartSpec, folder: PathBuf, port: u16) -> Result<SocketAddr, StartError> {
         let config = &self.0.config;
         let mut env = config.base_env.clone();
@@ -237,7 +281,8 @@ impl ProcessRuntime {
         };
         let mut status = entry.status.subscribe();
         let tree = entry.tree.clone();
-        let healthy = until_healthy(check, entry.address, move || tree.pids(), limit);
+        let judge = own_sockets(entry.address, move || tree.pids());
+        let healthy = until_healthy(check, entry.address, judge, limit);
         let over = async {
             let over = status.wait_for(|status| !matches!(status, InstanceStatus::Running { .. })).await;
             match over.as_deref() {
@@ -335,7 +380,10 @@ impl ProcessRuntime {
 
     fn clean_up(&self, instance: InstanceId) {
         self.0.ports.release(instance);
-        let folder = self.0.folder(instance);
+        self.remove_folder(self.0.folder(instance));
+    }
+
+    fn remove_folder(&self, folder: PathBuf) {
         // Owned by the tracker: `stop_all` waits for it.
         let removal = tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(&folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -376,6 +424,17 @@ impl Runtime for ProcessRuntime {
         Box::pin(self.start(spec))
     }
 
+    fn release<'a>(
+        &'a self,
+        spec: &'a StartSpec,
+        argv: &'a [String],
+        on_line: OnLine,
+        stop: &'a CancellationToken,
+        limit: Duration,
+    ) -> BoxFuture<'a, Result<(), StartError>> {
+        Box::pin(self.release(spec, argv, on_line, stop, limit))
+    }
+
     fn check<'a>(
         &'a self,
         instance: InstanceId,
@@ -388,6 +447,11 @@ impl Runtime for ProcessRuntime {
 
     fn stop(&self, instance: InstanceId) -> BoxFuture<'_, ()> {
         Box::pin(self.stop(instance))
+    }
+
+    fn builds_in_use(&self) -> Option<HashSet<DeploymentId>> {
+        // They end with the agent, whose jobs know.
+        Some(HashSet::new())
     }
 
     fn reports(&self) -> Vec<InstanceReport> {
@@ -416,6 +480,18 @@ impl Runtime for ProcessRuntime {
 
     fn shut_down(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.stop_all())
+    }
+}
+
+/// The folder of something that runs once; removed when that is over, or dropped half-way.
+struct Scratch<'a> {
+    runtime: &'a ProcessRuntime,
+    folder: &'a std::path::Path,
+}
+
+impl Drop for Scratch<'_> {
+    fn drop(&mut self) {
+        self.runtime.remove_folder(self.folder.to_owned());
     }
 }
 

@@ -184,7 +184,7 @@ fn each_problem_is_named() {
         changed("/var/lib/sdp-agent", "data"),
         with("capacity = 0"),
         with("labels = [\"a b\"]"),
-        with("[runtime]\nkind = \"docker\""),
+        with("[docker]\npids = 100"),
         with("[runtime]\nports = \"80-90\""),
         with("[runtime]\nadvertise = \"0.0.0.0\""),
         with("[build]\npath = \"bin\""),
@@ -199,9 +199,9 @@ fn each_problem_is_named() {
         with("[router]\nkind = \"builtin\"\nlisten = \"0.0.0.0:80\""),
     ];
     insta::assert_snapshot!(said.join("\n--\n"), @r#"
-$DIR/agent.toml: line 2: unknown field `sever`, expected one of `server`, `token_file`, `ca_file`, `insecure_http`, `data_dir`, `labels`, `capacity`, `min_free_mib`, `disk`, `git`, `runtime`, `build`, `toolchain`, `network`, `spool`, `router`
+$DIR/agent.toml: line 2: unknown field `sever`, expected one of `server`, `token_file`, `ca_file`, `insecure_http`, `data_dir`, `labels`, `capacity`, `min_free_mib`, `disk`, `git`, `runtime`, `docker`, `build`, `toolchain`, `network`, `spool`, `router`
 --
-$DIR/agent.toml: line 3: unknown field `token`, expected one of `server`, `token_file`, `ca_file`, `insecure_http`, `data_dir`, `labels`, `capacity`, `min_free_mib`, `disk`, `git`, `runtime`, `build`, `toolchain`, `network`, `spool`, `router`
+$DIR/agent.toml: line 3: unknown field `token`, expected one of `server`, `token_file`, `ca_file`, `insecure_http`, `data_dir`, `labels`, `capacity`, `min_free_mib`, `disk`, `git`, `runtime`, `docker`, `build`, `toolchain`, `network`, `spool`, `router`
 --
 server: http would send the token in the clear; use https, or set insecure_http = true
 --
@@ -221,7 +221,7 @@ capacity: 1 to 256
 --
 $DIR/agent.toml: line 5: invalid label: letters, digits and . _ - =, at most 63
 --
-$DIR/agent.toml: line 6: unknown variant `docker`, expected `process`
+docker: only with kind = "docker" in [runtime]
 --
 $DIR/agent.toml: line 6: expected a range of ports above 1023 such as "20000-29999"
 --
@@ -283,4 +283,19 @@ fn the_example_for_a_machine_with_docker_is_understood() {
     let config = ConfigFile::load(Some(at("agent.toml").as_ref()), &no_env).unwrap().config().unwrap();
     assert_eq!(config.build.toolchains.len(), 2);
     assert!(config.build.network.proxy.is_some());
+}
+
+#[test]
+fn an_agent_that_uses_docker_never_runs_services_as_root() {
+    let with = |more: &str| verdict(&format!("{GOOD}[runtime]\nkind = \"docker\"\n{more}"), &no_env);
+    let own = User::own();
+    let said = with(&format!("[build]\nuser = \"{}:{}\"", own.uid, own.gid));
+    if own.is_root() {
+        assert_eq!(said, with(""));
+        assert!(said.starts_with("build.user: needed when an agent that runs as root uses Docker"), "{said}");
+        assert!(with("[build]\nuser = \"64100:64101\"\n[docker]\npids = 100").contains("pids: 100"));
+    } else {
+        assert!(said.starts_with("ok"), "{said}");
+        assert!(with("[build]\nuser = \"64100:64101\"").contains("only root may build as somebody else"));
+    }
 }

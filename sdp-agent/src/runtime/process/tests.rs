@@ -77,6 +77,7 @@ impl Fixture {
             env: BTreeMap::new(),
             number: DeploymentNumber(1),
             attempt: 1,
+            build: DeploymentId::new(),
             service: ServiceName::parse("hello").unwrap(),
             sandbox: SandboxName::parse("alice").unwrap(),
             port: None,

@@ -1,0 +1,237 @@
+//! Names and labels of containers: whatever an agent needs to find its own again after a restart. Pure.
+//!
+//! People meet the name in `docker ps`: `sdp-<service>-<deployment number>-<attempt>-<agent>`, the same words as in chat, at
+//! most [`LONGEST`] characters, and the container's host name, too. The agent goes by the labels alone.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use sdp_core::id::{DeploymentId, DeploymentNumber, InstanceId};
+use sdp_core::name::{SandboxName, ServiceName};
+
+use crate::runtime::StartSpec;
+
+/// The longest host name.
+const LONGEST: usize = 63;
+/// Says whose a container or network is.
+pub(super) const AGENT: &str = "sdp.agent";
+const KIND: &str = "sdp.kind";
+const INSTANCE: &str = "sdp.instance";
+const DEPLOYMENT: &str = "sdp.deployment";
+const NUMBER: &str = "sdp.number";
+const ATTEMPT: &str = "sdp.attempt";
+const SERVICE: &str = "sdp.service";
+const SANDBOX: &str = "sdp.sandbox";
+const BUILD: &str = "sdp.build";
+const IMAGE: &str = "sdp.image";
+const PORT: &str = "sdp.port";
+const ADDRESS: &str = "sdp.address";
+
+/// An agent as its containers know it: made once for its data folder, so that several agents on a machine keep apart.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct AgentId(String);
+
+impl AgentId {
+    pub(super) fn new() -> Self {
+        Self(uuid::Uuid::new_v4().simple().to_string()[..8].to_owned())
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let good = text.len() == 8 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        good.then(|| Self(text.to_owned()))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The network of its containers.
+    pub(super) fn network(&self) -> String {
+        format!("sdp-{}", self.0)
+    }
+
+    /// A filter for lists and events.
+    pub(super) fn filter(&self) -> String {
+        format!("{AGENT}={}", self.0)
+    }
+}
+
+impl fmt::Debug for AgentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a container is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// An instance.
+    Instance,
+    /// A command before its start.
+    Release,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Instance => "instance",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// What the agent wants to know of a container that it finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) kind: Kind,
+    pub(super) instance: InstanceId,
+    pub(super) deployment: DeploymentId,
+    pub(super) attempt: u32,
+    /// Whose build it runs.
+    pub(super) build: DeploymentId,
+    /// Where it listens inside.
+    pub(super) port: u16,
+    /// Where routers reach it; none: nowhere.
+    pub(super) address: Option<SocketAddr>,
+}
+
+/// The labels of a container.
+pub(super) fn labels(
+    agent: &AgentId,
+    kind: Kind,
+    spec: &StartSpec,
+    image: &str,
+    port: u16,
+    address: Option<SocketAddr>,
+) -> HashMap<String, String> {
+    let mut labels = HashMap::from(
+        [
+            (AGENT, agent.0.clone()),
+            (KIND, kind.word().to_owned()),
+            (INSTANCE, spec.instance.to_string()),
+            (DEPLOYMENT, spec.deployment.to_string()),
+            (NUMBER, spec.number.to_string()),
+            (ATTEMPT, spec.attempt.to_string()),
+            (SERVICE, spec.service.to_string()),
+            (SANDBOX, spec.sandbox.to_string()),
+            (BUILD, spec.build.to_string()),
+            (IMAGE, image.to_owned()),
+            (PORT, port.to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    );
+    if let Some(address) = address {
+        labels.insert(ADDRESS.to_owned(), address.to_string());
+    }
+    labels
+}
+
+/// Reads them; none if it is not ours, or not as we write them.
+pub(super) fn read(agent: &AgentId, labels: &HashMap<String, String>) -> Option<Found> {
+    fn parse<T: FromStr>(labels: &HashMap<String, String>, name: &str) -> Option<T> {
+        labels.get(name)?.parse().ok()
+    }
+    if labels.get(AGENT) != Some(&agent.0) {
+        return None;
+    }
+    let kind = [Kind::Instance, Kind::Release]
+        .into_iter()
+        .find(|kind| labels[AGENT] == agent.0 && labels.get(KIND).is_some_and(|word| word == kind.word()))?;
+    let address = match labels.get(ADDRESS) {
+        Some(text) => Some(text.parse().ok()?),
+        None => None,
+    };
+    Some(Found {
+        kind,
+        instance: parse(labels, INSTANCE)?,
+        deployment: parse(labels, DEPLOYMENT)?,
+        attempt: parse(labels, ATTEMPT)?,
+        build: parse(labels, BUILD)?,
+        port: parse(labels, PORT)?,
+        address,
+    })
+}
+
+/// A container's name.
+pub(super) fn name(
+    agent: &AgentId,
+    kind: Kind,
+    service: &ServiceName,
+    number: DeploymentNumber,
+    attempt: u32,
+) -> String {
+    let end = match kind {
+        Kind::Instance => format!("-{}-{attempt}-{}", number.0, agent.0),
+        Kind::Release => format!("-{}-{attempt}-release-{}", number.0, agent.0),
+    };
+    let room = LONGEST.saturating_sub("sdp-".len() + end.len());
+    let service = service.as_str();
+    // A service's name is ASCII.
+    let service = &service[..service.len().min(room)];
+    format!("sdp-{service}{end}")
+}
+
+/// For messages: whom a container belongs to.
+pub(super) fn of(service: &ServiceName, sandbox: &SandboxName) -> String {
+    format!("{service} of {sandbox}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::docker::tests::spec;
+
+    #[test]
+    fn what_is_written_is_read_and_nobody_elses() {
+        let (agent, spec) = (AgentId::parse("0123abcd").unwrap(), spec());
+        let address = "10.0.0.7:20001".parse().unwrap();
+        let written = labels(&agent, Kind::Instance, &spec, "alpine:3.20", 8080, Some(address));
+        let found = read(&agent, &written).unwrap();
+        let expected = Found {
+            kind: Kind::Instance,
+            instance: spec.instance,
+            deployment: spec.deployment,
+            attempt: 2,
+            build: spec.build,
+            port: 8080,
+            address: Some(address),
+        };
+        assert_eq!(found, expected);
+        assert_eq!(read(&AgentId::new(), &written), None, "another agent's");
+        for name in [AGENT, KIND, INSTANCE, DEPLOYMENT, ATTEMPT, BUILD, PORT] {
+            let mut less = written.clone();
+            less.remove(name);
+            assert_eq!(read(&agent, &less), None, "without {name}");
+            less.insert(name.to_owned(), "something".into());
+            assert_eq!(read(&agent, &less), None, "with another {name}");
+        }
+        let release = labels(&agent, Kind::Release, &spec, "alpine:3.20", 8080, None);
+        assert_eq!(
+            read(&agent, &release).map(|found| (found.kind, found.address)),
+            Some((Kind::Release, None))
+        );
+    }
+
+    #[test]
+    fn a_name_says_what_it_is_and_is_a_host_name() {
+        let agent = AgentId::parse("0123abcd").unwrap();
+        let name = |kind, service: &str, number| {
+            name(&agent, kind, &ServiceName::parse(service).unwrap(), DeploymentNumber(number), 2)
+        };
+        insta::assert_snapshot!(name(Kind::Instance, "payments", 143), @"sdp-payments-143-2-0123abcd");
+        insta::assert_snapshot!(name(Kind::Release, "payments", 143), @"sdp-payments-143-2-release-0123abcd");
+        let long = name(Kind::Release, &"a".repeat(40), u64::MAX);
+        assert_eq!(long.len(), LONGEST);
+        assert!(long.ends_with("-18446744073709551615-2-release-0123abcd"), "{long}");
+    }
+
+    #[test]
+    fn an_agents_id_is_short_and_plain() {
+        assert_eq!(AgentId::parse(AgentId::new().as_str()).unwrap().as_str().len(), 8);
+        for bad in ["", "0123abc", "0123ABCD", "../../..", "0123abcd\n"] {
+            assert_eq!(AgentId::parse(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Against a real engine, with the base images: `scripts/test` makes them and runs these.
+
+mod fixture;
+mod lives;
+mod makes;
+mod says;
