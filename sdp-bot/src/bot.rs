@@ -3,17 +3,19 @@
 //! Called by whoever plays the chat; one call per command, each in a task of the caller's. Everything is said through the
 //! [`Chat`]; a deployment is handed to the [`Follower`], which posts its message and keeps it true.
 
-use sdp_core::api::DeploymentCreated;
+use sdp_core::api::{DeploymentCreated, Instance};
 use sdp_core::client::{Client, ClientError};
 use sdp_core::name::{PersonName, SandboxName};
 use sdp_core::principal::Principal;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, timeout};
+use url::Url;
 
 use crate::chat::{Chat, ChatGone, Conversation};
 use crate::command::{self, Command, Mistake};
 use crate::follow::{Follower, Track};
 use crate::message::{Message, answer as say, help};
+use crate::output::{self, Watch};
 use crate::store::Store;
 
 /// How long a link that signs in is waited for before the message is posted without it.
@@ -40,6 +42,8 @@ pub enum Heard {
     },
     /// A deployment is under way and its message is there; this tells when it has ended, and whether it succeeded.
     Following(oneshot::Receiver<bool>),
+    /// What a service prints is there; it is kept up to date for as long as this runs.
+    Watching(Box<Watch>),
 }
 
 /// The bot in one chat; clones are the same bot.
@@ -57,6 +61,8 @@ pub(crate) enum Reaction {
     Say(Message),
     /// A deployment to follow.
     Follow(Box<DeploymentCreated>),
+    /// The output of a service to show, beginning with so many lines.
+    Watch(Box<Instance>, u32),
 }
 
 /// Why a command could not be done.
@@ -132,6 +138,12 @@ impl Bot {
         };
         let (message, ok) = match reaction {
             Ok(Reaction::Follow(created)) => return self.follow(*created, asker, conversation).await,
+            Ok(Reaction::Watch(instance, lines)) => {
+                match self.watch(*instance, lines, &asker, &conversation).await? {
+                    Ok(watch) => return Ok(Heard::Watching(Box::new(watch))),
+                    Err(error) => (say::refused(&error), false),
+                }
+            }
             Ok(Reaction::Say(message)) => (message, true),
             Err(Trouble::Mistake(mistake)) => (say::mistake(&mistake), false),
             Err(Trouble::Server(error)) => {
@@ -153,7 +165,7 @@ impl Bot {
             Command::Who(service) => asker.who(service).await?,
             Command::Where(service) => asker.where_is(service).await?,
             Command::Open { service, sandbox } => asker.open(service, sandbox).await?,
-            Command::Logs { of, lines } => asker.logs(of, lines).await?,
+            Command::Logs { of, lines } => return asker.logs(of, lines, self.chat.abilities.watched).await,
             Command::SandboxShow(name) => asker.sandbox_show(&name).await?,
             Command::SandboxDelete(name) => asker.sandbox_delete(&name).await?,
             Command::Services => say::services(&asker.client.services().await?),
@@ -167,25 +179,45 @@ impl Bot {
         Ok(Reaction::Say(message))
     }
 
+    /// A link to a page of the server's, which signs in where nobody else reads it.
+    async fn link(&self, asker: &Asker, path: &str) -> Option<Url> {
+        if !self.chat.abilities.private || asker.person.is_none() {
+            return None;
+        }
+        match timeout(LINK_TIMEOUT, asker.client.sign_in_link(Some(path))).await {
+            Ok(Ok(link)) => Some(link.url),
+            Ok(Err(error)) => {
+                tracing::warn!(code = error.code(), "no link that signs in; the plain one is shown");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    async fn watch(
+        &self,
+        instance: Instance,
+        lines: u32,
+        asker: &Asker,
+        conversation: &Conversation,
+    ) -> Result<Result<Watch, ClientError>, ChatGone> {
+        let plain = output::page_of(&asker.client, instance.id);
+        let (stream, link) =
+            tokio::join!(asker.client.follow_output(instance.id, lines), self.link(asker, plain.path()));
+        let page = link.unwrap_or(plain);
+        match stream {
+            Ok(stream) => Watch::begin(&self.chat, conversation, stream, instance, page, lines).await.map(Ok),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
     async fn follow(
         &self,
         created: DeploymentCreated,
         asker: Asker,
         conversation: Conversation,
     ) -> Result<Heard, ChatGone> {
-        let log_link = if self.chat.abilities.private && asker.person.is_some() {
-            let link = asker.client.sign_in_link(Some(created.log_url.path()));
-            match timeout(LINK_TIMEOUT, link).await {
-                Ok(Ok(link)) => Some(link.url),
-                Ok(Err(error)) => {
-                    tracing::warn!(code = error.code(), "no link that signs in; the plain one is shown");
-                    None
-                }
-                Err(_) => None,
-            }
-        } else {
-            None
-        };
+        let log_link = self.link(&asker, created.log_url.path()).await;
         let (ended, following) = oneshot::channel();
         let track = Track { conversation, person: asker.person, created, log_link, ended };
         self.tracks.send(track).await.map_err(|_| ChatGone)?;

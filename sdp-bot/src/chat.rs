@@ -37,6 +37,8 @@ pub struct Abilities {
     pub private: bool,
     /// Places mean the same after the bot has been restarted.
     pub places_survive: bool,
+    /// Somebody looks while messages change, so that an answer is worth being kept up to date.
+    pub watched: bool,
 }
 
 /// What a chat is asked to do. Each request is answered when people can see it.
@@ -49,8 +51,10 @@ pub enum Request {
         /// What.
         message: Message,
         /// The deployment whose message it is, so that replies and edits will follow; it goes into the message's metadata
-        /// where a chat has that. None: an answer, said once.
+        /// where a chat has that. None: an answer.
         about: Option<DeploymentId>,
+        /// Whether edits and replies will follow; otherwise it is said once.
+        changes: bool,
         /// Where it sits then.
         done: oneshot::Sender<Place>,
     },
@@ -114,7 +118,9 @@ impl Chat {
     /// [`ChatGone`].
     pub async fn say(&self, conversation: &Conversation, message: Message) -> Result<(), ChatGone> {
         let conversation = conversation.clone();
-        self.ask(|done| Request::Post { conversation, message, about: None, done }).await.map(drop)
+        self.ask(|done| Request::Post { conversation, message, about: None, changes: false, done })
+            .await
+            .map(drop)
     }
 
     /// Posts a deployment's message.
@@ -128,7 +134,17 @@ impl Chat {
         about: DeploymentId,
     ) -> Result<Place, ChatGone> {
         let conversation = conversation.clone();
-        self.ask(|done| Request::Post { conversation, message, about: Some(about), done }).await
+        self.ask(|done| Request::Post { conversation, message, about: Some(about), changes: true, done })
+            .await
+    }
+
+    /// Posts an answer that will be edited.
+    ///
+    /// # Errors
+    /// [`ChatGone`].
+    pub async fn show(&self, conversation: &Conversation, message: Message) -> Result<Place, ChatGone> {
+        let conversation = conversation.clone();
+        self.ask(|done| Request::Post { conversation, message, about: None, changes: true, done }).await
     }
 
     /// Edits a message.

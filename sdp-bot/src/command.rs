@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! deploy <service> [branch|tag|commit] [to <sandbox>] [KEY=value …]        deploy payments@feature/a qa-42
-//! status [sandbox|412]   list [mine|all]   who|where <service>   open <service> [in <sandbox>]   logs <service|412> [n]
+//! status [sandbox|412]   list [mine|all]   who|where <service>   open <service> [in <sandbox>]   logs <service|412> [in <sandbox>] [n]
 //! cancel|stop|restart|redeploy|rollback <service|412> [in <sandbox>]
 //! sandbox show|delete <name>   services   branches <service> [text]   agents   whoami   help [command|all]
 //! ```

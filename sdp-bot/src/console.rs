@@ -11,7 +11,8 @@
 //! - **script** (piped input, [`exec`]): line by line, one command after the other, each until its deployment has ended.
 //!
 //! Called by the quickstart (in process), by `sdp-bot console` and `sdp-bot exec`. Nothing untrusted reaches the terminal but
-//! through [`crate::text`]. Limits: a typed line has [`line::MAX_LINE`] bytes, [`MAX_BUSY`] commands run at once.
+//! through [`crate::text`]. Limits: a typed line has [`line::MAX_LINE`] bytes, [`MAX_BUSY`] commands run at once,
+//! [`MAX_WATCHING`] answers are kept up to date.
 
 mod board;
 pub mod line;
@@ -28,12 +29,14 @@ use std::time::Duration;
 use sdp_core::client::Client;
 use sdp_core::name::PersonName;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::bot::{Bot, Heard, Said};
 use crate::chat::{Abilities, Chat, ChatGone, Conversation, Place, Request};
 use crate::follow::FollowError;
+use crate::output::Watch;
 use crate::store::{Store, StoreError};
 
 use board::Board;
@@ -43,6 +46,8 @@ pub use terminal::{Size, Stdin, stdin};
 
 /// How many commands run at once; more wait.
 pub const MAX_BUSY: usize = 16;
+/// How many answers are kept up to date at once; of the next ones as many wait for their turn.
+pub const MAX_WATCHING: usize = 4;
 /// What is said to whoever executes nothing.
 const USAGE: &str = "usage: sdp-bot exec '<command>', for example sdp-bot exec 'deploy hello main'; sdp-bot exec help lists all\n";
 /// How long what has been asked for may take to end after `shutdown`.
@@ -169,6 +174,7 @@ pub async fn run(
         tick: live.then_some(Duration::from_secs(1)),
         private: options.private,
         places_survive: false,
+        watched: options.look != Look::Script,
     };
     let (chat, requests) = Chat::new(abilities);
     let (bot, follower) = Bot::new(client, chat, store);
@@ -177,6 +183,7 @@ pub async fn run(
     let mut following = JoinSet::new();
     following.spawn(follower.run(stop.clone()));
     let _raw = (options.look == Look::Live(Size::OfOutput)).then(terminal::Raw::enter).flatten();
+    let (to_watch, watches) = mpsc::channel(MAX_WATCHING);
     let mut console = Console {
         board: Board::new(options.look, Paint { colour: options.colour }),
         editor: Editor::default(),
@@ -186,6 +193,9 @@ pub async fn run(
         ended: Ended::default(),
         waiting: VecDeque::new(),
         busy: JoinSet::new(),
+        to_watch,
+        watches,
+        watching: JoinSet::new(),
     };
     let result = console.serve(&bot, input, requests, &mut following, &shutdown).await;
     stop.cancel();
@@ -212,6 +222,10 @@ struct Console<W> {
     /// Typed while as many commands as may run at once were running.
     waiting: VecDeque<String>,
     busy: JoinSet<Result<bool, ChatGone>>,
+    /// Answers that are kept up to date for a while.
+    to_watch: mpsc::Sender<Watch>,
+    watches: mpsc::Receiver<Watch>,
+    watching: JoinSet<Result<(), ChatGone>>,
 }
 
 /// What the loop does next.
@@ -250,6 +264,11 @@ impl<W: AsyncWrite + Send + Unpin> Console<W> {
                 biased;
                 () = shutdown.cancelled() => Next::Quit,
                 Some(request) = requests.recv() => { self.show(request); Next::Go }
+                Some(watch) = self.watches.recv(), if self.watching.len() < MAX_WATCHING => {
+                    self.watching.spawn(watch.run());
+                    Next::Go
+                }
+                Some(_) = self.watching.join_next(), if !self.watching.is_empty() => Next::Go,
                 Some(done) = self.busy.join_next(), if !self.busy.is_empty() => {
                     match done {
                         Ok(Ok(true)) => self.ended.succeeded += 1,
@@ -290,6 +309,7 @@ impl<W: AsyncWrite + Send + Unpin> Console<W> {
                         self.ended.failed += u32::try_from(left).unwrap_or(u32::MAX);
                     }
                     self.busy.shutdown().await;
+                    self.watching.shutdown().await;
                     if left > 0 {
                         self.board.say("leaving; what was asked for goes on without this terminal");
                     }
@@ -333,11 +353,17 @@ impl<W: AsyncWrite + Send + Unpin> Console<W> {
         let bot = bot.clone();
         // Whoever types goes on; a script waits for the end.
         let to_the_end = self.look == Look::Script;
+        let watching = self.to_watch.clone();
         self.busy.spawn(async move {
             match bot.hear(said).await? {
                 Heard::Answered { ok } => Ok(ok),
                 Heard::Following(ended) if to_the_end => ended.await.map_err(|_| ChatGone),
                 Heard::Following(_) => Ok(true),
+                Heard::Watching(watch) => {
+                    // Whoever types goes on; where too much is watched already it stays as it is.
+                    drop(watching.try_send(*watch));
+                    Ok(true)
+                }
             }
         });
     }
@@ -345,10 +371,8 @@ impl<W: AsyncWrite + Send + Unpin> Console<W> {
     fn show(&mut self, request: Request) {
         // Whoever asked may have gone; what it asked for is shown all the same.
         let _nobody_waits = match request {
-            Request::Post { message, about: Some(_), done, .. } => {
-                done.send(self.board.post(message)).is_ok()
-            }
-            Request::Post { message, about: None, done, .. } => {
+            Request::Post { message, changes: true, done, .. } => done.send(self.board.post(message)).is_ok(),
+            Request::Post { message, changes: false, done, .. } => {
                 self.board.answer(&message);
                 done.send(Place(String::new())).is_ok()
             }

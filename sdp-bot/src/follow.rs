@@ -336,9 +336,15 @@ impl Follower {
                 | EventKind::DeploymentSent { .. }
                 | EventKind::StepStarted { .. }
         );
+        let moves_agents =
+            matches!(event.kind, EventKind::AgentConnected { .. } | EventKind::AgentDisconnected {});
         for id in self.ids() {
             let Some(tracked) = self.threads.get_mut(&id) else { continue };
             let queued = matches!(tracked.thread.deployment().state, State::Queued {});
+            if moves_agents && !tracked.thread.deployment().is_ended() {
+                self.ask_view(id);
+                continue;
+            }
             if tracked.thread.apply(event) {
                 self.advance(id).await?;
             } else if moves_queue && queued {

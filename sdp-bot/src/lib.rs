@@ -15,6 +15,7 @@ pub mod config;
 pub mod console;
 pub mod follow;
 pub mod message;
+pub mod output;
 pub mod store;
 pub mod text;
 pub mod thread;

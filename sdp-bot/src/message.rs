@@ -11,6 +11,7 @@ pub mod deployment;
 pub mod down;
 pub mod help;
 mod hint;
+pub mod output;
 #[cfg(test)]
 mod tests;
 

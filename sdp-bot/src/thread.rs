@@ -19,12 +19,12 @@ mod tests;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use sdp_core::api::{DeploymentView, Instance};
 use sdp_core::deployment::{Deployment, Outcome, State};
 use sdp_core::event::{Event, EventKind};
 use sdp_core::name::CommitId;
-use sdp_core::sandbox::{InstanceState, StopReason};
+use sdp_core::sandbox::{InstanceState, LastRestart, StopReason};
 use url::Url;
 
 use crate::message::{Message, deployment as say};
@@ -35,6 +35,9 @@ pub const MAX_NOTES: usize = 20;
 /// The most events that wait for a view; a deployment has a few dozen in all.
 pub const MAX_WAITING: usize = 1000;
 
+/// Restarts of an instance that follow each other within this time are told once.
+pub const IN_A_ROW: SignedDuration = SignedDuration::from_mins(10);
+
 /// What is shown beside the deployment itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -44,6 +47,10 @@ pub struct Facts {
     pub log_link: Option<Url>,
     /// Its place in the queue.
     pub queue_position: Option<u32>,
+    /// What it waits for.
+    pub waiting_for: Option<String>,
+    /// How often what it left running was started again.
+    pub restarts: Option<Restarts>,
     /// How long such a deployment usually takes.
     pub usual: Option<Duration>,
     /// Since when the server has been away.
@@ -65,6 +72,19 @@ pub struct Serving {
     pub commit: CommitId,
     /// Where.
     pub url: Option<Url>,
+}
+
+/// How often an instance ended by itself and was started again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restarts {
+    /// How often so far.
+    pub times: u32,
+    /// The last time.
+    pub last: Option<LastRestart>,
+    /// What it printed before that.
+    pub last_lines: Vec<String>,
+    /// With which restart the present row of them began: it is told once.
+    first: u32,
 }
 
 /// What became of the instance that a successful deployment left running.
@@ -120,6 +140,8 @@ impl Thread {
             log_url,
             log_link: None,
             queue_position: None,
+            waiting_for: None,
+            restarts: None,
             usual: None,
             away_since: None,
             serving: None,
@@ -169,6 +191,10 @@ impl Thread {
         }
         let before = self.deployment.version;
         self.deployment.apply(event);
+        if self.deployment.version != before {
+            // Something happens: it does not wait for what it waited for.
+            self.facts.waiting_for = None;
+        }
         self.after_event(event) || self.deployment.version != before
     }
 
@@ -185,6 +211,10 @@ impl Thread {
                 self.becomes(After::Stopped { reason: reason.clone(), last_lines: last_lines.clone() })
             }
             EventKind::InstanceLive { .. } => self.after.take().is_some(),
+            EventKind::InstanceRestarted { reason, restarts, last_lines } => {
+                let last = LastRestart { at: event.at, reason: reason.clone() };
+                self.restarted(*restarts, Some(last), last_lines.clone())
+            }
             _ => false,
         }
     }
@@ -195,15 +225,37 @@ impl Thread {
         changed
     }
 
+    fn restarted(&mut self, times: u32, last: Option<LastRestart>, last_lines: Vec<String>) -> bool {
+        let known = self.facts.restarts.as_ref();
+        if times <= known.map_or(0, |known| known.times) {
+            return false;
+        }
+        let in_a_row = |known: &&Restarts| match (&known.last, &last) {
+            (Some(before), Some(last)) => last.at.duration_since(before.at) < IN_A_ROW,
+            _ => true,
+        };
+        // After a restart of the bot: a row that was told already is not told again.
+        let told = self.told.iter().filter_map(|key| key.strip_prefix("restart:")?.parse().ok()).max();
+        let first = match known {
+            Some(known) => Some(known).filter(in_a_row).map_or(times, |known| known.first),
+            None => told.unwrap_or(times),
+        };
+        self.facts.restarts = Some(Restarts { times, last, last_lines, first });
+        true
+    }
+
     /// Takes the server's view, unless it is older than what is known; whether anything changed.
     pub fn catch_up(&mut self, view: DeploymentView) -> bool {
         let queue_position =
             view.queue_position.filter(|_| matches!(view.deployment.state, State::Queued {}));
         let mut changed = false;
         if view.deployment.version >= self.deployment.version {
-            changed = self.deployment != view.deployment || self.facts.queue_position != queue_position;
+            changed = self.deployment != view.deployment
+                || self.facts.queue_position != queue_position
+                || self.facts.waiting_for != view.waiting_for;
             self.deployment = view.deployment;
             self.facts.queue_position = queue_position;
+            self.facts.waiting_for = view.waiting_for;
         }
         self.give_up_view() || changed
     }
@@ -213,13 +265,16 @@ impl Thread {
         if Some(instance.id) != self.deployment.instance {
             return false;
         }
-        match &instance.state {
+        let last = instance.last_restart.clone();
+        let restarted = self.restarted(instance.restarts, last, instance.last_lines.clone());
+        let becomes = match &instance.state {
             InstanceState::Draining { reason } => self.becomes(After::Draining { reason: reason.clone() }),
             InstanceState::Lost {} => self.becomes(After::Lost),
             InstanceState::Stopped { reason } => self
                 .becomes(After::Stopped { reason: reason.clone(), last_lines: instance.last_lines.clone() }),
             _ => self.after.take().is_some(),
-        }
+        };
+        becomes || restarted
     }
 
     /// Whether the deployment has ended and its thread has said so.
@@ -301,6 +356,9 @@ impl Thread {
             Some(other) => say::note(other.code()),
         };
         tell("end".to_owned(), end);
+        if let Some(restarts) = &self.facts.restarts {
+            tell(format!("restart:{}", restarts.first), say::restarted(deployment, restarts));
+        }
         if let Some(after) = &self.after
             && let Some(message) = say::broke(deployment, after)
         {

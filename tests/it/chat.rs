@@ -1,8 +1,9 @@
 //! The bot against the real server: what people type, and what they see.
 
-use sdp_bot::console::{self, Options};
+use sdp_bot::console::{self, Look, Options};
 use sdp_core::api::{CreateToken, TokenKind};
 use sdp_core::client::Client;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, duplex};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Sdp, name, run_test};
@@ -57,5 +58,44 @@ fn a_failure_says_what_happened_and_what_to_do() {
         let (said, well) = typed(sdp, "/sdp deploy helo main\n/sdp dploy hello\n").await;
         assert!(!well);
         assert_eq!(said.matches("id you mean").count(), 2, "{said}");
+    });
+}
+
+#[test]
+fn what_a_service_prints_is_shown_in_chat_as_it_comes_until_it_ends() {
+    run_test(async |sdp| {
+        sdp.hello().await;
+        let url = sdp.deployed("hello", "main").await;
+        let token = CreateToken { name: name("bot"), kind: TokenKind::Bot };
+        let token = sdp.admin.create_token(&token).await.expect("made").token;
+        let client = Client::new(sdp.url.clone(), token).expect("a client").on_behalf_of(name("alice"));
+        let (mut keys, input) = duplex(4096);
+        let (screen, mut shown) = duplex(1 << 20);
+        let options = Options { look: Look::Lines, ..Options::script(Some(name("alice"))) };
+        let console = console::run(client, BufReader::new(input), screen, options, CancellationToken::new());
+        let talk = async {
+            let mut seen = String::new();
+            let mut until = async |wanted: &str| {
+                let mut piece = [0; 4096];
+                while !seen.contains(wanted) {
+                    let read = shown.read(&mut piece).await.expect("reads");
+                    assert!(read > 0, "{wanted:?} never came:\n{seen}");
+                    seen.push_str(&String::from_utf8_lossy(&piece[..read]));
+                }
+            };
+            keys.write_all(b"/sdp logs hello 5\n").await.expect("typed");
+            until("prints, live").await;
+            until("GET /healthz").await;
+            until("/instances/").await;
+            sdp.get(url.join("print/3").expect("a URL")).await;
+            until("line 3").await;
+            drop(sdp.http.get(url.join("crash").expect("a URL")).send().await);
+            until("has ended; its last words").await;
+            keys.write_all(b"quit\n").await.expect("typed");
+            // A line is said once, however often the message is edited.
+            assert_eq!(seen.matches("line 2").count(), 1, "{seen}");
+        };
+        let (ended, ()) = tokio::join!(console, talk);
+        assert!(ended.expect("it ran").success());
     });
 }

@@ -8,12 +8,15 @@ use sdp_core::client::{ClientError, DeploymentFilter, InstanceFilter, StateFilte
 use sdp_core::id::DeploymentId;
 use sdp_core::name::{SandboxName, ServiceName};
 
-use crate::bot::{Asker, Trouble};
+use crate::bot::{Asker, Reaction, Trouble};
 use crate::command::{StatusOf, Target};
-use crate::message::{Message, answer as say, down};
+use crate::message::{Message, answer as say, down, output as say_output};
+use crate::output::page_of;
 
 /// How many lines `logs` shows when no number is given.
 const LOG_LINES: u32 = 20;
+/// How many lines of a running service it shows then.
+const OUTPUT_LINES: u32 = 15;
 /// How many running instances are looked up by branch name in one answer.
 const MAX_LOOKED_UP: usize = 30;
 
@@ -135,27 +138,36 @@ impl Asker {
         }
     }
 
-    pub(crate) async fn logs(&self, of: Target, lines: Option<u32>) -> Result<Message, Trouble> {
-        let lines = lines.unwrap_or(LOG_LINES);
-        match of {
+    /// `watched`: whether what a service prints is worth being kept up to date.
+    pub(crate) async fn logs(
+        &self,
+        of: Target,
+        lines: Option<u32>,
+        watched: bool,
+    ) -> Result<Reaction, Trouble> {
+        let (service, sandbox) = match of {
             Target::Deployment(deployment) => {
+                let lines = lines.unwrap_or(LOG_LINES);
                 let (view, window) =
                     tokio::join!(self.client.deployment(deployment), self.client.log_tail(deployment, lines));
-                Ok(say::build_log(&view?, &window?))
+                return Ok(Reaction::Say(say::build_log(&view?, &window?)));
             }
-            Target::Service { service, sandbox } => {
-                let sandbox = self.sandbox(sandbox)?;
-                match self.there_in(&service, &sandbox).await? {
-                    Some(instance) if instance.state.is_over() => Ok(self.down(&instance, lines).await),
-                    Some(instance) => {
-                        let output = self.client.instance_output(instance.id, lines).await?;
-                        Ok(say::output(&instance, &output))
-                    }
-                    None => {
-                        self.client.service(&service).await?;
-                        Err(self.nothing_runs(Target::Service { service, sandbox: Some(sandbox) }).await?)
-                    }
-                }
+            Target::Service { service, sandbox } => (service, self.sandbox(sandbox)?),
+        };
+        let lines = lines.unwrap_or(OUTPUT_LINES);
+        match self.there_in(&service, &sandbox).await? {
+            Some(instance) if instance.state.is_over() => {
+                Ok(Reaction::Say(self.down(&instance, lines).await))
+            }
+            Some(instance) if watched => Ok(Reaction::Watch(Box::new(instance), lines)),
+            Some(instance) => {
+                let output = self.client.instance_output(instance.id, lines).await?;
+                let page = page_of(&self.client, instance.id);
+                Ok(Reaction::Say(say_output::last(&instance, &output, &page)))
+            }
+            None => {
+                self.client.service(&service).await?;
+                Err(self.nothing_runs(Target::Service { service, sandbox: Some(sandbox) }).await?)
             }
         }
     }

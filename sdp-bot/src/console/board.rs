@@ -79,15 +79,41 @@ impl Board {
         let Some((place, card)) = self.card(place) else { return };
         let notice = message.notice.clone().filter(|_| !card.noticed);
         card.noticed |= notice.is_some();
-        card.root = message;
+        let before = std::mem::replace(&mut card.root, message);
+        let after = card.root.clone();
         self.drawn_line = None;
         if !self.is_live()
             && let Some(notice) = notice
         {
             self.print_in(place, &Message::new(crate::message::Tone::Note, notice));
         }
+        if !self.is_live() {
+            self.print_news(place, &before, &after);
+        }
         if last {
             self.freeze(place);
+        }
+    }
+
+    /// Line by line: of output that goes on, what was not there before; and its title, if that says something else now.
+    fn print_news(&mut self, place: u64, before: &Message, after: &Message) {
+        if before.block.is_empty() && after.block.is_empty() {
+            return;
+        }
+        let known = (0..=before.block.len().min(after.block.len()))
+            .rev()
+            .find(|n| before.block[before.block.len() - n..] == after.block[..*n])
+            .unwrap_or(0);
+        let mut news = after.clone();
+        news.lines.clear();
+        news.actions.clear();
+        news.block.drain(..known);
+        if before.title == after.title {
+            let blocks = news.block.iter().map(|line| self.paint.output(line));
+            self.above.extend(blocks);
+            self.last = Some(place);
+        } else {
+            self.print_in(place, &news);
         }
     }
 

@@ -93,6 +93,11 @@ impl Paint {
         self.words(text, DIM, columns)
     }
 
+    /// A line of a program's output, by itself.
+    pub(super) fn output(self, text: &str) -> Row {
+        self.row("  │     ", vec![(text.to_owned(), "")], None)
+    }
+
     fn row(self, indent: &str, pieces: Vec<(String, &'static str)>, columns: Option<usize>) -> Row {
         let is_ascii = pieces.iter().all(|(text, _)| text.is_ascii());
         let limit = match columns {

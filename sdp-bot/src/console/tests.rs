@@ -293,8 +293,13 @@ async fn at_the_end_of_a_shutdown_nothing_is_left_running() {
 
 #[tokio::test]
 async fn a_chat_that_has_gone_is_told_to_whoever_asks() {
-    let abilities =
-        Abilities { edit_every: Duration::ZERO, tick: None, private: true, places_survive: false };
+    let abilities = Abilities {
+        edit_every: Duration::ZERO,
+        tick: None,
+        private: true,
+        places_survive: false,
+        watched: true,
+    };
     let (chat, requests) = Chat::new(abilities);
     drop(requests);
     let asked = chat.post(&Conversation("c".into()), reply("x"), DeploymentId::new()).await;

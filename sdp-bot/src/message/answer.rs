@@ -198,6 +198,7 @@ pub fn deployment_status(view: &DeploymentView, left: Option<&Instance>, now: Ti
             std::collections::BTreeSet::new(),
         );
         thread.facts.queue_position = view.queue_position;
+        thread.facts.waiting_for.clone_from(&view.waiting_for);
         if let Some(left) = left {
             thread.instance_is(left);
         }
@@ -273,7 +274,15 @@ fn instance_row(instance: &Instance, name: &str, branches: &Branches, now: Times
         return text.strong("DOWN").plain(format!(": {reason}"));
     }
     let text = text.plain(state_word(&instance.state));
-    if serves(&instance.state) { text.dim(format!(" for {}", ago(instance.started_at, now))) } else { text }
+    let text = if serves(&instance.state) {
+        text.dim(format!(" for {}", ago(instance.started_at, now)))
+    } else {
+        text
+    };
+    match down::restarted(instance.restarts, instance.last_restart.as_ref()) {
+        Some(restarted) => text.plain(format!(", {restarted}")),
+        None => text,
+    }
 }
 
 /// Whether its address leads to it.
@@ -282,7 +291,7 @@ fn serves(state: &InstanceState) -> bool {
 }
 
 /// `1 branch`, `2 branches`.
-fn count(n: usize, one: &str, many: &str) -> String {
+pub(super) fn count(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
 
@@ -409,18 +418,6 @@ pub fn build_log(view: &DeploymentView, window: &LogWindow) -> Message {
         .open("Log", &view.log_url)
 }
 
-/// What a running service printed last.
-#[must_use]
-pub fn output(instance: &Instance, lines: &[String]) -> Message {
-    let name = Text::new().strong(format!("{} in {}", instance.service, instance.sandbox));
-    let name = name.plain(" ").code(instance.commit.short());
-    if lines.is_empty() {
-        return Message::new(Tone::Plain, name.plain(" has printed nothing yet"));
-    }
-    Message::new(Tone::Plain, name.dim(format!(": its last {}", count(lines.len(), "line", "lines"))))
-        .block(lines)
-}
-
 /// A sandbox was deleted.
 #[must_use]
 pub fn sandbox_deleted(view: &SandboxView) -> Message {
@@ -502,8 +499,16 @@ pub fn agents(agents: &[AgentView], now: Timestamp) -> Message {
             row.plain(format!(" away for {since}"))
         };
         message = message.line(row);
+        if let Some(why) = &agent.degraded {
+            message = message.line(Text::new().plain("  ").strong("takes no work").plain(format!(": {why}")));
+        }
         for check in agent.preflight.iter().filter(|check| !check.ok) {
             message = message.line(Text::new().plain(format!("  {}: {}", check.check, check.detail)));
+        }
+        let well: Vec<&str> =
+            agent.preflight.iter().filter(|check| check.ok).map(|check| check.check.as_str()).collect();
+        if !well.is_empty() {
+            message = message.line(Text::new().dim(format!("  ok: {}", well.join(", "))));
         }
     }
     more(message, agents.len())

@@ -10,10 +10,10 @@ use sdp_core::name::{CommitId, GitRef};
 use sdp_core::sandbox::StopReason;
 use url::Url;
 
-use super::{Message, Tone, duration, elapsed, ordinal};
+use super::{Message, Tone, down, duration, elapsed, ordinal};
 use crate::command::{Deploy, Wanted};
 use crate::text::Text;
-use crate::thread::{After, Facts, Serving};
+use crate::thread::{After, Facts, Restarts, Serving};
 
 /// The message of a deployment: always true, edited in place.
 #[must_use]
@@ -30,6 +30,9 @@ pub fn root(deployment: &Deployment, facts: &Facts, after: Option<&After>, now: 
     let serves = deployment.url.as_ref().filter(|_| after.is_none());
     if let Some(url) = serves {
         message = message.line(Text::new().dim("url ").link(url));
+    }
+    if let Some(why) = facts.waiting_for.as_ref().filter(|_| !deployment.is_ended()) {
+        message = message.line(Text::new().dim("waits ").plain(why));
     }
     let log = facts.log_link.as_ref().unwrap_or(&facts.log_url);
     message = message.line(Text::new().dim("log ").link(log));
@@ -170,7 +173,15 @@ fn state(deployment: &Deployment, facts: &Facts, after: Option<&After>, now: Tim
         }
         State::Ended { outcome } => match (outcome, after) {
             (Outcome::Succeeded {}, None) => {
-                (Tone::Good, Text::new().strong("running").plain(took(deployment)))
+                let text = Text::new().strong("running").plain(took(deployment));
+                match facts
+                    .restarts
+                    .as_ref()
+                    .and_then(|again| down::restarted(again.times, again.last.as_ref()))
+                {
+                    Some(restarted) => (Tone::Good, text.plain(format!(", {restarted}"))),
+                    None => (Tone::Good, text),
+                }
             }
             (Outcome::Succeeded {}, Some(after)) => ended_after(after),
             (Outcome::Failed { failure }, _) => (Tone::Bad, failed(failure).plain(took(deployment))),
@@ -408,4 +419,28 @@ pub fn broke(deployment: &Deployment, after: &After) -> Option<Message> {
             .block(&lines[skipped..])
             .offer("Redeploy", format!("redeploy {}", deployment.number)),
     )
+}
+
+/// What runs ended by itself and was started again: the owner hears it once for several in a row; the message counts them.
+#[must_use]
+pub fn restarted(deployment: &Deployment, restarts: &Restarts) -> Message {
+    let called = match deployment.requested_by.as_person() {
+        Some(person) => Text::new().mention(person).plain(" "),
+        None => Text::new(),
+    };
+    let why = restarts
+        .last
+        .as_ref()
+        .and_then(|last| down::why(&last.reason))
+        .unwrap_or_else(|| "it ended".to_owned());
+    let title = called
+        .plain(format!("{} in {} was ", deployment.service, deployment.sandbox))
+        .strong("started again")
+        .plain(format!(": {why}"));
+    let skipped = restarts.last_lines.len().saturating_sub(15);
+    let logs = format!("logs {} in {}", deployment.service, deployment.sandbox);
+    Message::new(Tone::Bad, title)
+        .line(Text::new().dim("next ").code(&logs).plain(" shows whether it is well now"))
+        .block(&restarts.last_lines[skipped..])
+        .offer("Logs", logs)
 }

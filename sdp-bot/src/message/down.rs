@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use sdp_core::api::{Deployment, Instance};
-use sdp_core::sandbox::{InstanceState, StopReason};
+use sdp_core::sandbox::{InstanceState, LastRestart, StopReason};
 
 use super::{Message, Tone};
 use crate::text::Text;
@@ -19,18 +19,35 @@ const LINES_IN_A_LIST: usize = 3;
 pub fn broke(state: &InstanceState) -> Option<String> {
     match state {
         InstanceState::Lost {} => Some("its agent is gone".to_owned()),
-        InstanceState::Stopped { reason } => match reason {
-            StopReason::Crashed { out_of_memory: true, .. } => Some("it ran out of memory".to_owned()),
-            StopReason::Crashed { exit_code: Some(code), .. } => {
-                Some(format!("it crashed (exit code {code})"))
-            }
-            StopReason::Crashed { signal: Some(signal), .. } => Some(format!("it crashed (signal {signal})")),
-            StopReason::Crashed { .. } => Some("it crashed".to_owned()),
-            StopReason::AgentRestarted {} => Some("its agent was restarted".to_owned()),
-            _ => None,
-        },
+        InstanceState::Stopped { reason } => why(reason),
         _ => None,
     }
+}
+
+/// Why it ended by itself, as a clause; none: it did not.
+#[must_use]
+pub fn why(reason: &StopReason) -> Option<String> {
+    match reason {
+        StopReason::Crashed { out_of_memory: true, .. } => Some("it ran out of memory".to_owned()),
+        StopReason::Crashed { exit_code: Some(code), .. } => Some(format!("it crashed (exit code {code})")),
+        StopReason::Crashed { signal: Some(signal), .. } => Some(format!("it crashed (signal {signal})")),
+        StopReason::Crashed { .. } => Some("it crashed".to_owned()),
+        StopReason::AgentRestarted {} => Some("its agent was restarted".to_owned()),
+        _ => None,
+    }
+}
+
+/// How often it was started again, and why at last: `restarted twice: it ran out of memory`; none: never.
+#[must_use]
+pub fn restarted(times: u32, last: Option<&LastRestart>) -> Option<String> {
+    let times = match times {
+        0 => return None,
+        1 => "once".to_owned(),
+        2 => "twice".to_owned(),
+        n => format!("{n} times"),
+    };
+    let why = last.and_then(|last| why(&last.reason)).map(|why| format!(": {why}")).unwrap_or_default();
+    Some(format!("restarted {times}{why}"))
 }
 
 /// Those that are down: nothing serves in their place, and nobody stopped that place on purpose since.

@@ -17,7 +17,12 @@ const COMMANDS: [(&str, &str, &str, &str); 19] = [
     ("who", "who <service>", "who has it in their sandbox", "who payments"),
     ("where", "where <service>", "the addresses at which it answers", "where payments"),
     ("open", "open <service> [in <sandbox>]", "its address in a sandbox", "open payments"),
-    ("logs", "logs <service|412> [n]", "the last lines of a running service, or of a build", "logs 412 50"),
+    (
+        "logs",
+        "logs <service|412> [in <sandbox>] [n]",
+        "what a running service prints, or the end of a build",
+        "logs payments 50",
+    ),
     ("cancel", "cancel <service|412> [in <sandbox>]", "give up an unfinished deployment", "cancel 412"),
     (
         "stop",

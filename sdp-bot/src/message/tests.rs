@@ -146,8 +146,14 @@ fn agents_and_branches() {
         running: 1,
         runtimes: vec!["process".into()],
         router: connected,
-        degraded: None,
-        preflight: vec![Preflight { check: "go".into(), ok: false, detail: "not found in PATH".into() }],
+        degraded: (name == "vm-1").then(|| "Docker does not answer".to_owned()),
+        preflight: ["git", "go", "disk"]
+            .map(|name| Preflight {
+                check: name.into(),
+                ok: name != "go",
+                detail: "not found in PATH".into(),
+            })
+            .into(),
     };
     let commit: sdp_core::name::CommitId = "1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d".parse().unwrap();
     let list: BranchList = serde_json::from_value(json!({
@@ -161,9 +167,12 @@ fn agents_and_branches() {
     assert_snapshot!(text, @r"
     · 1 of 2 agents connected
       vm-1 1 of 4 jobs · process, router · connected for 1 min 40 s · 0.1.0
+        takes no work: Docker does not answer
         go: not found in PATH
+        ok: git, disk
       vm-2 away for 1 min 40 s
         go: not found in PATH
+        ok: git, disk
     · hello has 2 branches and 1 tag
       `feature/a` 1a2b3c4d
       `main` 1a2b3c4d · the repository's default
@@ -180,7 +189,7 @@ fn help_shows_five_verbs_first() {
       `deploy <service> [branch|tag|commit] [to <sandbox>] [KEY=value …]`  build a branch and run it in your sandbox
       `status [sandbox|412]`  what runs, and where a deployment stands
       `open <service> [in <sandbox>]`  its address in a sandbox
-      `logs <service|412> [n]`  the last lines of a running service, or of a build
+      `logs <service|412> [in <sandbox>] [n]`  what a running service prints, or the end of a build
       `rollback <service|412> [in <sandbox>]`  deploy what ran before
       everything else: `help all`
     · `deploy <service> [branch|tag|commit] [to <sandbox>] [KEY=value …]`
@@ -328,5 +337,66 @@ fn a_token_without_a_person_is_told_so() {
     · You are nobody by name: this token speaks for itself, and no sandbox is yours
       next name a person with a bot's token: --as <person>; or say to <sandbox>
       server http://sdp/
+    ");
+}
+
+#[test]
+fn what_a_service_prints_while_it_goes_on_and_when_it_has_ended() {
+    use crate::output::Shown;
+    use sdp_core::api::{OutputChunk, OutputEnd, OutputEndReason, OutputLine};
+    use sdp_core::client::OutputItem;
+    let line =
+        |text: &str| OutputLine { at: at(0), stream: sdp_core::wire::Stream::Stdout, text: text.into() };
+    let piece = |left_out, texts: &[&str]| {
+        Some(Ok(OutputItem::Lines(OutputChunk {
+            left_out,
+            lines: texts.iter().map(|text| line(text)).collect(),
+        })))
+    };
+    let page: url::Url = "https://sdp.example.com/instances/1".parse().unwrap();
+    let mut shown = Shown::new(instance("hello", "alice", InstanceState::Live {}), page.clone(), 3);
+    let mut text = super::output::followed(&shown).to_plain();
+    assert!(!shown.take(piece(0, &[])), "an empty piece changes nothing");
+    assert!(shown.take(piece(0, &["one", "two"])));
+    assert!(shown.take(piece(7, &["\u{1b}[31mten", "eleven"])));
+    text += &super::output::followed(&shown).to_plain();
+    let end = OutputEnd { reason: OutputEndReason::Ended, detail: None };
+    assert!(shown.take(Some(Ok(OutputItem::End(end)))));
+    text += &super::output::followed(&shown).to_plain();
+    let mut cut = Shown::new(instance("hello", "alice", InstanceState::Live {}), page.clone(), 3);
+    let detail = Some("the connection to vm-1 was lost".to_owned());
+    cut.take(Some(Ok(OutputItem::End(OutputEnd { reason: OutputEndReason::AgentAway, detail }))));
+    text += &super::output::followed(&cut).to_plain();
+    text +=
+        &super::output::last(&instance("hello", "alice", InstanceState::Live {}), &["one".to_owned()], &page)
+            .to_plain();
+    assert_snapshot!(text, @r"
+    ▸ hello in alice `1a2b3c4d` prints, live
+      live https://sdp.example.com/instances/1
+      it has printed nothing yet
+      [Live] https://sdp.example.com/instances/1
+    ▸ hello in alice `1a2b3c4d` prints, live
+      live https://sdp.example.com/instances/1
+      7 lines left out: it prints faster than can be shown
+      | two
+      | ten
+      | eleven
+      [Live] https://sdp.example.com/instances/1
+    – hello in alice `1a2b3c4d` has ended; its last words
+      live https://sdp.example.com/instances/1
+      7 lines left out: it prints faster than can be shown
+      | two
+      | ten
+      | eleven
+      [Live] https://sdp.example.com/instances/1
+      [Status] status alice
+    i hello in alice `1a2b3c4d` cannot be followed any more: the connection to vm-1 was lost
+      live https://sdp.example.com/instances/1
+      [Live] https://sdp.example.com/instances/1
+      [Go on] logs hello in alice
+    · hello in alice `1a2b3c4d`: its last line
+      live https://sdp.example.com/instances/1
+      | one
+      [Live] https://sdp.example.com/instances/1
     ");
 }

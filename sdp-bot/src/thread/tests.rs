@@ -43,6 +43,7 @@ impl Story {
             instance: matches!(
                 kind,
                 EventKind::InstanceStarted { .. }
+                    | EventKind::InstanceRestarted { .. }
                     | EventKind::InstanceStopped { .. }
                     | EventKind::InstanceDraining { .. }
             )
@@ -598,4 +599,82 @@ fn the_status_of_one_that_runs_no_more_says_so() {
       [Log] https://sdp.example.com/deployments/1
       [Redeploy] redeploy 412
     ");
+}
+
+fn crashed(out_of_memory: bool) -> StopReason {
+    StopReason::Crashed { exit_code: None, signal: Some(9), out_of_memory }
+}
+
+#[test]
+fn restarts_in_a_row_are_told_once_with_reason_and_last_lines_and_counted_in_the_message() {
+    let mut story = Story::new();
+    let mut events = vec![story.requested("main", "alice")];
+    events.extend(story.until_it_runs());
+    for restarts in 1..=3 {
+        let last_lines = vec![format!("life {restarts}"), "allocating".to_owned()];
+        events.push(story.event(EventKind::InstanceRestarted {
+            reason: crashed(true),
+            restarts,
+            last_lines,
+        }));
+    }
+    let mut thread = begin(&events[0]);
+    let mut text = String::new();
+    for event in &events[1..] {
+        thread.apply(event);
+        for due in thread.due() {
+            let Due::Reply { key, message } = due else { continue };
+            if key.starts_with("restart") {
+                text += &message.to_plain();
+            }
+            thread.was_told(key);
+        }
+    }
+    text += &thread.root(at(99)).to_plain();
+    assert_snapshot!(text, @r"
+    ✗ @alice payments in alice was started again: it ran out of memory
+      next `logs payments in alice` shows whether it is well now
+      | life 1
+      | allocating
+      [Logs] logs payments in alice
+    ✓ #412 payments `main` → alice: running after 12 s, restarted 3 times: it ran out of memory
+      `1a2b3c4d` Add refunds <!channel> · Åsa
+      with DEBUG
+      url http://payments.alice.localhost/
+      log https://sdp.example.com/deployments/1
+      [Open] http://payments.alice.localhost/
+      [Log] https://sdp.example.com/deployments/1
+      [Redeploy] redeploy 412
+      [Roll back] rollback 412
+      [Stop] stop 412
+    ");
+    // Much later it is news again.
+    let mut event =
+        story.event(EventKind::InstanceRestarted { reason: crashed(false), restarts: 4, last_lines: vec![] });
+    event.at += IN_A_ROW;
+    assert!(thread.apply(&event));
+    let told: Vec<_> = thread.due();
+    assert!(matches!(told.as_slice(), [Due::Reply { key, .. }] if key == "restart:4"), "{told:?}");
+}
+
+#[test]
+fn one_that_waits_says_for_what_until_something_happens() {
+    let mut story = Story::new();
+    let first = story.requested("main", "alice");
+    let mut thread = begin(&first);
+    let view = DeploymentView {
+        deployment: thread.deployment().clone(),
+        log_url: thread.facts.log_url.clone(),
+        queue_position: Some(1),
+        log_lines: 0,
+        superseded_by: None,
+        waiting_for: Some("agent vm-1 is degraded: Docker does not answer".to_owned()),
+    };
+    assert!(thread.catch_up(view));
+    let waits = "  waits agent vm-1 is degraded: Docker does not answer\n";
+    let said = thread.root(at(9)).to_plain();
+    assert!(said.contains(waits), "{said}");
+    thread.apply(&story.until_build()[0]);
+    let said = thread.root(at(9)).to_plain();
+    assert!(!said.contains("waits"), "{said}");
 }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod deploys;
+mod output;
 mod recovery;
 
 use std::path::Path;

@@ -3,14 +3,12 @@
 use futures_util::{SinkExt, StreamExt};
 use sdp_core::id::Epoch;
 use sdp_core::secret::Secret;
-use sdp_core::wire::FromAgent;
 use sdp_core::wire::link::{AgentFrame, RawFrame};
+use sdp_core::wire::{FromAgent, PROTOCOL};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
-
-use sdp_core::wire::PROTOCOL;
 
 use super::server::PATIENCE;
 use super::*;
