@@ -22,6 +22,7 @@ mod tail;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -101,7 +102,8 @@ impl Spool {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        std::fs::create_dir_all(&root)?;
+        // What builds print is nobody else's to read, the build user's neither.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
         Ok(Self {
             root,
             limits,

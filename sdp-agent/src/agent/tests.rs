@@ -1,5 +1,6 @@
 //! The whole agent in process: real git, real programs, real processes; the test plays the server over [`link::pair`].
 
+mod apart;
 mod builds;
 mod jobs;
 mod link;

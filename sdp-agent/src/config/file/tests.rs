@@ -296,6 +296,6 @@ fn an_agent_that_uses_docker_never_runs_services_as_root() {
         assert!(with("[build]\nuser = \"64100:64101\"\n[docker]\npids = 100").contains("pids: 100"));
     } else {
         assert!(said.starts_with("ok"), "{said}");
-        assert!(with("[build]\nuser = \"64100:64101\"").contains("only root may build as somebody else"));
+        assert!(with("[build]\nuser = \"64100:64101\"").starts_with("ok"), "it may have the capabilities");
     }
 }
