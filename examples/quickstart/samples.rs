@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use git2::{Oid, Repository, RepositoryInitOptions, Signature};
+use git2::{Index, IndexEntry, IndexTime, Oid, Repository, RepositoryInitOptions, Signature};
 use sdp_core::catalog::Service;
 use serde_json::json;
 
@@ -70,7 +70,25 @@ pub(crate) fn bare(path: &Path) -> anyhow::Result<Repository> {
     Ok(Repository::init_opts(path, options.bare(true).initial_head("main"))?)
 }
 
-/// Commits these files, and nothing else, to a branch.
+fn entry(path: &str, id: Oid) -> IndexEntry {
+    let never = IndexTime::new(0, 0);
+    IndexEntry {
+        ctime: never,
+        mtime: never,
+        dev: 0,
+        ino: 0,
+        mode: 0o100_644,
+        uid: 0,
+        gid: 0,
+        file_size: 0,
+        id,
+        flags: 0,
+        flags_extended: 0,
+        path: path.as_bytes().to_vec(),
+    }
+}
+
+/// Commits these files, and nothing else, to a branch. A name with `/` in it lies in a folder.
 pub(crate) fn commit(
     repository: &Repository,
     branch: &str,
@@ -78,11 +96,11 @@ pub(crate) fn commit(
     subject: &str,
     parent: Option<Oid>,
 ) -> anyhow::Result<Oid> {
-    let mut tree = repository.treebuilder(None)?;
-    for (name, text) in files {
-        tree.insert(*name, repository.blob(text.as_bytes())?, 0o100_644)?;
+    let mut index = Index::new()?;
+    for (path, text) in files {
+        index.add(&entry(path, repository.blob(text.as_bytes())?))?;
     }
-    let tree = repository.find_tree(tree.write()?)?;
+    let tree = repository.find_tree(index.write_tree_to(repository)?)?;
     let parent = parent.map(|parent| repository.find_commit(parent)).transpose()?;
     let author = Signature::now("Sam Sample", "sam@example.com")?;
     let id = repository.commit(None, &author, &author, subject, &tree, parent.as_ref().as_slice())?;

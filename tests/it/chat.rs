@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::harness::{Sdp, name, run_test};
 
 /// Types commands one after the other, as bob; what the terminal shows, and whether all went well.
-async fn typed(sdp: &Sdp, commands: &str) -> (String, bool) {
+pub(crate) async fn typed(sdp: &Sdp, commands: &str) -> (String, bool) {
     let token = CreateToken { name: name("bot"), kind: TokenKind::Bot };
     let token = match sdp.admin.create_token(&token).await {
         Ok(created) => created.token,

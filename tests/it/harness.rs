@@ -133,6 +133,18 @@ impl Sdp {
         }
     }
 
+    /// Starts the agent anew, set up otherwise.
+    pub(crate) async fn restart_agent(&mut self, change: impl FnOnce(&mut sdp_agent::Config)) {
+        self.stop_agent().await;
+        change(&mut self.agent_config);
+        self.start_agent().await;
+    }
+
+    /// The agent's own folder.
+    pub(crate) fn agent_folder(&self) -> &Path {
+        &self.agent_config.data_dir
+    }
+
     pub(crate) async fn stop_server(&mut self) {
         if let Some((server, shutdown)) = self.server.take() {
             shutdown.cancel();

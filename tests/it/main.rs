@@ -8,6 +8,7 @@ mod again;
 mod bad_input;
 mod cancel;
 mod chat;
+mod containers;
 mod deploy;
 mod examples;
 mod go;
