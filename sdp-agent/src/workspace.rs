@@ -3,7 +3,9 @@
 //! Called by the job (create, find, keep, remove) and by the agent at start and after each job (sweep). All of it touches
 //! the disk: call it on a blocking thread. `find` reads memory and two directory entries.
 //!
-//! With a build user, the four folders are its own; the deployment's folder is not, so that a build cannot touch the record.
+//! With a build user, the four folders are its own; the deployment's folder is not, so that a build cannot touch the record. It
+//! stays closed to that user until the checked-out tree was handed over: another build of the same user, which runs at the
+//! same time, could otherwise put links into the tree while the agent writes it.
 //!
 //! Invariant: paths are made of ids alone, never of names that somebody chose; nothing is followed out of a workspace;
 //! a folder that is being removed is renamed first, so that half a build is never found. What is in the root and is not
@@ -113,7 +115,8 @@ impl Workspaces {
         Ok(Self(Arc::new(Shared { root, owner, kept: Mutex::new(kept) })))
     }
 
-    /// Makes the folders of a deployment, empty: what an earlier attempt left is removed.
+    /// Makes the folders of a deployment, empty: what an earlier attempt left is removed. Nobody but the agent gets in
+    /// until [`Self::hand_over`].
     ///
     /// # Errors
     /// When the disk says no.
@@ -123,7 +126,6 @@ impl Workspaces {
         let mut builder = DirBuilder::new();
         builder.mode(0o700);
         builder.create(&folder)?;
-        let_through(&folder, self.0.owner)?;
         for name in [SOURCE, OUTPUT, HOME, TMP] {
             let path = folder.join(name);
             builder.create(&path)?;
@@ -138,8 +140,8 @@ impl Workspaces {
         Ok(folder)
     }
 
-    /// Gives a checked-out tree to the build user, if there is one. Before anything of the repository runs: the tree is still as
-    /// it was written.
+    /// Gives a checked-out tree to the build user, if there is one, and only then lets it into the folder around it. Before
+    /// anything of the repository runs: the tree is still as it was written.
     ///
     /// # Errors
     /// When the disk says no.
@@ -154,7 +156,8 @@ impl Workspaces {
                 }
             }
         }
-        Ok(())
+        let folder = tree.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        let_through(folder, self.0.owner)
     }
 
     /// Writes a small file of the agent's own into a folder of a workspace, for builds to read.

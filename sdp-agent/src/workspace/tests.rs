@@ -241,6 +241,20 @@ fn workspaces_are_closed_to_others() {
 }
 
 #[test]
+fn nobody_else_gets_into_a_workspace_before_its_tree_is_written_and_handed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let workspaces = Workspaces::owned_by(folder.path().join("work"), Some(User::own())).unwrap();
+    let id = DeploymentId::new();
+    let path = workspaces.create(id).unwrap();
+    let mode = || path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o700, "another build of that user could change the tree while it is written");
+    let tree = workspaces.source_dir(id);
+    fs::create_dir(tree.join("d")).unwrap();
+    workspaces.hand_over(&tree).unwrap();
+    assert_eq!(mode(), 0o710);
+}
+
+#[test]
 fn the_hash_changes_with_what_the_build_depends_on() {
     let hash = |change: fn(&mut serde_json::Value)| {
         let mut spec = serde_json::json!({

@@ -4,18 +4,21 @@
 //! as a copy of what the service has at that path; it goes with the instance.
 //!
 //! Invariant: nothing outside of the agent's own folders is ever mounted. Paths are compared without links, before the
-//! container is made and again when it runs; a link where a folder should be is refused, and links are copied as links.
+//! container is made and again when it runs; a link where a folder should be is refused, and links are copied as links. What is
+//! copied is walked by descriptor, never by path: the builds' user may change it meanwhile.
 //!
 //! Limits: [`MOST_FILES`] files and [`MOST_BYTES`] bytes are copied for an instance; more is refused.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use sdp_core::failure::FailureReason;
 use sdp_core::name::WritablePath;
 
@@ -117,10 +120,18 @@ fn unfit(path: &WritablePath, error: &io::Error) -> StartError {
     }
 }
 
+/// A folder, and not what a link in its place leads to.
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
 /// Opens a folder beneath another, never through a link; makes what is missing if told so.
 fn folder_in(top: &Path, rest: &Path, make: bool) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut at = rustix::fs::open(top, flags, Mode::empty())?;
+    let top = rustix::fs::open(top, FOLDER, Mode::empty())?;
+    folder_at(top.as_fd(), rest, make)
+}
+
+/// As [`folder_in`], beneath one that is open.
+fn folder_at(top: BorrowedFd<'_>, rest: &Path, make: bool) -> io::Result<OwnedFd> {
+    let mut at = rustix::fs::openat(top, ".", FOLDER, Mode::empty())?;
     for part in rest.components() {
         let Component::Normal(name) = part else {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -131,7 +142,7 @@ fn folder_in(top: &Path, rest: &Path, make: bool) -> io::Result<OwnedFd> {
                 Err(error) => return Err(error.into()),
             }
         }
-        at = rustix::fs::openat(&at, name, flags, Mode::empty())?;
+        at = rustix::fs::openat(&at, name, FOLDER, Mode::empty())?;
     }
     Ok(at)
 }
@@ -173,7 +184,7 @@ fn make(
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&unfinished)?;
         if let Some((top, rest)) = seed {
             match folder_in(top, &rest, false) {
-                Ok(_) => copy(&top.join(rest), &unfinished, places.user, room)?,
+                Ok(from) => copy(from.as_fd(), &unfinished, places.user, room)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -194,37 +205,57 @@ fn make(
 }
 
 /// Copies what is in a folder; links as links, and nothing but folders, files and links.
-fn copy(from: &Path, to: &Path, user: User, room: &mut Room) -> io::Result<()> {
-    let mut todo = vec![(from.to_owned(), to.to_owned())];
-    while let Some((from, to)) = todo.pop() {
-        for entry in fs::read_dir(&from)? {
+fn copy(from: BorrowedFd<'_>, to: &Path, user: User, room: &mut Room) -> io::Result<()> {
+    let mut todo = vec![PathBuf::new()];
+    while let Some(rest) = todo.pop() {
+        let folder = folder_at(from, &rest, false)?;
+        for entry in Dir::read_from(&folder)? {
             let entry = entry?;
-            let (source, target) = (entry.path(), to.join(entry.file_name()));
-            let kind = entry.file_type()?;
-            let meta = entry.metadata()?;
-            // Nothing of it makes anybody somebody else.
-            let mode = meta.permissions().mode() & 0o777 | 0o600;
-            if kind.is_dir() {
-                room.take(0)?;
-                fs::DirBuilder::new().mode(mode | 0o700).create(&target)?;
-                todo.push((source, target.clone()));
-            } else if kind.is_symlink() {
-                room.take(0)?;
-                std::os::unix::fs::symlink(fs::read_link(&source)?, &target)?;
-            } else if kind.is_file() {
-                room.take(meta.len())?;
-                let no_follow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
-                let mut reader = fs::OpenOptions::new().read(true).custom_flags(no_follow).open(&source)?;
-                let mut writer =
-                    fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&target)?;
-                io::copy(&mut reader, &mut writer)?;
-            } else {
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
                 continue;
+            }
+            let rest = rest.join(OsStr::from_bytes(name.to_bytes()));
+            let target = to.join(&rest);
+            let stat = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    room.take(0)?;
+                    fs::DirBuilder::new().mode(permissions(stat.st_mode) | 0o700).create(&target)?;
+                    todo.push(rest);
+                }
+                FileType::Symlink => {
+                    room.take(0)?;
+                    let leads_to = rustix::fs::readlinkat(&folder, name, Vec::new())?;
+                    std::os::unix::fs::symlink(OsStr::from_bytes(leads_to.to_bytes()), &target)?;
+                }
+                FileType::RegularFile => {
+                    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                    let opened = rustix::fs::openat(&folder, name, flags, Mode::empty())?;
+                    // Of what was opened: something else may stand under its name by now.
+                    let stat = rustix::fs::fstat(&opened)?;
+                    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                        return Err(rustix::io::Errno::NOTDIR.into());
+                    }
+                    let size = u64::try_from(stat.st_size).unwrap_or(0);
+                    room.take(size)?;
+                    let mode = permissions(stat.st_mode);
+                    let mut writer =
+                        fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&target)?;
+                    // It may grow while it is read.
+                    io::copy(&mut fs::File::from(opened).take(size), &mut writer)?;
+                }
+                _ => continue,
             }
             own(&target, user)?;
         }
     }
     Ok(())
+}
+
+/// Nothing of it makes anybody somebody else.
+fn permissions(mode: u32) -> u32 {
+    mode & 0o777 | 0o600
 }
 
 /// Gives it to the container's user; only root can, and only root needs to.
@@ -333,6 +364,29 @@ mod tests {
         a folder that the container was to see is not where it should be
         a folder that the container was to see is not where it should be
         ");
+    }
+
+    #[test]
+    fn what_is_copied_is_what_was_opened_whatever_stands_in_its_place_then() {
+        let fixture = Fixture::new();
+        let elsewhere = fixture.at("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        fs::write(elsewhere.join("secret"), "x").unwrap();
+        let storage = fixture.at("work/d/source/app/storage");
+        let opened = folder_in(&fixture.at("work/d/source"), Path::new("app/storage"), false).unwrap();
+        fs::rename(&storage, fixture.at("moved")).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &storage).unwrap();
+        let to = fixture.at("to");
+        fs::create_dir(&to).unwrap();
+        let mut room = Room { files: 10, bytes: 1000 };
+        copy(opened.as_fd(), &to, User::own(), &mut room).unwrap();
+        assert_eq!(fs::read_to_string(to.join("seed.db")).unwrap(), "seed");
+        assert!(to.join("logs").is_dir() && !to.join("secret").exists());
+        assert_eq!((room.files, room.bytes), (8, 996));
+        // The same one level deeper.
+        fs::remove_dir(fixture.at("moved/logs")).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, fixture.at("moved/logs")).unwrap();
+        assert!(folder_at(opened.as_fd(), Path::new("logs"), false).is_err());
     }
 
     #[test]
