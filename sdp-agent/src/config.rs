@@ -52,6 +52,8 @@ pub struct Config {
     pub disk: DiskConfig,
     /// Its router, if it is to have one.
     pub router: Option<RouterConfig>,
+    /// Files that it was given and nobody else is to read: the preflight looks whether builds can.
+    pub secret_files: Vec<PathBuf>,
 }
 
 /// How services are run, in whatever way.
@@ -221,6 +223,7 @@ impl Config {
             min_free: 512 << 20,
             disk: DiskConfig::above(512 << 20),
             router: None,
+            secret_files: Vec::new(),
         }
     }
 }

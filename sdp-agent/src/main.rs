@@ -53,9 +53,8 @@ A configuration:
   images     = ["alpine:3.20", "php:8.3-apache"]   # the preflight looks for them; nothing is ever pulled
 
   [build]
-  user = "sdp-build"                      # who owns what is built, and runs it in containers; or "64100:64100"
+  user = "sdp-build"                      # who builds and services run as, or "64100:64100"; needs root, or the unit's capabilities
   keep = 2                                # builds kept of each service in each sandbox
-  user = "sdp-build"                      # who builds run as; needs root, or the capabilities in the systemd unit
   limits = { pids = 512, memory_mib = 2048 }
   env  = { GOPROXY = "https://proxy.golang.org" }
   composer_config = "/etc/sdp/composer.json"   # composer's mirrors and logins
@@ -82,10 +81,11 @@ A configuration:
   base_url = "http://127.0.0.1:8081"
 
 Variables that override it: SDP_AGENT_SERVER, SDP_AGENT_TOKEN, SDP_AGENT_TOKEN_FILE, SDP_AGENT_CA_FILE,
-SDP_AGENT_DATA_DIR, SDP_AGENT_LABELS (with commas), SDP_AGENT_CAPACITY. SDP_AGENT_LOG sets what is logged,
-e.g. "info" or "sdp_agent=debug".
+SDP_AGENT_DATA_DIR, SDP_AGENT_LABELS (with commas), SDP_AGENT_CAPACITY, SDP_AGENT_BUILD_USER. SDP_AGENT_LOG sets
+what is logged, e.g. "info" or "sdp_agent=debug".
 
-SIGTERM and Ctrl-C end it: builds and services are stopped, and what they said is delivered first.
+SIGTERM and Ctrl-C end it: builds and services that are processes are stopped, and what they said is delivered first.
+Containers run on; the next start takes them over.
 "#;
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the program's own output")]
@@ -152,7 +152,7 @@ async fn run(config: Config, connector: Connector) -> Result<()> {
     };
     tokio::select! {
         ended = &mut agent => return Ok(ended?),
-        signal = told => tracing::info!(signal, "ending: builds and services are being stopped"),
+        signal = told => tracing::info!(signal, "ending: builds and services that are processes are being stopped"),
     }
     shutdown.cancel();
     // A second one is for the impatient: processes are killed by the next start.

@@ -57,7 +57,8 @@ pub struct Service {
     #[serde(default)]
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub image: Option<ImageRef>,
-    /// How much an instance may use; what is not said here is the agent's default. Containers only.
+    /// How much an instance may use; what is not said here is the agent's default. In a container, and as a
+    /// plain process where the agent has control groups.
     #[serde(default)]
     pub limits: Limits,
     /// Folders that it may write to. Each instance gets its own, filled with what the repository has there; what is written is

@@ -63,9 +63,10 @@ fn build_user(config: &Config, asked: bool) -> Preflight {
         let detail = format!("uid {uid} can read {}; chmod it to 0600 (folders: 0700)", path.display());
         return line("build_user", false, detail);
     }
+    let services = if config.docker.is_some() { "services in containers" } else { "services" };
     let detail = format!(
         "builds run as uid {uid}, gid {gid}: they can read their own folders, the caches and what is open to all; builds and \
-         services of this agent are one user to each other"
+         {services} of this agent are one user to each other: a build can end them and read their environment"
     );
     line("build_user", true, detail)
 }
@@ -84,6 +85,7 @@ fn secrets(config: &Config) -> Vec<PathBuf> {
     }
     paths.extend(variable("SDP_AGENT_TOKEN_FILE"));
     paths.extend(variable("CREDENTIALS_DIRECTORY"));
+    paths.extend(config.secret_files.iter().cloned());
     paths
 }
 

@@ -236,6 +236,9 @@ impl ConfigFile {
             let number = capacity.parse().map_err(|_| invalid("SDP_AGENT_CAPACITY", "it is not a number"))?;
             self.capacity = Some(number);
         }
+        if let Some(user) = text("SDP_AGENT_BUILD_USER")? {
+            self.build.user = Some(user);
+        }
         Ok(())
     }
 
@@ -270,6 +273,7 @@ impl ConfigFile {
         config.git = self.git.clone();
         config.runtime = self.runtime.config()?;
         config.build = self.build.config()?;
+        config.secret_files = self.token_file.iter().chain(&self.build.composer_config).cloned().collect();
         config.docker = self.docker(config.build.user)?;
         config.build.toolchains = self.toolchains()?;
         // A service that asks for one is to be placed here.

@@ -128,6 +128,8 @@ fn may_become(user: User) -> Result<(), String> {
         ("CAP_DAC_OVERRIDE", CapabilitySet::DAC_OVERRIDE),
         ("CAP_FOWNER", CapabilitySet::FOWNER),
         ("CAP_KILL", CapabilitySet::KILL),
+        // To see which of their sockets and marked environments are whose.
+        ("CAP_SYS_PTRACE", CapabilitySet::SYS_PTRACE),
     ];
     let have = rustix::thread::capabilities(None)
         .map_err(|error| format!("the agent's capabilities cannot be read: {error}"))?

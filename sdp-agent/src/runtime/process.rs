@@ -21,7 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -136,15 +136,7 @@ impl ProcessRuntime {
         let mut undo = Undo { runtime: self, instance, armed: true };
         let prepared = tokio::task::spawn_blocking(move || {
             let folder = shared.folder(instance);
-            let user = shared.config.isolation.user();
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-            let_through(&folder, user)?;
-            for path in [folder.join("home"), folder.join("tmp")] {
-                std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-                if let Some(user) = user {
-                    std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid))?;
-                }
-            }
+            shared.make(&folder)?;
             Ok::<_, io::Error>((folder, shared.ports.lease(instance)))
         })
         .await
@@ -174,10 +166,9 @@ impl ProcessRuntime {
         // Not the instance's: that begins empty.
         let folder = config.data_dir.join(format!("{}-release", spec.instance));
         let _scratch = Scratch { runtime: self, folder: &folder };
-        for path in [folder.clone(), folder.join("home"), folder.join("tmp")] {
-            let made = tokio::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).await;
-            made.map_err(StartError::Folder)?;
-        }
+        let (shared, place) = (self.0.clone(), folder.clone());
+        let made = tokio::task::spawn_blocking(move || shared.make(&place)).await;
+        made.map_err(io::Error::other).and_then(|made| made).map_err(StartError::Folder)?;
         let mut env = config.base_env.clone();
         env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
         let env = with_basics(&env, folder.join("home"), folder.join("tmp"));
@@ -486,7 +477,7 @@ impl Runtime for ProcessRuntime {
 /// The folder of something that runs once; removed when that is over, or dropped half-way.
 struct Scratch<'a> {
     runtime: &'a ProcessRuntime,
-    folder: &'a std::path::Path,
+    folder: &'a Path,
 }
 
 impl Drop for Scratch<'_> {
@@ -513,6 +504,22 @@ impl Drop for Undo<'_> {
 impl Shared {
     fn folder(&self, instance: InstanceId) -> PathBuf {
         self.config.data_dir.join(instance.to_string())
+    }
+
+    /// Makes the folder of something that is run: home and scratch space in it are its user's. Blocks.
+    fn make(&self, folder: &Path) -> io::Result<()> {
+        let user = self.config.isolation.user();
+        let mut private = std::fs::DirBuilder::new();
+        private.recursive(true).mode(0o700);
+        private.create(folder)?;
+        let_through(folder, user)?;
+        for path in [folder.join("home"), folder.join("tmp")] {
+            private.create(&path)?;
+            if let Some(user) = user {
+                std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid))?;
+            }
+        }
+        Ok(())
     }
 }
 

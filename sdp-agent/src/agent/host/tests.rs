@@ -57,6 +57,14 @@ fn without_a_build_user_it_is_said_what_builds_can_read() {
     }
     let said = build_user(&config, true);
     assert!(!said.ok && said.detail.contains("/data/spool"), "{}", said.detail);
+    // So is a file of the configuration.
+    mode(&config.data_dir.join("spool"), 0o700);
+    let composer = folder.path().join("composer.json");
+    fs::write(&composer, "{}").unwrap();
+    mode(&composer, 0o644);
+    config.secret_files = vec![composer];
+    let said = build_user(&config, true);
+    assert!(!said.ok && said.detail.contains("/composer.json; chmod it to 0600"), "{}", said.detail);
     mode(&config.data_dir, 0o700);
     let said = build_user(&config, true);
     assert!(!said.ok && said.detail.contains("does not let it through"), "{}", said.detail);

@@ -38,7 +38,9 @@ async fn builds_and_services_run_as_their_user_and_what_they_leave_is_removed() 
     let service = ["sh", "-c", "id -u >\"$HOME/who\"; exec sleep 1000"];
     for (verdict, ready) in [("3", false), ("0", true)] {
         world.commit(&[("!build", NOSY), ("verdict", verdict)]);
-        let spec = world.spec(&["./build"], &service);
+        let mut spec = world.spec(&["./build"], &service);
+        let release = "touch \"$HOME/made\" \"$TMPDIR/made\" && echo released as $(id -u)";
+        spec.release = Some(["sh", "-c", release].map(str::to_owned).to_vec());
         let deployment = DeploymentId::new();
         world.server.say(deploy(deployment, &spec)).await;
         let job = world.server.until_done(deployment).await;
@@ -46,9 +48,14 @@ async fn builds_and_services_run_as_their_user_and_what_they_leave_is_removed() 
             job.lines.iter().map(|(_, line)| String::from_utf8_lossy(line).into_owned()).collect();
         let printed: Vec<_> = said
             .iter()
-            .filter(|line| ["uid", "wrote", "listed"].iter().any(|word| line.starts_with(word)))
+            .filter(|line| {
+                ["uid", "wrote", "listed", "released as"].iter().any(|word| line.starts_with(word))
+            })
             .collect();
-        assert_eq!(printed, ["uid 64100, home home", "wrote its own"], "{said:?}");
+        let released = ready.then_some("released as 64100");
+        let expected: Vec<_> =
+            ["uid 64100, home home", "wrote its own"].into_iter().chain(released).collect();
+        assert_eq!(printed, expected, "{said:?}");
         assert_eq!(job.result() == Some(&JobResult::Ready {}), ready, "{said:?}");
         assert_eq!(world.workspaces(), usize::from(ready));
         let who = world.folder.path().join("data/instances").join(spec.instance.to_string()).join("home/who");

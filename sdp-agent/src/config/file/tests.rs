@@ -275,14 +275,33 @@ fn the_example_for_a_machine_with_docker_is_understood() {
     let authority = rcgen::generate_simple_self_signed(["corp.example".to_owned()]).unwrap();
     std::fs::write(at("company.pem"), authority.cert.pem()).unwrap();
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/config/agent-docker.toml");
-    let text = std::fs::read_to_string(example)
-        .unwrap()
-        .replace("/etc/sdp/composer.json", &at("composer.json"))
-        .replace("/etc/ssl/company.pem", &at("company.pem"));
-    std::fs::write(at("agent.toml"), text).unwrap();
-    let config = ConfigFile::load(Some(at("agent.toml").as_ref()), &no_env).unwrap().config().unwrap();
-    assert_eq!(config.build.toolchains.len(), 2);
-    assert!(config.build.network.proxy.is_some());
+    let example = std::fs::read_to_string(example).unwrap();
+    let read = |text: &str, env: Environment<'_>| {
+        let text = text
+            .replace("/etc/sdp/composer.json", &at("composer.json"))
+            .replace("/etc/ssl/company.pem", &at("company.pem"));
+        std::fs::write(at("agent.toml"), text).unwrap();
+        ConfigFile::load(Some(at("agent.toml").as_ref()), env)?.config()
+    };
+    // The name is one of the machine that it is for.
+    let numbered = example.replace("user = \"sdp-build\"", "user = \"64100:64101\"");
+    assert_ne!(numbered, example);
+    let user = Some(User { uid: 64100, gid: 64101 });
+    let as_it_is = read(&numbered, &no_env).unwrap();
+    assert_eq!((as_it_is.docker, as_it_is.build.user), (Some(DockerConfig::default()), user));
+    // In compose.yaml the number comes from outside.
+    let env = |name: &str| (name == "SDP_AGENT_BUILD_USER").then(|| "64100:64101".into());
+    assert_eq!(read(&example, &env).unwrap().build.user, user);
+    // What it only shows is right, too: a line with # and no space is a setting.
+    let uncommented: Vec<_> = numbered
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+        .collect();
+    let all = read(&uncommented.join("\n"), &no_env).unwrap();
+    assert_eq!(all.docker, Some(DockerConfig::default()));
+    assert_eq!((all.build.toolchains.len(), all.build.user), (2, user));
+    assert!(all.build.network.proxy.is_some() && all.router.is_some());
+    assert_eq!(all.secret_files, ["/etc/sdp/agent.token".into(), PathBuf::from(at("composer.json"))]);
 }
 
 #[test]
