@@ -4,6 +4,7 @@
 mod cancel;
 mod engine;
 mod go;
+mod golden;
 mod php;
 mod replace;
 mod restart;

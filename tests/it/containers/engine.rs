@@ -7,6 +7,41 @@ use serde_json::Value;
 
 use crate::harness::Sdp;
 
+const CONFIG: &[&str] =
+    &["User", "WorkingDir", "Entrypoint", "Cmd", "ExposedPorts", "Volumes", "StopSignal", "Healthcheck"];
+const HOST_CONFIG: &[&str] = &[
+    "ReadonlyRootfs",
+    "Privileged",
+    "CapAdd",
+    "CapDrop",
+    "SecurityOpt",
+    "Memory",
+    "MemorySwap",
+    "NanoCpus",
+    "PidsLimit",
+    "Tmpfs",
+    "Binds",
+    "Devices",
+    "PortBindings",
+    "PublishAllPorts",
+    "RestartPolicy",
+    "AutoRemove",
+    "LogConfig",
+    "NetworkMode",
+    "PidMode",
+    "IpcMode",
+    "UTSMode",
+    "UsernsMode",
+    "GroupAdd",
+    "ExtraHosts",
+    "Dns",
+    "Links",
+    "VolumesFrom",
+    "Ulimits",
+    "Init",
+    "OomKillDisable",
+];
+
 /// Removes what a failed test would leave behind.
 pub(super) struct Engine {
     agent: String,
@@ -41,6 +76,41 @@ impl Engine {
     pub(super) fn inspect(container: &str) -> Value {
         let all: Value = serde_json::from_str(&Self::docker(&["inspect", container])).expect("JSON");
         all[0].clone()
+    }
+
+    /// What a container may do and see, as `docker inspect` shows it: a line for each setting, without what differs each time.
+    pub(super) fn golden(sdp: &Sdp, container: &str) -> String {
+        let found = Self::inspect(container);
+        let mut lines = Vec::new();
+        for (part, names) in [("Config", CONFIG), ("HostConfig", HOST_CONFIG)] {
+            for name in names {
+                lines.push(format!("{name} {}", found[part][name]));
+            }
+        }
+        let mounts = found["HostConfig"]["Mounts"].as_array().cloned().unwrap_or_default();
+        for mount in mounts {
+            let mode = if mount["ReadOnly"] == true { "ro" } else { "rw" };
+            lines.push(format!("mount {} {mode} {} at {}", mount["Type"], mount["Source"], mount["Target"]));
+        }
+        for (network, _) in found["NetworkSettings"]["Networks"].as_object().expect("networks") {
+            lines.push(format!("network {network}"));
+        }
+        let engine = std::mem::ManuallyDrop::new(Self::of(sdp));
+        let deployment = found["Config"]["Labels"]["sdp.deployment"].as_str().expect("a label").to_owned();
+        let instance = found["Config"]["Labels"]["sdp.instance"].as_str().expect("a label").to_owned();
+        let folder = sdp.agent_folder().canonicalize().expect("it is there");
+        let published = found["HostConfig"]["PortBindings"].to_string();
+        let host_port = published.rsplit("HostPort\":\"").next().and_then(|rest| rest.split('"').next());
+        let text = lines.join("\n");
+        [
+            (folder.to_str().expect("UTF-8"), "<agent>"),
+            (deployment.as_str(), "<deployment>"),
+            (instance.as_str(), "<instance>"),
+            (engine.agent.as_str(), "<id>"),
+            (host_port.expect("a port"), "<port>"),
+        ]
+        .iter()
+        .fold(text, |text, (from, to)| text.replace(from, to))
     }
 
     /// Runs a program in a container.
