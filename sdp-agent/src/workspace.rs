@@ -383,6 +383,20 @@ pub(crate) fn write_file(file: &PlannedFile, owner: Option<User>) -> io::Result<
     opened.write_all(file.text.as_bytes())
 }
 
+/// Removes a file of the agent's own from a folder of a workspace; through a link that a build put in the folder's place it
+/// removes nothing. Blocking.
+///
+/// # Errors
+/// When it is not there, or its folder is a link.
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(folder, flags, Mode::empty())?;
+    Ok(rustix::fs::unlinkat(&folder, name, AtFlags::empty())?)
+}
+
 /// A folder in a checked-out tree, as a path without links; `what` names it.
 ///
 /// # Errors

@@ -25,7 +25,7 @@ use crate::runtime::{CheckError, StartError, StartSpec};
 use crate::spool::JobLog;
 use crate::sync::Lock;
 use crate::tools::Tools;
-use crate::workspace::{KeptBuild, spec_hash};
+use crate::workspace::{self, KeptBuild, spec_hash};
 
 /// So many lines of a service that does not become healthy go into the log.
 const LAST_LINES: usize = 50;
@@ -181,7 +181,7 @@ impl<'a> Steps<'a> {
         }
         for path in secrets {
             // What is gone already is as well; the folder is nobody else's in any case.
-            drop(tokio::fs::remove_file(path).await);
+            drop(tokio::task::spawn_blocking(move || workspace::remove_file(&path)).await);
         }
         // Asked again: the build ran programs of the repository, which may have put a link in a folder's place.
         let still = self.survey(tree, &path).await?;

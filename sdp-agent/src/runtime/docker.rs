@@ -7,7 +7,8 @@
 //! ```text
 //!   start ──▶ Running ──ends with an error──▶ Running, restarts + 1  (at most 3, with the engine's own pauses)
 //!               │  ▲                             └──▶ Exited   gave up, or ended without an error; kept with its output
-//!               │  └── the engine or the machine was restarted: started again
+//!               │  └── the engine, the machine or the agent was away: whatever is down then is started again, unless it gave
+//!               │      up; an end without an error cannot be told from the engine's own shutdown
 //!               └──stop──▶ Stopped                             both until `forget`
 //! ```
 //! Invariants: an agent touches only what bears its own label. "Cannot list" is never "there are none": while the engine does
@@ -26,6 +27,7 @@ mod label;
 mod output;
 mod preflight;
 mod release;
+mod restarts;
 mod start;
 mod watch;
 
@@ -60,6 +62,7 @@ use crate::redact::Redactor;
 use crate::sync::Lock;
 use engine::{Engine, is_away, said};
 use label::{AgentId, Found};
+use restarts::Restarts;
 
 /// How long a stop waits for an engine that does not answer.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
@@ -125,6 +128,8 @@ struct Entry {
     unwanted: AtomicBool,
     /// It is to be forgotten once it is gone.
     forgotten: AtomicBool,
+    /// Somebody is at work on what could not be stopped or removed before.
+    finishing: AtomicBool,
     redactor: Redactor,
     facts: Lock<Facts>,
 }
@@ -140,8 +145,8 @@ struct Facts {
     last_exit: Option<Exit>,
     /// How many times it ended since it was started by somebody.
     exits: u32,
-    /// Restarts that the engine does not count any more.
-    restarts_before: u32,
+    /// How many times the engine started it again.
+    restarts: Restarts,
 }
 
 impl Entry {
@@ -154,6 +159,7 @@ impl Entry {
             pulse: channel::Sender::new(0),
             unwanted: AtomicBool::new(false),
             forgotten: AtomicBool::new(false),
+            finishing: AtomicBool::new(false),
             redactor,
             facts: Lock::default(),
         }
@@ -330,8 +336,10 @@ impl DockerRuntime {
     }
 
     fn forget(&self, instance: InstanceId) {
-        let Some(entry) = self.entry(instance) else { return };
-        entry.forgotten.store(true, Ordering::Release);
+        // Without one there may be a folder that its release command has used.
+        if let Some(entry) = self.entry(instance) {
+            entry.forgotten.store(true, Ordering::Release);
+        }
         let runtime = self.clone();
         self.0.tasks.spawn(async move {
             runtime.stop(instance).await;
@@ -339,11 +347,23 @@ impl DockerRuntime {
         });
     }
 
-    /// Removes all that is left of an instance that does not run; if the engine is away, the watch does so when it is back.
+    /// Removes all that is left of an instance that does not run; where the engine is away or refuses, the watch tries again.
     async fn discard(&self, instance: InstanceId) {
         let gate = self.gate(instance);
         let _one_by_one = gate.lock().await;
-        let Some(entry) = self.entry(instance).filter(|entry| !entry.is_running()) else { return };
+        let Some(entry) = self.entry(instance) else {
+            let listed = self.0.degraded.borrow().is_none();
+            if listed {
+                self.drop_entry(instance).await;
+            } else {
+                // Its container may not have been seen yet.
+                self.0.gates.lock().remove(&instance);
+            }
+            return;
+        };
+        if entry.is_running() {
+            return;
+        }
         let removed = match self.engine() {
             Ok(engine) => engine.remove(&entry.container).await.map_err(|error| said(&error)),
             Err(why) => Err(why),
@@ -357,11 +377,13 @@ impl DockerRuntime {
     }
 
     async fn drop_entry(&self, instance: InstanceId) {
-        self.0.entries.lock().remove(&instance);
+        let known = self.0.entries.lock().remove(&instance).is_some();
         self.0.gates.lock().remove(&instance);
         self.0.ports.release(instance);
         self.remove_folder(instance).await;
-        self.changed();
+        if known {
+            self.changed();
+        }
     }
 
     async fn remove_folder(&self, instance: InstanceId) {

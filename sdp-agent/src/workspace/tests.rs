@@ -195,6 +195,8 @@ fn the_agents_own_files_replace_links_and_are_readable_by_whom_they_are_for() {
     fs::remove_dir_all(path.join("output")).unwrap();
     symlink(folder.path(), path.join("output")).unwrap();
     assert!(write_file(&file("output/precious", false), None).is_err(), "its folder is a link");
+    assert!(remove_file(&path.join("output/precious")).is_err(), "its folder is a link");
+    remove_file(&path.join("home/composer/config.json")).unwrap();
     assert_eq!(fs::read_to_string(&precious).unwrap(), "x");
 }
 

@@ -4,7 +4,7 @@
 //! and of the engine, and misses or repeats nothing that the engine still has: it remembers how many lines of the newest second
 //! it has handed over, for the engine can be asked for whole seconds only.
 //!
-//! Limits: [`MOST_BYTES`] of last lines, [`WAITING`] lines that wait for a follower; one that is slower slows only itself.
+//! Limits: [`MOST_BYTES`] of last lines, [`WAITING`] lines and [`WAITING_BYTES`] that wait for a follower; one that is slower slows only itself.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -17,7 +17,7 @@ use futures_util::stream::{self, BoxStream};
 use jiff::Timestamp;
 use sdp_core::id::InstanceId;
 use sdp_core::wire::{OutputLine, Stream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::engine::{QUICK, said};
@@ -31,6 +31,8 @@ use crate::sync::Lock;
 const MOST_BYTES: usize = 4 << 20;
 /// So many lines wait for a follower.
 const WAITING: usize = 1024;
+/// And so many bytes.
+const WAITING_BYTES: u32 = 1 << 20;
 /// So many are handed over at once.
 const PIECE: usize = 256;
 
@@ -79,25 +81,26 @@ impl DockerRuntime {
     #[must_use]
     pub fn follow(&self, instance: InstanceId, tail: usize) -> Option<BoxStream<'static, Printed>> {
         let entry = self.entry(instance)?;
-        let (lines, followed) = mpsc::channel(WAITING);
+        let (lines, followed) = follower();
         let runtime = self.clone();
         self.0.tasks.spawn(async move {
             tokio::select! {
                 () = Box::pin(runtime.follow_into(&entry, tail, &lines)) => {}
-                () = lines.closed() => {}
+                () = lines.queue.closed() => {}
                 () = runtime.0.closing.cancelled() => {}
             }
         });
-        let next = |mut followed: mpsc::Receiver<OutputLine>| async move {
+        let next = |mut followed: mpsc::Receiver<Weighed>| async move {
             let mut lines = Vec::new();
             let some = followed.recv_many(&mut lines, PIECE).await > 0;
+            let lines = lines.into_iter().map(|(line, _room)| line).collect();
             // Nothing is left out: who is slow here makes the engine wait, which has all in its files.
             some.then_some((Printed { left_out: 0, lines }, followed))
         };
         Some(stream::unfold(followed, next).boxed())
     }
 
-    async fn follow_into(&self, entry: &Entry, tail: usize, lines: &mpsc::Sender<OutputLine>) {
+    async fn follow_into(&self, entry: &Entry, tail: usize, lines: &Follower) {
         let mut cursor = Cursor::new((tail == 0).then(Timestamp::now));
         let mut pulse = entry.pulse.subscribe();
         loop {
@@ -107,7 +110,7 @@ impl DockerRuntime {
             if let Err(why) = self.follow_once(entry, tail, &mut cursor, lines).await {
                 tracing::debug!(instance.id = %entry.found.instance, %why, "a follower has to begin again");
             }
-            if over || lines.is_closed() {
+            if over || lines.queue.is_closed() {
                 return;
             }
             // The engine ends the stream with the container's run; the next run, or its end, is told by the watch.
@@ -126,7 +129,7 @@ impl DockerRuntime {
         entry: &Entry,
         tail: usize,
         cursor: &mut Cursor,
-        lines: &mpsc::Sender<OutputLine>,
+        lines: &Follower,
     ) -> Result<(), String> {
         let engine = self.engine()?;
         let options = LogsOptionsBuilder::new().stdout(true).stderr(true).timestamps(true).follow(true);
@@ -166,21 +169,45 @@ impl DockerRuntime {
                 _ => out.push(text),
             }
             let ready = std::mem::take(&mut fresh.lock().1);
-            for line in ready {
-                if lines.send(line).await.is_err() {
-                    return Ok(());
-                }
+            if !lines.send(ready).await {
+                return Ok(());
             }
         }
         out.finish();
         err.finish();
         let ready = std::mem::take(&mut fresh.lock().1);
-        for line in ready {
-            if lines.send(line).await.is_err() {
-                return Ok(());
+        // Whether somebody is still there or not.
+        lines.send(ready).await;
+        result
+    }
+}
+
+/// A line that waits, and the room that it takes up until it is handed over.
+type Weighed = (OutputLine, OwnedSemaphorePermit);
+
+/// Where lines wait for a follower, bounded in number and bytes.
+#[derive(Debug)]
+struct Follower {
+    queue: mpsc::Sender<Weighed>,
+    room: Arc<Semaphore>,
+}
+
+fn follower() -> (Follower, mpsc::Receiver<Weighed>) {
+    let (queue, followed) = mpsc::channel(WAITING);
+    (Follower { queue, room: Arc::new(Semaphore::new(WAITING_BYTES as usize)) }, followed)
+}
+
+impl Follower {
+    /// Waits until there is room for each; says whether anybody is still there.
+    async fn send(&self, lines: Vec<OutputLine>) -> bool {
+        for line in lines {
+            let bytes = u32::try_from(line.text.len()).unwrap_or(WAITING_BYTES).min(WAITING_BYTES);
+            let Ok(room) = self.room.clone().acquire_many_owned(bytes).await else { return false };
+            if self.queue.send((line, room)).await.is_err() {
+                return false;
             }
         }
-        result
+        true
     }
 }
 
@@ -291,6 +318,19 @@ mod tests {
         assert_eq!((when, text), (at("01.5"), &b"a b\n"[..]));
         assert_eq!(stamped(b"no stamp\n"), None);
         assert_eq!(stamped(b""), None);
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_follower_is_bounded_in_bytes() {
+        use futures_util::FutureExt as _;
+        let (follower, mut followed) = follower();
+        let line = || OutputLine { at: at("01"), stream: Stream::Stdout, text: "x".repeat(64 << 10) };
+        assert_eq!(follower.send((0..16).map(|_| line()).collect()).now_or_never(), Some(true));
+        assert_eq!(follower.send(vec![line()]).now_or_never(), None, "it is full");
+        drop(followed.recv().await);
+        assert_eq!(follower.send(vec![line()]).now_or_never(), Some(true));
+        drop(followed);
+        assert!(!follower.send(vec![line()]).await, "nobody is there");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! A service's release command: once, before the start, in a container like the instance's but without a port.
 //!
-//! As with a start, the container is removed whatever becomes of the caller: when the future is dropped, a task of the runtime's
-//! own removes it; what an agent that was killed leaves behind goes when the next one opens.
+//! As with a start, the work is a task of the runtime's own, which holds the instance's gate: whatever becomes of the caller, the
+//! container is removed before anybody else does something with the instance. What an agent that was killed leaves behind goes
+//! when the next one opens.
 
 use std::time::Duration;
 
@@ -9,43 +10,15 @@ use bollard::container::LogOutput;
 use bollard::query_parameters::AttachContainerOptionsBuilder;
 use futures_util::StreamExt as _;
 use sdp_core::wire::Stream;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::DockerRuntime;
-use super::engine::Engine;
 use super::label::Kind;
-use super::start::{failed, not_started};
+use super::start::{Parts, failed, not_started};
 use crate::exec::OnLine;
 use crate::exec::lines::Lines;
 use crate::runtime::{LastLine, StartError, StartSpec, release_failed, release_timed_out};
-
-/// Removes a container when it is dropped.
-struct Removed<'a> {
-    runtime: &'a DockerRuntime,
-    container: String,
-}
-
-impl Removed<'_> {
-    /// At once, so that the next one may have its name.
-    async fn now(mut self, engine: &Engine) {
-        let container = std::mem::take(&mut self.container);
-        self.runtime.remove_now(engine, &container).await;
-    }
-}
-
-impl Drop for Removed<'_> {
-    fn drop(&mut self) {
-        if self.container.is_empty() {
-            return;
-        }
-        let (runtime, container) = (self.runtime.clone(), std::mem::take(&mut self.container));
-        self.runtime.0.tasks.spawn(async move {
-            if let Ok(engine) = runtime.engine() {
-                runtime.remove_now(engine, &container).await;
-            }
-        });
-    }
-}
 
 impl DockerRuntime {
     pub(super) async fn release(
@@ -56,15 +29,25 @@ impl DockerRuntime {
         stop: &CancellationToken,
         limit: Duration,
     ) -> Result<(), StartError> {
-        let gate = self.gate(spec.instance);
-        let _one_by_one = gate.lock().await;
+        let gate = self.gate(spec.instance).lock_owned().await;
         if self.0.tasks.is_closed() {
             return Err(StartError::ShuttingDown);
         }
         let (last, on_line) = LastLine::of(on_line);
-        let ran = Box::pin(self.run_once(spec, argv, &on_line));
+        let dropped = self.0.closing.child_token();
+        let _cancels = dropped.clone().drop_guard();
+        let (hand_over, ran) = oneshot::channel();
+        let (runtime, spec, command) = (self.clone(), spec.clone(), argv.to_vec());
+        self.0.tasks.spawn(async move {
+            runtime.0.making.lock().insert(spec.instance);
+            let ran = Box::pin(runtime.run_once(&spec, &command, &on_line, &dropped)).await;
+            runtime.0.making.lock().remove(&spec.instance);
+            drop(gate);
+            // Nobody may be there any more.
+            drop(hand_over.send(ran));
+        });
         let code = tokio::select! {
-            ran = ran => ran?,
+            ran = ran => ran.unwrap_or(Err(StartError::ShuttingDown))?,
             () = stop.cancelled() => return Err(StartError::Cancelled),
             () = self.0.closing.cancelled() => return Err(StartError::ShuttingDown),
             () = tokio::time::sleep(limit) => return Err(release_timed_out(argv, limit)),
@@ -80,17 +63,37 @@ impl DockerRuntime {
         }
     }
 
-    /// Runs it to its end; its exit code, if that is to be had.
+    /// Runs it to its end, or until nobody waits for it any more; its exit code, if that is to be had. Its container is gone then.
     async fn run_once(
         &self,
         spec: &StartSpec,
         argv: &[String],
         on_line: &OnLine,
+        dropped: &CancellationToken,
     ) -> Result<Option<i64>, StartError> {
         let parts = self.parts(spec).await?;
+        if dropped.is_cancelled() {
+            return Err(StartError::Cancelled);
+        }
+        // Not cut off: what the engine is at work on cannot be taken back.
         let container = self.create(&parts, spec, Kind::Release, argv, None).await?;
-        let removed = Removed { runtime: self, container };
-        let id = removed.container.as_str();
+        let ran = tokio::select! {
+            biased;
+            () = dropped.cancelled() => Err(StartError::Cancelled),
+            ran = self.attend(&parts, spec, &container, on_line) => ran,
+        };
+        self.remove_now(parts.engine, &container).await;
+        ran
+    }
+
+    /// Starts the container, and listens until it has ended.
+    async fn attend(
+        &self,
+        parts: &Parts<'_>,
+        spec: &StartSpec,
+        id: &str,
+        on_line: &OnLine,
+    ) -> Result<Option<i64>, StartError> {
         let api = parts.engine.api();
         // Before it runs, so that its first words are heard.
         let options = AttachContainerOptionsBuilder::new().stdout(true).stderr(true).stream(true).build();
@@ -108,14 +111,12 @@ impl DockerRuntime {
         out.finish();
         err.finish();
         let mut waited = std::pin::pin!(api.wait_container(id, None));
-        let code = match waited.next().await {
-            Some(Ok(ended)) => Some(ended.status_code),
+        match waited.next().await {
+            Some(Ok(ended)) => Ok(Some(ended.status_code)),
             // How the client says that it is not 0.
-            Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. })) => Some(code),
-            Some(Err(error)) => return Err(failed("wait for the release command", &error)),
-            None => None,
-        };
-        removed.now(parts.engine).await;
-        Ok(code)
+            Some(Err(bollard::errors::Error::DockerContainerWaitError { code, .. })) => Ok(Some(code)),
+            Some(Err(error)) => Err(failed("wait for the release command", &error)),
+            None => Ok(None),
+        }
     }
 }

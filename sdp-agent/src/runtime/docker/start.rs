@@ -267,7 +267,7 @@ impl DockerRuntime {
 
     pub(super) async fn remove_now(&self, engine: &Engine, id: &str) {
         if let Err(error) = engine.remove(id).await {
-            tracing::warn!(container.id = %id, error = said(&error), "failed to remove a container; the next start of the agent does");
+            tracing::warn!(container.id = %id, error = said(&error), "failed to remove a container; it is tried again with the next list");
         }
     }
 
@@ -281,7 +281,7 @@ impl DockerRuntime {
                 Err(why) => Err(why),
             };
             if let Err(why) = removed {
-                // The watch removes it when the engine is back.
+                // The watch removes it with one of the next lists.
                 tracing::warn!(instance.id = %instance, %why, "failed to remove a container; it is tried again");
                 return;
             }

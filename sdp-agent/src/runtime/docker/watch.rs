@@ -8,7 +8,8 @@
 //! again. After a time in which nothing was seen (the agent or the engine was away) a container that should run and does not is
 //! started, unless the engine had given it up: who went down with the machine comes back with it.
 //!
-//! The engine drops events of listeners that are slow, so a list follows each [`LIST_AGAIN`]; it also tells an engine that hangs.
+//! The engine drops events of listeners that are slow, so a list follows each [`LIST_AGAIN`]; it also tells an engine that hangs,
+//! and takes up again what the engine has refused to stop or to remove.
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
@@ -27,6 +28,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 use super::body::RESTARTS;
 use super::engine::said;
 use super::label::{self, Found, Kind};
+use super::restarts::Restarts;
 use super::{DockerRuntime, Entry, Facts};
 use crate::redact::Redactor;
 
@@ -83,9 +85,10 @@ fn exit(code: Option<i64>, out_of_memory: bool, last_lines: Vec<String>) -> Exit
 }
 
 /// Whether a container that went down while nobody looked did so for good: the engine had started it as often as it does, and it
-/// was not the engine's own shutdown that ended it.
+/// was not the engine's own shutdown that ended it. 255 is what the engine says of what went down with the machine.
 fn gave_up(restarts: u32, exit_code: Option<i64>, out_of_memory: bool) -> bool {
-    i64::from(restarts) >= RESTARTS && (out_of_memory || !matches!(exit_code, None | Some(0 | 137 | 143)))
+    i64::from(restarts) >= RESTARTS
+        && (out_of_memory || !matches!(exit_code, None | Some(0 | 137 | 143 | 255)))
 }
 
 impl DockerRuntime {
@@ -138,7 +141,7 @@ impl DockerRuntime {
 
     /// Lists the containers and looks at each. `first`: nothing of ours can be under way yet; `blind`: something may have gone
     /// down unseen.
-    async fn look_at_all(&self, first: bool, blind: bool) -> Result<(), String> {
+    pub(super) async fn look_at_all(&self, first: bool, blind: bool) -> Result<(), String> {
         let engine = self.engine()?;
         if blind {
             engine.check_version().await?;
@@ -158,9 +161,12 @@ impl DockerRuntime {
             }
             if found.kind == Kind::Instance && known.is_none() {
                 self.adopt(id, found).await.map_err(|error| said(&error))?;
-            } else if first || known.is_some() {
-                // A command that died with its agent, or a second container of an instance.
-                engine.remove(&id).await.map_err(|error| said(&error))?;
+            } else if let Err(error) = engine.remove(&id).await {
+                // A command that nobody waits for any more, or a second container of an instance.
+                if super::is_away(&error) {
+                    return Err(said(&error));
+                }
+                tracing::warn!(container.id = %id, error = said(&error), "failed to remove a container; it is tried again");
             }
         }
         if first {
@@ -172,8 +178,8 @@ impl DockerRuntime {
                 self.look(&entry, if blind { Why::Blind } else { Why::List })
                     .await
                     .map_err(|error| said(&error))?;
-            } else if blind {
-                self.finish(&entry);
+            } else if entry.is_running() || entry.forgotten.load(Ordering::Acquire) {
+                self.finish(entry.clone());
             }
             entry.pulse.send_modify(|pulse| *pulse += 1);
         }
@@ -189,15 +195,21 @@ impl DockerRuntime {
             return engine.remove(&id).await;
         };
         self.0.ports.claim(instance, address.port());
+        let folder = self.0.config.folder(instance);
+        let restarts = tokio::task::spawn_blocking(move || Restarts::read(&folder)).await;
         let entry = Arc::new(Entry::new(id, found, address, Redactor::default()));
+        entry.facts.lock().restarts = restarts.unwrap_or_default();
         self.0.entries.lock().insert(instance, entry);
         tracing::info!(instance.id = %instance, deployment.id = %deployment, %address, "adopted a container");
         self.changed();
         Ok(())
     }
 
-    /// What is to go and is still there, because the engine was away.
-    fn finish(&self, entry: &Arc<Entry>) {
+    /// What is to go and is still there, because the engine was away or has refused. One at a time for each.
+    fn finish(&self, entry: Arc<Entry>) {
+        if entry.finishing.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let (runtime, instance) = (self.clone(), entry.found.instance);
         let forgotten = entry.forgotten.load(Ordering::Acquire);
         self.0.tasks.spawn(async move {
@@ -205,6 +217,7 @@ impl DockerRuntime {
             if forgotten {
                 runtime.discard(instance).await;
             }
+            entry.finishing.store(false, Ordering::Release);
         });
     }
 
@@ -335,8 +348,7 @@ impl DockerRuntime {
         if entry.is_unwanted() || !entry.is_running() {
             return Ok(Looked::Fine);
         }
-        let Facts { last_exit, signalled, restarts_before, out_of_memory, exits } =
-            entry.facts.lock().clone();
+        let Facts { last_exit, signalled, out_of_memory, exits, .. } = entry.facts.lock().clone();
         let Some(found) = found else {
             tracing::warn!(instance.id = %entry.found.instance, "somebody has removed an instance's container");
             self.set(entry, InstanceStatus::Exited { exit: last_exit.unwrap_or_default() });
@@ -347,11 +359,15 @@ impl DockerRuntime {
             // It ended once more than we know: the event that says how is on its way.
             Seen::Up { restarts } if why == Why::Event && restarts > exits => {}
             Seen::Up { restarts } => {
+                if why == Why::Blind {
+                    // Events that nobody heard do not come any more.
+                    entry.facts.lock().exits = restarts;
+                }
+                let restarts = self.count(entry, |known| known.count(restarts)).await;
                 let last_exit = match last_exit {
                     None if restarts > 0 => Some(Exit::default()),
                     known => known,
                 };
-                let restarts = restarts_before.saturating_add(restarts);
                 // An exit that somebody caused by hand (`docker restart`) is none of its own.
                 let last_exit = last_exit.filter(|_| restarts > 0);
                 self.set(entry, InstanceStatus::Running { address: entry.address, restarts, last_exit });
@@ -360,12 +376,13 @@ impl DockerRuntime {
                 if why == Why::Blind && !gave_up(restarts, exit_code, oom) =>
             {
                 tracing::info!(instance.id = %entry.found.instance, "a container went down with the engine; it is started again");
-                {
-                    // Started by hand, the engine counts from 0 again.
-                    let mut facts = entry.facts.lock();
-                    facts.restarts_before = restarts_before.saturating_add(restarts);
-                    facts.exits = 0;
-                }
+                // Started by hand, the engine counts from 0 again.
+                self.count(entry, |known| {
+                    known.count(restarts);
+                    known.begin_again();
+                })
+                .await;
+                entry.facts.lock().exits = 0;
                 if let Err(error) = engine.api().start_container(&entry.container, None).await {
                     if super::is_away(&error) {
                         return Err(error);
@@ -383,6 +400,24 @@ impl DockerRuntime {
             }
         }
         Ok(Looked::Fine)
+    }
+
+    /// Counts restarts, and keeps the number if it is another.
+    async fn count<T>(&self, entry: &Entry, count: impl FnOnce(&mut Restarts) -> T) -> T {
+        let (result, restarts, changed) = {
+            let mut facts = entry.facts.lock();
+            let known = facts.restarts;
+            let result = count(&mut facts.restarts);
+            (result, facts.restarts, facts.restarts != known)
+        };
+        if changed {
+            let folder = self.0.config.folder(entry.found.instance);
+            let written = tokio::task::spawn_blocking(move || restarts.write(&folder)).await;
+            if let Ok(Err(error)) = written {
+                tracing::warn!(instance.id = %entry.found.instance, %error, "failed to note the restarts of an instance");
+            }
+        }
+        result
     }
 
     fn set(&self, entry: &Entry, status: InstanceStatus) {
@@ -467,7 +502,9 @@ mod tests {
     fn who_went_down_with_the_machine_comes_back_and_who_crashed_for_good_does_not() {
         assert!(gave_up(3, Some(1), false));
         assert!(gave_up(3, Some(137), true));
-        for (restarts, code) in [(2, Some(1)), (3, Some(143)), (3, Some(137)), (3, Some(0)), (0, None)] {
+        for (restarts, code) in
+            [(2, Some(1)), (3, Some(143)), (3, Some(137)), (3, Some(255)), (3, Some(0)), (0, None)]
+        {
             assert!(!gave_up(restarts, code, false), "{restarts} {code:?}");
         }
     }

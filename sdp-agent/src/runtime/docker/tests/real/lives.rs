@@ -201,6 +201,47 @@ async fn a_start_that_is_dropped_at_any_moment_leaves_nothing() {
 
 #[tokio::test]
 #[ignore = "needs Docker and the base images; scripts/test runs it"]
+async fn what_the_engine_refused_to_stop_or_remove_is_taken_up_by_the_next_list() {
+    use std::sync::atomic::Ordering;
+    let fixture = Fixture::new().await;
+    let (instance, _) = fixture.start(fixture.httpd()).await;
+    let entry = fixture.runtime.entry(instance).unwrap();
+    entry.unwanted.store(true, Ordering::Release);
+    entry.forgotten.store(true, Ordering::Release);
+    let release = label::labels(&fixture.runtime.0.agent, Kind::Release, &spec(), "x", 8080, None);
+    let release = release.iter().map(|(k, v)| format!("--label={k}={v}")).collect::<Vec<_>>();
+    let words = ["run", "-d"].into_iter().chain(release.iter().map(String::as_str));
+    docker(&words.chain(["alpine:3.20", "sleep", "1000"]).collect::<Vec<_>>());
+    assert_eq!(fixture.containers().len(), 2);
+    fixture.runtime.look_at_all(false, false).await.unwrap();
+    fixture.until(instance, |status| status.is_none()).await;
+    assert_eq!(fixture.containers(), [""; 0]);
+    assert!(!fixture.runtime.0.config.folder(instance).exists());
+}
+
+#[tokio::test]
+#[ignore = "needs Docker and the base images; scripts/test runs it"]
+async fn a_release_that_is_dropped_at_any_moment_leaves_nothing() {
+    let fixture = Fixture::new().await;
+    let on_line: crate::exec::OnLine = std::sync::Arc::new(|_, _| {});
+    let (argv, never) = (["sleep", "1000"].map(str::to_owned), CancellationToken::new());
+    for after in [0, 20, 60, 120, 250, 400, 600] {
+        let mut spec = fixture.httpd();
+        spec.writable = ["new".parse().unwrap()].into();
+        let release = fixture.runtime.release(&spec, &argv, on_line.clone(), &never, LONG);
+        drop(tokio::time::timeout(std::time::Duration::from_millis(after), release).await);
+        fixture.runtime.stop(spec.instance).await;
+        assert_eq!(fixture.containers(), [""; 0], "after {after} ms");
+        fixture.runtime.forget(spec.instance);
+    }
+    fixture.runtime.shut_down().await;
+    assert_eq!(fixture.containers(), [""; 0]);
+    assert_eq!(std::fs::read_dir(fixture.runtime.0.config.instances()).unwrap().count(), 0);
+    assert!(fixture.runtime.0.gates.lock().is_empty());
+}
+
+#[tokio::test]
+#[ignore = "needs Docker and the base images; scripts/test runs it"]
 async fn a_check_ends_when_it_is_cancelled_or_the_instance_is_stopped() {
     let fixture = Fixture::new().await;
     let (instance, _) = fixture.start(fixture.shell("sleep 1000")).await;
