@@ -250,7 +250,11 @@ async fn pump(socket: Socket, agent: ServerEnd) -> String {
                     None => break,
                     Some(Ok(RawFrame::Text(text))) => Message::Text(Utf8Bytes::from(text)),
                     Some(Ok(RawFrame::Binary(bytes))) => Message::Binary(bytes),
-                    Some(Err(error)) => return error.to_string(),
+                    // Ending the connection would help nobody: the next one would have to say the same.
+                    Some(Err(error)) => {
+                        tracing::error!(%error, "the agent had something to say that cannot be sent; it is left out");
+                        continue;
+                    }
                 },
                 _ = ping.tick() => Message::Ping(bytes::Bytes::new()),
             };

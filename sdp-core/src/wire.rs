@@ -23,6 +23,7 @@
 //!
 //! Limits: a frame is at most [`MAX_FRAME`] bytes, a line at most [`MAX_LINE`]; ping each 10 s, dead after 30 s.
 
+pub mod bound;
 pub mod instance;
 pub mod lines;
 pub mod link;

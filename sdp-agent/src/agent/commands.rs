@@ -10,6 +10,7 @@ use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{CommandId, DeploymentId, InstanceId};
 use sdp_core::name::RepoUrl;
 use sdp_core::secret::GitCredential;
+use sdp_core::wire::bound::newest_that_fit;
 use sdp_core::wire::{Answer, FromAgent, InstanceReport, InstanceStatus, RejectReason, ToAgent};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -289,31 +290,12 @@ impl Agent {
     async fn read_output(&self, instance: InstanceId, lines: u32) -> Answer {
         let lines = usize::try_from(lines.min(MOST_OUTPUT)).unwrap_or(0);
         match self.tools.runtime.output(instance, lines).await {
-            Some(lines) => Answer::Output { lines: newest_that_fit(lines) },
+            Some(lines) => Answer::Output { lines: newest_that_fit(lines, ANSWER) },
             None => {
                 failed(FailureReason::AgentRestarted, "the agent has no output of this instance any more")
             }
         }
     }
-}
-
-/// The newest of these lines, as many as an answer holds.
-fn newest_that_fit(mut lines: Vec<String>) -> Vec<String> {
-    let mut room = ANSWER;
-    // As JSON: what must be escaped takes more.
-    let length = |line: &String| {
-        line.bytes()
-            .map(|b| if b < 0x20 { 6 } else { 1 + usize::from(matches!(b, b'"' | b'\\')) })
-            .sum::<usize>()
-            + 3
-    };
-    let fitting = lines.iter().rev().take_while(|line| {
-        let fits = length(line) <= room;
-        room = room.saturating_sub(length(line));
-        fits
-    });
-    let skipped = lines.len() - fitting.count();
-    lines.split_off(skipped)
 }
 
 fn failed(reason: FailureReason, detail: &str) -> Answer {

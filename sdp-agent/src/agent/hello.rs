@@ -1,10 +1,12 @@
 //! What the agent says of itself: its hello, and what it found on its machine.
 
+use std::cmp::Reverse;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::time::Duration;
 
-use sdp_core::wire::{FromAgent, PROTOCOL, Preflight};
+use sdp_core::wire::bound::json_length;
+use sdp_core::wire::{FromAgent, InstanceReport, PROTOCOL, Preflight};
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -18,8 +20,27 @@ use crate::exec::Isolation;
 /// Fewer free files than this, or than a fiftieth of all, are too few.
 const LEAST_INODES: u64 = 50_000;
 
+/// The most bytes of last lines in a hello, as JSON; each instance is reported once more after the welcome.
+const LAST_LINES: usize = 1 << 20;
+
 /// So often the agent looks at its machine again.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// The same reports; where their last lines are too many together, the oldest instances go without.
+fn within_hello(mut reports: Vec<InstanceReport>) -> Vec<InstanceReport> {
+    let mut room = LAST_LINES;
+    let mut newest_first: Vec<&mut InstanceReport> = reports.iter_mut().collect();
+    newest_first.sort_by_key(|report| Reverse(report.instance));
+    for exit in newest_first.into_iter().filter_map(|report| report.status.exit_mut()) {
+        let takes = exit.last_lines.iter().map(|line| json_length(line) + 3).sum::<usize>();
+        if takes > room {
+            room = 0;
+            exit.last_lines.clear();
+        }
+        room -= takes.min(room);
+    }
+    reports
+}
 
 impl Agent {
     pub(super) fn hello(&self) -> FromAgent {
@@ -34,7 +55,7 @@ impl Agent {
             runtimes: vec![self.tools.runtime.kind().to_owned()],
             preflight,
             jobs: self.spool.reports(),
-            instances: self.tools.runtime.reports(),
+            instances: within_hello(self.tools.runtime.reports()),
             degraded: self.tools.runtime.degraded(),
             router: self.router.as_ref().map(|router| router.report()),
         }
@@ -159,4 +180,31 @@ fn programs(build: &BuildConfig) -> Vec<Preflight> {
         Preflight { check: format!("toolchain {}", toolchain.label), ok, detail }
     });
     programs.chain(toolchains).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use sdp_core::id::{DeploymentId, InstanceId};
+    use sdp_core::wire::{Exit, InstanceStatus, MAX_CONTROL_FRAME};
+
+    use super::*;
+
+    #[test]
+    fn a_hello_fits_into_a_frame_however_much_was_printed() {
+        let exit = Exit::new(Some(1), None, false, vec!["\0".repeat(5000); 20]);
+        let report = |n: u128| {
+            let (instance, deployment) = (InstanceId::from(uuid::Uuid::from_u128(n)), DeploymentId::new());
+            InstanceReport { instance, deployment, status: InstanceStatus::Exited { exit: exit.clone() } }
+        };
+        let reports = within_hello((1..=200).map(report).collect());
+        let length = serde_json::to_string(&reports).unwrap().len();
+        assert!((LAST_LINES / 2..MAX_CONTROL_FRAME / 2).contains(&length), "{length}");
+        let has_lines = |report: &InstanceReport| match &report.status {
+            InstanceStatus::Exited { exit } => !exit.last_lines.is_empty(),
+            _ => false,
+        };
+        let first = reports.iter().position(has_lines).expect("some have");
+        assert_eq!(reports.len(), 200);
+        assert!(first > 0 && reports[first..].iter().all(has_lines), "the newest have theirs");
+    }
 }

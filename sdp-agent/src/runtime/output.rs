@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use super::Printed;
 
-pub(super) const TAIL_LINES: usize = 200;
+pub(super) const TAIL_LINES: usize = sdp_core::wire::bound::MOST_LAST_LINES;
 const TAIL_BYTES: usize = 256 * 1024;
 const RING_LINES: usize = 8192;
 const RING_BYTES: usize = 1024 * 1024;

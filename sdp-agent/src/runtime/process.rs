@@ -244,12 +244,12 @@ impl ProcessRuntime {
         entry.status.send_replace(match end.why {
             Why::Stopped | Why::TimedOut | Why::OutOfDisk { .. } => InstanceStatus::Stopped {},
             Why::Exited => InstanceStatus::Exited {
-                exit: Exit {
-                    exit_code: end.status.code(),
-                    signal: end.status.signal(),
-                    out_of_memory: end.out_of_memory,
-                    last_lines: entry.output.tail(TAIL_LINES),
-                },
+                exit: Exit::new(
+                    end.status.code(),
+                    end.status.signal(),
+                    end.out_of_memory,
+                    entry.output.tail(TAIL_LINES),
+                ),
             },
         });
         self.changed();

@@ -34,7 +34,6 @@ const BATCH: usize = MAX_FRAME - 64;
 
 /// What to do next.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "lives for one turn of a loop")]
 pub(crate) enum Next {
     Frame(AgentFrame),
     /// Nothing before this time or before the bell rings.
@@ -71,7 +70,6 @@ struct Flow {
     turn: u64,
 }
 
-#[expect(clippy::large_enum_variant, reason = "lives for one turn of a loop")]
 enum Choice {
     Frame(AgentFrame),
     Read { key: JobKey, log: JobLog, cursor: Cursor, turn: u64, in_memory: bool },

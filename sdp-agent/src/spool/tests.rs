@@ -21,12 +21,15 @@ impl Received {
                 assert!(batch.encode().len() <= sdp_core::wire::MAX_FRAME);
                 self.lines.extend(batch.iter().map(|(_, line)| line.to_vec()));
             }
-            AgentFrame::Control(FromAgent::Progress { number, after_line, what, .. }) => {
-                assert_eq!(number, self.progress.len() as u64 + 1, "progress is dense");
-                assert!(after_line <= self.lines.len() as u64, "no item overtakes its lines");
-                self.progress.push((after_line, what));
-            }
-            AgentFrame::Control(done @ FromAgent::Done { .. }) => self.done = Some(done),
+            AgentFrame::Control(message) => match *message {
+                FromAgent::Progress { number, after_line, what, .. } => {
+                    assert_eq!(number, self.progress.len() as u64 + 1, "progress is dense");
+                    assert!(after_line <= self.lines.len() as u64, "no item overtakes its lines");
+                    self.progress.push((after_line, what));
+                }
+                done @ FromAgent::Done { .. } => self.done = Some(done),
+                other => panic!("unexpected {other:?}"),
+            },
             other => panic!("unexpected {other:?}"),
         }
     }

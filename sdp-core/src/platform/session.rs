@@ -113,7 +113,7 @@ pub(super) async fn serve(
     };
     let Some(first) = first else { return bye(&end.tx, ByeReason::Restart).await };
     let hello = match first {
-        Ok(Some(AgentFrame::Control(hello @ FromAgent::Hello { .. }))) => hello,
+        Ok(Some(AgentFrame::Control(first))) if matches!(*first, FromAgent::Hello { .. }) => first.bounded(),
         Ok(None) => return,
         Ok(Some(_)) | Err(_) => return bye(&end.tx, ByeReason::BadFrame).await,
     };
@@ -231,7 +231,7 @@ impl Session {
     async fn frame(&self, frame: AgentFrame) -> Result<(), End> {
         let message = match frame {
             AgentFrame::Lines(batch) => return self.lines(batch).await,
-            AgentFrame::Control(message) => message,
+            AgentFrame::Control(message) => message.bounded(),
         };
         match message {
             FromAgent::Accepted { command } => {

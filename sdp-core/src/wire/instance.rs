@@ -52,7 +52,7 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// Whether it was ended because it took more memory than it may.
     pub out_of_memory: bool,
-    /// The last lines it printed (at most 200, lossy UTF-8, redacted).
+    /// The last lines it printed (within the limits of [`bound`](super::bound), lossy UTF-8, redacted).
     pub last_lines: Vec<String>,
 }
 

@@ -9,15 +9,15 @@ use super::{FromAgent, LinesBatch, MAX_CONTROL_FRAME, MAX_FRAME, ToAgent};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum AgentFrame {
-    /// A control message.
-    Control(FromAgent),
+    /// A control message; much larger than a batch, which is a handle to its lines.
+    Control(Box<FromAgent>),
     /// Log lines.
     Lines(LinesBatch),
 }
 
 impl From<FromAgent> for AgentFrame {
     fn from(message: FromAgent) -> Self {
-        Self::Control(message)
+        Self::Control(Box::new(message))
     }
 }
 
@@ -39,7 +39,7 @@ impl AgentFrame {
     /// For a WebSocket.
     ///
     /// # Errors
-    /// When it cannot be written as JSON; no frame of ours does that.
+    /// When it cannot be written as JSON or is too large; no frame of ours is that.
     pub fn encode(&self) -> Result<RawFrame, BadFrame> {
         match self {
             Self::Control(message) => to_text(message),
@@ -66,7 +66,7 @@ impl ToAgent {
     /// For a WebSocket. The text may hold a credential: it is sent, never logged.
     ///
     /// # Errors
-    /// When it cannot be written as JSON; no frame of ours does that.
+    /// When it cannot be written as JSON or is too large; no frame of ours is that.
     pub fn encode(&self) -> Result<RawFrame, BadFrame> {
         to_text(self)
     }
@@ -84,7 +84,12 @@ impl ToAgent {
 }
 
 fn to_text(message: &impl serde::Serialize) -> Result<RawFrame, BadFrame> {
-    serde_json::to_string(message).map(RawFrame::Text).map_err(|error| BadFrame(error.to_string()))
+    let text = serde_json::to_string(message).map_err(|error| BadFrame(error.to_string()))?;
+    // The other end would close the connection, and would do so again after the next hello.
+    if text.len() > MAX_CONTROL_FRAME {
+        return Err(BadFrame("too large".into()));
+    }
+    Ok(RawFrame::Text(text))
 }
 
 fn from_text<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, BadFrame> {

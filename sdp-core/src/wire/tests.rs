@@ -233,7 +233,7 @@ fn text(frame: RawFrame) -> String {
 
 #[test]
 fn what_an_agent_says() {
-    let frames = from_agent().into_iter().map(AgentFrame::Control);
+    let frames = from_agent().into_iter().map(AgentFrame::from);
     let texts: Vec<_> = frames.map(|frame| text(frame.encode().expect("encodes"))).collect();
     insta::assert_snapshot!(texts.join("\n"), @r###"
     {"type":"hello","protocol":2,"boot_id":"…3","version":"0.1.0","labels":["linux"],"capacity":2,"runtimes":["process"],"preflight":[{"check":"disk","ok":true,"detail":"80 GiB free"}],"jobs":[{"deployment":"…1","attempt":1,"done":false,"lines":7,"progress":3}],"instances":[{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":0,"last_exit":null}}],"degraded":null,"router":{"kind":"builtin","base_url":"http://127.0.0.1:8081/","applied":9}}
@@ -288,7 +288,7 @@ fn what_the_server_says() {
 #[test]
 fn every_message_survives_the_wire() {
     for message in from_agent() {
-        let frame = AgentFrame::Control(message);
+        let frame = AgentFrame::from(message);
         assert_eq!(AgentFrame::decode(&frame.encode().expect("encodes")).expect("decodes"), frame);
     }
     for message in to_agent() {

@@ -83,7 +83,8 @@ struct Peer<'a> {
 impl Peer<'_> {
     /// Before the platform hears it, so that the connection which it ends for this one can compare.
     fn heard(&self, frame: &AgentFrame) {
-        if let AgentFrame::Control(FromAgent::Hello { boot_id, .. }) = frame
+        if let AgentFrame::Control(message) = frame
+            && let FromAgent::Hello { boot_id, .. } = &**message
             && self.boot.set(*boot_id).is_ok()
         {
             self.app.note_boot(self.name, *boot_id);

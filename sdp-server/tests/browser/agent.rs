@@ -65,7 +65,7 @@ impl PlayedAgent {
     }
 
     async fn say(&self, message: FromAgent) {
-        self.end.tx.send(AgentFrame::Control(message)).await.expect("connected");
+        self.end.tx.send(message.into()).await.expect("connected");
     }
 
     /// Waits for a message that fits; all others are kept.

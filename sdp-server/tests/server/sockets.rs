@@ -53,7 +53,7 @@ async fn say_hello(socket: &mut Socket) {
 }
 
 async fn say(socket: &mut Socket, frame: FromAgent) {
-    let RawFrame::Text(hello) = AgentFrame::Control(frame).encode().expect("a frame") else { panic!("text") };
+    let RawFrame::Text(hello) = AgentFrame::from(frame).encode().expect("a frame") else { panic!("text") };
     socket.send(Message::text(hello)).await.expect("sent");
 }
 

@@ -94,8 +94,8 @@ impl Server {
     pub(super) async fn welcome(&mut self) {
         self.end = timeout(PATIENCE, self.dialled.recv()).await.expect("dialled in time");
         let hello = self.next().await.expect("a hello");
-        let AgentFrame::Control(hello @ FromAgent::Hello { .. }) = hello else { panic!("{hello:?}") };
-        let FromAgent::Hello { jobs, instances, .. } = &hello else { unreachable!() };
+        let AgentFrame::Control(hello) = hello else { panic!("{hello:?}") };
+        let FromAgent::Hello { jobs, instances, .. } = &*hello else { panic!("{hello:?}") };
         let decide = |deployment: &DeploymentId| {
             let job = self.jobs.get(deployment);
             let lines = job.map_or(0, |job| job.lines.len() as u64);
@@ -116,7 +116,7 @@ impl Server {
             .collect();
         self.epoch = self.epoch.next();
         let welcome = ToAgent::Welcome { epoch: self.epoch, jobs, instances };
-        self.hello = Some(hello);
+        self.hello = Some(*hello);
         self.say(welcome).await;
     }
 
@@ -182,7 +182,7 @@ impl Server {
                 let (deployment, attempt) = (batch.deployment, batch.attempt);
                 self.answer(ToAgent::Ack { deployment, attempt, lines, progress }).await;
             }
-            AgentFrame::Control(message) => self.take_control(message).await,
+            AgentFrame::Control(message) => self.take_control(*message).await,
             other => panic!("unexpected {other:?}"),
         }
     }

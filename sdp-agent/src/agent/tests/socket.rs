@@ -65,7 +65,7 @@ async fn hear(socket: &mut WebSocketStream<TcpStream>) -> Option<FromAgent> {
                 _ => continue,
             };
         match AgentFrame::decode(&raw).unwrap() {
-            AgentFrame::Control(message) => return Some(message),
+            AgentFrame::Control(message) => return Some(*message),
             other => panic!("unexpected {other:?}"),
         }
     }

@@ -42,7 +42,7 @@ const BY_HAND: Duration = Duration::from_secs(10);
 /// So many events are taken at once.
 const BATCH: usize = 256;
 /// So many of the last lines belong to an exit.
-pub(super) const LAST_LINES: usize = 200;
+pub(super) const LAST_LINES: usize = sdp_core::wire::bound::MOST_LAST_LINES;
 /// What is listened for.
 const ACTIONS: [&str; 5] = ["start", "die", "oom", "kill", "destroy"];
 
@@ -81,7 +81,7 @@ fn exit(code: Option<i64>, out_of_memory: bool, last_lines: Vec<String>) -> Exit
     // What a shell, the engine and its init say of a signal.
     let signal = code.filter(|code| (129..=192).contains(code)).map(|code| code - 128);
     let exit_code = if signal.is_some() { None } else { code };
-    Exit { exit_code, signal, out_of_memory: out_of_memory && code != Some(0), last_lines }
+    Exit::new(exit_code, signal, out_of_memory && code != Some(0), last_lines)
 }
 
 /// Whether a container that went down while nobody looked did so for good: the engine had started it as often as it does, and it

@@ -92,7 +92,7 @@ impl PlayedAgent {
     }
 
     pub(crate) async fn say(&self, message: FromAgent) {
-        self.end.tx.send(AgentFrame::Control(message)).await.expect("connected");
+        self.end.tx.send(message.into()).await.expect("connected");
     }
 
     /// Waits for a message that fits; tables are applied and all others kept for later.
@@ -127,7 +127,7 @@ impl PlayedAgent {
         let drained = gone.into_iter().map(|instance| FromAgent::Drained { instance });
         for message in [FromAgent::RoutesApplied { version }].into_iter().chain(drained) {
             // The server may have ended the connection after it sent the table.
-            self.end.tx.send(AgentFrame::Control(message)).await.ok();
+            self.end.tx.send(message.into()).await.ok();
         }
     }
 
