@@ -17,7 +17,7 @@ mod hello;
 mod host;
 mod recent;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{File, Permissions};
 use std::io;
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use sdp_core::id::{BootId, DeploymentId, InstanceId};
 use sdp_core::wire::{FromAgent, Preflight};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -156,6 +156,10 @@ struct Agent {
     outbox: Lock<Option<mpsc::Sender<FromAgent>>>,
     drained: Drained,
     draining: AtomicBool,
+    /// Instances that are to go and that their runtime cannot end yet.
+    going: Lock<HashSet<InstanceId>>,
+    /// Work was refused because the disk is full.
+    room_wanted: Notify,
     /// What was found out last about this machine.
     preflight: Lock<Vec<Preflight>>,
     /// Held for as long as the agent lives.
@@ -232,17 +236,20 @@ impl Agent {
             outbox: Lock::default(),
             drained: Drained { newest: watch::Sender::new(0), kept: Lock::default() },
             draining: AtomicBool::new(false),
+            going: Lock::default(),
+            room_wanted: Notify::new(),
             preflight: Lock::new(preflight),
             _lock: lock,
         })
     }
 
-    /// Makes room from time to time: services write, too.
+    /// Makes room from time to time, for services write, too; and when work was refused for want of it.
     async fn keep_room(&self, closing: CancellationToken) {
         loop {
             tokio::select! {
                 () = closing.cancelled() => return,
                 () = tokio::time::sleep(LOOK_AT_DISK) => {}
+                () = self.room_wanted.notified() => {}
             }
             tokio::select! {
                 () = closing.cancelled() => return,

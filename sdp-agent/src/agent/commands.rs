@@ -12,7 +12,6 @@ use sdp_core::name::RepoUrl;
 use sdp_core::secret::GitCredential;
 use sdp_core::wire::bound::newest_that_fit;
 use sdp_core::wire::{Answer, FromAgent, InstanceReport, InstanceStatus, RejectReason, ToAgent};
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::recent::Reply;
@@ -21,8 +20,6 @@ use crate::git::GitOp;
 use crate::job::{self, Order, Stop, StopWhy};
 use crate::spool::{JobKey, JobLog, Outflow};
 
-/// How long work that is to be taken waits for room to be made.
-const MAKE_ROOM_WITHIN: Duration = Duration::from_secs(5);
 /// How long a list of branches may take.
 const LIST_WITHIN: Duration = Duration::from_secs(30);
 /// The most lines of an instance's output in an answer.
@@ -123,7 +120,7 @@ impl Agent {
             return Reply::rejected(RejectReason::Unsupported, "a newer attempt of this deployment is here");
         }
         if self.is_draining() {
-            return Reply::rejected(RejectReason::Draining, "this agent is going away");
+            return draining();
         }
         let replaced = self.running.lock().get(&order.deployment).cloned();
         let at_work = self.at_work(order.deployment);
@@ -131,11 +128,9 @@ impl Agent {
             let message = format!("it does {} jobs at once, and has them", self.config.capacity);
             return Reply::rejected(RejectReason::Busy, message);
         }
-        if self.room().await.is_err() {
-            // Later is still possible: the sweep goes on.
-            drop(timeout(MAKE_ROOM_WITHIN, self.tools.make_room()).await);
-        }
         if let Err(why) = self.room().await {
+            // Not awaited: whoever takes commands must hear of a cancel meanwhile. The server asks again.
+            self.room_wanted.notify_one();
             return Reply::rejected(RejectReason::DiskFull, why);
         }
         if let Some(why) = self.tools.runtime.degraded() {
@@ -164,7 +159,11 @@ impl Agent {
         }
         // Here the journal will record the job (never its credential) before it is accepted.
         outflow.send_after(key, 0, 0);
-        self.start_job(order, attempt, log, replaced);
+        if !self.start_job(order, attempt, log, replaced) {
+            outflow.forget(key);
+            self.remove_log(key);
+            return draining();
+        }
         Reply::Accepted
     }
 
@@ -180,7 +179,14 @@ impl Agent {
         at_work.count()
     }
 
-    fn start_job(self: &Arc<Self>, order: Order, attempt: u32, log: JobLog, replaced: Option<Arc<Running>>) {
+    /// Starts a job, unless the agent has begun to drain: then nobody would wait for it.
+    pub(super) fn start_job(
+        self: &Arc<Self>,
+        order: Order,
+        attempt: u32,
+        log: JobLog,
+        replaced: Option<Arc<Running>>,
+    ) -> bool {
         let job = Arc::new(Running {
             attempt,
             instance: order.spec.instance,
@@ -189,7 +195,14 @@ impl Agent {
             over: CancellationToken::new(),
         });
         let deployment = order.deployment;
-        self.running.lock().insert(deployment, job.clone());
+        {
+            let mut running = self.running.lock();
+            // Asked under the lock: the drain begins before it looks at what runs.
+            if self.is_draining() {
+                return false;
+            }
+            running.insert(deployment, job.clone());
+        }
         let agent = self.clone();
         self.tasks.spawn(async move {
             // Whatever happens, those who wait for its end do not wait for ever.
@@ -215,6 +228,7 @@ impl Agent {
             agent.tools.sweep().await;
             agent.tools.make_room().await;
         });
+        true
     }
 
     pub(super) fn find_running(&self, (deployment, attempt): JobKey) -> Option<Arc<Running>> {
@@ -247,18 +261,46 @@ impl Agent {
         drop(tokio::task::spawn_blocking(move || spool.remove(key)).await);
     }
 
-    /// Stops an instance and forgets it, in the background; then the server is told.
+    /// Stops an instance and forgets it, in the background. The server is told once it does not run any more, which may be much
+    /// later: an engine may refuse, and be asked again.
     pub(super) fn stop_instance(self: &Arc<Self>, instance: InstanceId) {
         let agent = self.clone();
         self.tasks.spawn(async move {
             let known = agent.tools.runtime.reports().into_iter().find(|known| known.instance == instance);
             agent.discard(instance).await;
+            if agent.runs(instance) {
+                // One task waits for it, however often the server asks.
+                if !agent.going.lock().insert(instance) {
+                    return;
+                }
+                let gone = agent.is_over(instance);
+                let closing = agent.closing.run_until_cancelled(gone).await.is_none();
+                agent.going.lock().remove(&instance);
+                if closing {
+                    return;
+                }
+            }
             // One that is not here has no deployment that the agent could name; the server knows it by its own id.
             let deployment =
                 known.map_or_else(|| DeploymentId::from(uuid::Uuid::nil()), |known| known.deployment);
             let report = InstanceReport { instance, deployment, status: InstanceStatus::Stopped {} };
             agent.tell(FromAgent::Instance { report }).await;
         });
+    }
+
+    fn runs(&self, instance: InstanceId) -> bool {
+        let reports = self.tools.runtime.reports();
+        reports
+            .iter()
+            .any(|known| known.instance == instance && matches!(known.status, InstanceStatus::Running { .. }))
+    }
+
+    /// Returns when the instance does not run.
+    async fn is_over(&self, instance: InstanceId) {
+        let mut seen = 0;
+        while self.runs(instance) {
+            self.tools.runtime.next_change(&mut seen).await;
+        }
     }
 
     async fn discard(&self, instance: InstanceId) {
@@ -296,6 +338,10 @@ impl Agent {
             }
         }
     }
+}
+
+fn draining() -> Reply {
+    Reply::rejected(RejectReason::Draining, "this agent is going away")
 }
 
 fn failed(reason: FailureReason, detail: &str) -> Answer {

@@ -240,3 +240,17 @@ async fn two_agents_do_not_share_a_folder() {
     assert!(matches!(error, AgentError::InUse(_)), "{error}");
     world.stop().await;
 }
+
+#[tokio::test]
+async fn a_job_that_is_being_taken_while_the_agent_begins_to_drain_is_not_started() {
+    let world = World::start().await;
+    let config = Config::new(world.folder.path().join("other"));
+    let agent = Arc::new(Agent::open(config).await.unwrap());
+    agent.drain().await;
+    let deployment = DeploymentId::new();
+    let order = crate::job::Order { deployment, attempt: 1, spec: world.spec(&[], SLEEP), credential: None };
+    let log = agent.spool.create((deployment, 1)).unwrap();
+    assert!(!agent.start_job(order, 1, log, None));
+    assert!(agent.running.lock().is_empty() && agent.tasks.is_empty());
+    world.stop().await;
+}
