@@ -46,7 +46,7 @@ pub(crate) struct Tools {
     caching: Arc<RwLock<()>>,
     workspaces: Workspaces,
     /// Whose folder each job or instance uses: its own, or that of the deployment whose build it runs.
-    in_use: Mutex<HashMap<InstanceId, DeploymentId>>,
+    in_use: Arc<Mutex<HashMap<InstanceId, DeploymentId>>>,
 }
 
 /// What is to stay free, and what was done for it.
@@ -86,7 +86,7 @@ impl Tools {
             disk,
             caching: Arc::default(),
             workspaces,
-            in_use: Mutex::default(),
+            in_use: Arc::default(),
         }
     }
 
@@ -204,16 +204,19 @@ impl Tools {
 
     /// Removes kept builds that nobody uses, but for the newest of each service in each sandbox.
     pub(crate) async fn sweep(&self) {
-        // Held while it sweeps, so that nothing is found and swept at once.
-        let in_use = self.in_use.lock().await;
+        // Held while it sweeps, so that nothing is found and swept at once; by the sweep itself, which goes on when this is dropped.
+        let in_use = self.in_use.clone().lock_owned().await;
         let Some(running) = self.runtime.builds_in_use() else {
             tracing::debug!("no build is swept while it cannot be told which of them run");
             return;
         };
         let used: HashSet<DeploymentId> = in_use.values().copied().chain(running).collect();
         let keep = self.build.keep;
-        let swept = self.blocking(move |workspaces| workspaces.sweep(&used, keep)).await;
-        drop(in_use);
+        let sweep = move |workspaces: &Workspaces| {
+            let _in_use = in_use;
+            workspaces.sweep(&used, keep)
+        };
+        let swept = self.blocking(sweep).await;
         match swept {
             Ok(0) => {}
             Ok(builds) => tracing::debug!(builds, "swept builds that nobody uses"),
@@ -279,13 +282,17 @@ impl Tools {
 
     /// Removes a kept build, unless somebody has begun to use it.
     async fn remove_spare(&self, deployment: DeploymentId) -> bool {
-        let in_use = self.in_use.lock().await;
+        let in_use = self.in_use.clone().lock_owned().await;
         let runs = self.runtime.builds_in_use().is_none_or(|running| running.contains(&deployment));
         if runs || in_use.values().any(|used| *used == deployment) {
             return false;
         }
-        let removed = self.blocking(move |workspaces| workspaces.remove(deployment)).await;
-        drop(in_use);
+        // Who removes it has the lock, even when this is dropped meanwhile.
+        let remove = move |workspaces: &Workspaces| {
+            let _in_use = in_use;
+            workspaces.remove(deployment)
+        };
+        let removed = self.blocking(remove).await;
         removed.is_ok_and(|removed| removed.is_ok())
     }
 

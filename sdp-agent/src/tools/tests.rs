@@ -88,6 +88,22 @@ fn commit(digit: char) -> CommitId {
 }
 
 #[tokio::test]
+async fn a_removal_that_nobody_waits_for_any_more_still_keeps_others_from_the_build() {
+    let dir = tempfile::tempdir().unwrap();
+    let tools = tools(dir.path());
+    let builds = keep_builds(&tools, &['1']).await;
+    let folder = dir.path().join("work").join(builds[0].to_string());
+    for n in 0..2000 {
+        fs::write(folder.join("source").join(n.to_string()), "").unwrap();
+    }
+    // Begun, and dropped while the files go, as a timeout or the agent's end does.
+    let _ = futures_util::FutureExt::now_or_never(tools.remove_spare(builds[0]));
+    let service = ServiceName::parse("hello").unwrap();
+    let found = tools.find_kept(&service, &commit('1'), "h", InstanceId::new()).await;
+    assert!(found.is_none() && !folder.exists());
+}
+
+#[tokio::test]
 #[ignore = "needs root to mount a small tmpfs; scripts/test runs it"]
 async fn room_is_made_in_order_and_what_runs_its_predecessor_and_what_is_used_stay() {
     let dir = tempfile::tempdir().unwrap();
