@@ -113,7 +113,8 @@ pub(super) fn due(world: &World, limits: &PlatformConfig, now: Timestamp) -> Vec
 pub(super) fn next_deadline(world: &World, limits: &PlatformConfig, now: Timestamp) -> Option<Timestamp> {
     let open = world.open.values().flat_map(|open| open_deadlines(world, open, limits));
     let instances = world.instances.values().filter_map(|running| instance_deadline(world, running, limits));
-    let unfit = world.agents.values().filter_map(|agent| agent.unfit_until).filter(|until| *until > now);
+    let unfit = world.agents.values().filter_map(|agent| agent.unfit.as_ref()).map(|unfit| unfit.until);
+    let unfit = unfit.filter(|until| *until > now);
     open.chain(instances).chain(unfit).min()
 }
 
@@ -225,7 +226,7 @@ fn choose<'a>(world: &'a World, load: &Load<'_>, open: &Open, now: Timestamp) ->
         .agents
         .values()
         .filter(|agent| agent.connected && agent.degraded.is_none() && fits(agent, open))
-        .filter(|agent| agent.unfit_until.is_none_or(|until| now >= until))
+        .filter(|agent| agent.is_fit(now))
         .filter(|agent| load.room(agent) > 0)
         .max_by_key(|agent| {
             let preferred = open.job.prefer.as_ref() == Some(&agent.row.name);

@@ -67,11 +67,8 @@ pub(super) enum Input {
         command: CommandId,
         answer: oneshot::Sender<Result<(), PlatformError>>,
     },
-    /// Tell the agent that nobody looks any more.
-    Unfollow {
-        agent: AgentName,
-        command: CommandId,
-    },
+    /// Somebody looks no more: their agents are to be told, see `Followers::take_left`.
+    Unfollow,
     Gone {
         agent: AgentName,
         epoch: Epoch,

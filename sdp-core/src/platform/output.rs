@@ -33,7 +33,11 @@ const MOST_TAIL: u32 = 10_000;
 
 /// Everybody who follows the output of an instance.
 #[derive(Debug, Default)]
-pub(super) struct Followers(Mutex<HashMap<CommandId, Follower>>);
+pub(super) struct Followers {
+    all: Mutex<HashMap<CommandId, Follower>>,
+    /// Who has gone, and whose agent is not told yet; no more than there were followers.
+    left: Mutex<Vec<(AgentName, CommandId)>>,
+}
 
 #[derive(Debug)]
 struct Follower {
@@ -55,7 +59,12 @@ struct LastWord {
 
 impl Followers {
     fn all(&self) -> MutexGuard<'_, HashMap<CommandId, Follower>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The agents to be told that nobody looks any more, each with what it was asked.
+    pub(super) fn take_left(&self) -> Vec<(AgentName, CommandId)> {
+        std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn begin(
@@ -77,11 +86,11 @@ impl Followers {
         Some(OutputFollow { pieces, end, upstream: Some(upstream) })
     }
 
-    /// It is asked for over this connection.
-    pub(super) fn sent(&self, command: CommandId, epoch: Epoch) {
-        if let Some(follower) = self.all().get_mut(&command) {
-            follower.epoch = Some(epoch);
-        }
+    /// It is asked for over this connection; says whether anybody still looks.
+    pub(super) fn sent(&self, command: CommandId, epoch: Epoch) -> bool {
+        let mut all = self.all();
+        let follower = all.get_mut(&command);
+        follower.is_some_and(|follower| follower.epoch.replace(epoch).is_none())
     }
 
     /// Passes on what was printed; says whether anybody looks. Never waits.
@@ -185,11 +194,14 @@ struct Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        let followed = self.followers.all().remove(&self.command).is_some();
+        let follower = self.followers.all().remove(&self.command);
+        // Its agent was asked, and has not ended it.
+        let followed = follower.is_some_and(|follower| follower.epoch.is_some());
         if followed && let Some(inputs) = self.inputs.upgrade() {
-            let (agent, command) = (self.agent.clone(), self.command);
-            // Where there is no room the session says so, with the next thing that is printed.
-            inputs.try_send(Input::Unfollow { agent, command }).ok();
+            let left = &self.followers.left;
+            left.lock().unwrap_or_else(PoisonError::into_inner).push((self.agent.clone(), self.command));
+            // Only wakes the loop: where there is no room, a turn is to come anyway.
+            inputs.try_send(Input::Unfollow).ok();
         }
     }
 }

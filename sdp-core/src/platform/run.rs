@@ -206,17 +206,17 @@ impl Run {
             Input::Follow { agent, instance, tail, command, answer } => {
                 let answered = match self.outboxes.get(&agent) {
                     Some((epoch, _)) => {
-                        self.followers.sent(command, *epoch);
-                        turn.sends.push((agent, ToAgent::FollowOutput { command, instance, tail }));
+                        if self.followers.sent(command, *epoch) {
+                            turn.sends.push((agent, ToAgent::FollowOutput { command, instance, tail }));
+                        }
                         Ok(())
                     }
                     None => Err(PlatformError::AgentAway { agent }),
                 };
                 drop(answer.send(answered));
             }
-            Input::Unfollow { agent, command } => {
-                turn.sends.push((agent, ToAgent::StopFollowing { command }));
-            }
+            // Each turn asks for who has left.
+            Input::Unfollow => {}
             Input::Gone { agent, epoch } => {
                 self.followers.gone(&agent, epoch);
                 self.gone(&agent, epoch, turn);
@@ -424,6 +424,8 @@ impl Run {
 
     /// Asks the rules until they have nothing more to say.
     fn settle(&mut self, turn: &mut Turn) {
+        let left = self.followers.take_left().into_iter();
+        turn.sends.extend(left.map(|(agent, command)| (agent, ToAgent::StopFollowing { command })));
         let now = self.clock.now();
         loop {
             let acts = decide::due(&self.world, &self.config, now);

@@ -92,13 +92,27 @@ pub(crate) struct Agent {
     pub(crate) connected: bool,
     /// Why it cannot say which instances it has, and takes no work.
     pub(crate) degraded: Option<String>,
-    /// Gave work back a moment ago; asked again after this.
-    pub(crate) unfit_until: Option<Timestamp>,
+    /// Gave work back a moment ago.
+    pub(crate) unfit: Option<Unfit>,
     /// The table that its router has in effect.
     pub(crate) applied: RouteVersion,
 }
 
+/// Why an agent gets no work for a while.
+#[derive(Clone, Debug)]
+pub(crate) struct Unfit {
+    /// It is asked again then.
+    pub(crate) until: Timestamp,
+    /// What it said, and what to do, as a clause.
+    pub(crate) why: String,
+}
+
 impl Agent {
+    /// Whether it may be asked.
+    pub(crate) fn is_fit(&self, now: Timestamp) -> bool {
+        self.unfit.as_ref().is_none_or(|unfit| now >= unfit.until)
+    }
+
     pub(crate) fn view(&self, world: &World) -> AgentView {
         AgentView {
             name: self.row.name.clone(),
@@ -179,7 +193,7 @@ impl World {
             // Away since now at the latest: its absence is counted from when somebody could have noticed.
             row.since = now;
             let agent =
-                Agent { row, connected: false, degraded: None, unfit_until: None, applied: RouteVersion(0) };
+                Agent { row, connected: false, degraded: None, unfit: None, applied: RouteVersion(0) };
             world.agents.insert(agent.row.name.clone(), agent);
         }
         for row in snapshot.idempotency {
@@ -508,7 +522,7 @@ impl World {
             self.version_floor = self.version_floor.max(applied);
             self.routes_changed = true;
         }
-        let agent = Agent { row, connected: true, degraded, unfit_until: None, applied };
+        let agent = Agent { row, connected: true, degraded, unfit: None, applied };
         for running in self.instances.values_mut().filter(|r| r.instance.agent == agent.row.name) {
             running.stop_sent = None;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::super::input::{Hello, Report};
-use super::super::world::{Note, Open, World};
+use super::super::world::{Note, Open, Unfit, World};
 use super::{Act, abandoned, after, cancelled, ended, stop_command};
 use crate::deployment::{Outcome, State, Step};
 use crate::event::{About, EventKind};
@@ -216,8 +216,14 @@ fn rejected(
         RejectReason::Busy => BUSY_FOR,
         RejectReason::Draining | RejectReason::DiskFull | RejectReason::EngineUnavailable => UNFIT_FOR,
     };
+    let to_do = match reason {
+        RejectReason::DiskFull => "; free space there",
+        RejectReason::EngineUnavailable => "; check Docker there",
+        _ => "",
+    };
+    let unfit = Unfit { until: after(now, wait), why: format!("{message}{to_do}") };
     vec![
-        Act::Note(Note::Unfit(agent.clone(), after(now, wait))),
+        Act::Note(Note::Unfit(agent.clone(), unfit)),
         Act::system(open.about(), EventKind::DeploymentReturned { reason: format!("{agent}: {message}") }),
     ]
 }

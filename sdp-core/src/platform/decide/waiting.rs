@@ -43,8 +43,7 @@ fn queued(world: &World, open: &Open, now: Timestamp) -> Option<String> {
     }
     let load = Load::of(world);
     let sound = connected.iter().copied().filter(|agent| agent.degraded.is_none());
-    let (asked, resting): (Vec<&Agent>, Vec<&Agent>) =
-        sound.partition(|agent| agent.unfit_until.is_none_or(|until| now >= until));
+    let (asked, resting): (Vec<&Agent>, Vec<&Agent>) = sound.partition(|agent| agent.is_fit(now));
     if asked.iter().any(|agent| load.room(agent) > 0) {
         // Its turn is now.
         return None;
@@ -64,7 +63,8 @@ fn queued(world: &World, open: &Open, now: Timestamp) -> Option<String> {
         });
     }
     if let [agent, ..] = resting.as_slice() {
-        return Some(format!("agent {} gave work back a moment ago; it is asked again soon", agent.row.name));
+        let why = agent.unfit.as_ref().map_or("", |unfit| unfit.why.as_str());
+        return Some(format!("agent {} gave it back: {why} (it is asked again soon)", agent.row.name));
     }
     let why = |agent: &Agent| agent.degraded.clone().unwrap_or_default();
     connected.first().map(|agent| format!("agent {} is degraded: {}", agent.row.name, why(agent)))

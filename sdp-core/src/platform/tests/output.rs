@@ -5,7 +5,8 @@ use super::*;
 use crate::api::{OutputChunk, OutputEndReason};
 use crate::failure::{Failure, FailureReason};
 use crate::id::{CommandId, InstanceId};
-use crate::wire::{FromAgent, OutputLine, Stream, ToAgent};
+use crate::platform::input::Input;
+use crate::wire::{FromAgent, OutputLine, RejectReason, Stream, ToAgent};
 
 fn lines(texts: &[&str]) -> Vec<OutputLine> {
     let line = |text: &&str| OutputLine {
@@ -161,4 +162,45 @@ async fn a_deployment_that_waits_says_for_what() {
     agent vm-1 is away
     agent vm-1, which works on it, is away
     ");
+}
+
+#[tokio::test]
+async fn a_deployment_that_was_given_back_says_why_and_what_to_do() {
+    let bench = Bench::start().await;
+    let mut agent = bench.agent("vm-1").await;
+    let mut said = Vec::new();
+    for (service, reason, message) in [
+        ("hello", RejectReason::DiskFull, "its disk is full: 3 MiB are free"),
+        ("ledger", RejectReason::EngineUnavailable, "the container engine does not answer"),
+    ] {
+        agent.reconnect(&bench.platform).await;
+        let deployment = bench.deploy(service, "main").await;
+        let message = message.to_owned();
+        let asked = agent.hear(|message| matches!(message, ToAgent::Deploy { .. })).await;
+        let ToAgent::Deploy { command, .. } = asked else { unreachable!() };
+        agent.say(FromAgent::Rejected { command, reason, message }).await;
+        let id = deployment.id;
+        let returned = |event: &crate::event::Event| {
+            event.about.deployment == Some(id) && matches!(event.kind, EventKind::DeploymentReturned { .. })
+        };
+        bench.event(returned).await;
+        said.push(bench.platform.waiting_for(id).await.expect("answered").unwrap_or_default());
+        bench.platform.cancel(&alice(), id.into()).await.expect("cancelled");
+    }
+    insta::assert_snapshot!(said.join("\n"), @r"
+    agent vm-1 gave it back: its disk is full: 3 MiB are free; free space there (it is asked again soon)
+    agent vm-1 gave it back: the container engine does not answer; check Docker there (it is asked again soon)
+    ");
+}
+
+#[tokio::test]
+async fn the_agent_is_told_that_nobody_looks_even_when_the_loop_had_no_room_to_hear_it() {
+    let bench = Bench::start().await;
+    let (mut agent, id) = running(&bench).await;
+    let follow = bench.platform.follow_output(id, 0).await.expect("followed");
+    let (command, ..) = asked(&mut agent).await;
+    // Without an await: the loop takes nothing meanwhile.
+    while bench.platform.inner.inputs.try_send(Input::Read(Box::new(|_| ()))).is_ok() {}
+    drop(follow);
+    agent.hear(|message| matches!(message, ToAgent::StopFollowing { command: c } if *c == command)).await;
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::World;
+use super::{Unfit, World};
 use crate::id::{DeploymentNumber, InstanceId, RouteVersion};
 use crate::name::AgentName;
 use crate::sandbox::{RouteTable, RouteTarget, StopReason};
@@ -27,8 +27,8 @@ pub(crate) enum Note {
     Drained(InstanceId, AgentName),
     /// An agent's router has this table in effect.
     Applied(AgentName, RouteVersion),
-    /// Do not ask this agent before then.
-    Unfit(AgentName, Timestamp),
+    /// Do not ask this agent for a while.
+    Unfit(AgentName, Unfit),
     /// An agent was sent it and said nothing.
     Unanswered(DeploymentNumber),
     /// Its instance has ended, though the agent's "ready" is still to come.
@@ -83,9 +83,9 @@ impl World {
                     agent.applied = version;
                 }
             }
-            Note::Unfit(agent, until) => {
+            Note::Unfit(agent, unfit) => {
                 if let Some(agent) = self.agents.get_mut(&agent) {
-                    agent.unfit_until = Some(until);
+                    agent.unfit = Some(unfit);
                 }
             }
             Note::Unanswered(number) => {
