@@ -7,14 +7,15 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sdp_core::deployment::{CommitInfo, Step};
 use sdp_core::failure::Failure;
-use sdp_core::id::{BootId, DeploymentId, InstanceId};
+use sdp_core::id::{BootId, CommandId, DeploymentId, InstanceId};
 use sdp_core::logs::{Appended, Logs};
 use sdp_core::name::{AgentName, CommitId};
 use sdp_core::platform::Platform;
 use sdp_core::sandbox::{RouteTable, RouteTarget};
 use sdp_core::wire::link::{AgentEnd, AgentFrame};
 use sdp_core::wire::{
-    FromAgent, JobResult, JobSpec, LineMeta, LinesBatch, PROTOCOL, Progress, RouterReport, Stream, ToAgent,
+    FromAgent, JobResult, JobSpec, LineMeta, LinesBatch, OutputLine, PROTOCOL, Progress, RouterReport,
+    Stream, ToAgent,
 };
 
 pub(crate) struct PlayedAgent {
@@ -89,6 +90,21 @@ impl PlayedAgent {
             }
             ToAgent::Ack { .. } => {}
             other => self.heard.push(other),
+        }
+    }
+
+    /// Somebody looks at an instance: sends these lines, of what it printed last, in frames as an agent makes them.
+    pub(crate) async fn be_followed(&mut self, printed: &[OutputLine]) -> CommandId {
+        let message = self.hear(|message| matches!(message, ToAgent::FollowOutput { .. })).await;
+        let ToAgent::FollowOutput { command, tail, .. } = message else { unreachable!() };
+        let left = printed.len().saturating_sub(tail as usize);
+        self.output(command, &printed[left..]).await;
+        command
+    }
+
+    pub(crate) async fn output(&self, command: CommandId, lines: &[OutputLine]) {
+        for frame in lines.chunks(300) {
+            self.say(FromAgent::Output { command, left_out: 0, lines: frame.to_vec() }).await;
         }
     }
 
@@ -223,6 +239,10 @@ impl PlayedJob {
             self.lines = until;
         }
         self.count_to(agent, last).await;
+    }
+
+    pub(crate) fn instance(&self) -> InstanceId {
+        self.spec.instance
     }
 
     /// The rest of a deployment that goes well, and its switch.

@@ -244,6 +244,7 @@ async fn steps_fold_and_the_one_that_failed_is_open() {
     page.until("document.getElementById('find-count').textContent === '1 line'").await;
     page.eval("document.getElementById('find-next').click()").await;
     page.until(&hit(1500, "1 of 1, from the top")).await;
+    page.shot("failed-and-search").await;
     page.eval("location.hash = '#L2-L2015'").await;
     page.until(&in_view(2)).await;
     page.until(&format!("(document.getElementById('log').scrollTop = 1e9, {})", line(2020))).await;

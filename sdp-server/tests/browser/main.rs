@@ -3,6 +3,7 @@
 mod agent;
 mod big_logs;
 mod chromium;
+mod instance;
 
 use std::sync::{Arc, Mutex};
 

@@ -4,8 +4,9 @@
 //        ▲                 │ cut, the agent or the server went away: again, after a pause that grows
 //        └── waiting ◀─────┘ ended, failed: that was all
 //
-// The lines have no numbers: after a cut the new tail is laid against what is here (same time, stream and text), so that none is
-// shown twice; where nothing fits, a remark says that some may be missing. Limits: KEPT lines in the page, PENDING that wait.
+// The lines have no numbers: after a cut the new tail, which comes in several frames, is gathered and then laid against what is
+// here (same time, stream and text, for as long as there are lines to compare), so that none is shown twice; where nothing fits, a
+// remark says that some may be missing. Limits: KEPT lines in the page, PENDING that wait, TAIL lines or QUIET ms of gathering.
 
 import { isSignedOut, onEvents, refresh, signedOut } from './common.js';
 import { parse } from './ansi.js';
@@ -14,6 +15,8 @@ const TAIL = 1000;
 const KEPT = 5000;
 const PENDING = 5000;
 const SHOWN = 4000; // characters of a line
+const QUIET = 1000; // ms without a frame after which a tail counts as whole
+const RECENT = 50; // of the newest lines, to lay a tail against
 
 const $ = (id) => document.getElementById(id);
 const pane = $('log');
@@ -24,7 +27,7 @@ let follow = true;
 let times = false;
 let state = 'connecting'; // connecting, live, waiting, ended, failed
 let detail = '';
-let last = null; // the newest line
+let recent = []; // the newest lines, to lay a new tail against
 let pending = [];
 let drawing = 0;
 let behind = 0; // lines that came while somebody reads further up
@@ -94,29 +97,52 @@ function add(lines) {
   drawing ||= requestAnimationFrame(draw);
 }
 
-/** What of a new tail is not here yet; null: nothing fits. */
-function beyond(lines) {
-  for (let i = lines.length - 1; i >= 0; i -= 1) {
-    const line = lines[i];
-    if (line.at === last.at && line.text === last.text && line.stream === last.stream) return lines.slice(i + 1);
+const same = (a, b) => a.at === b.at && a.text === b.text && a.stream === b.stream;
+
+/** How many lines of a new tail are here already; 0: nothing fits. */
+function overlap(lines) {
+  for (let end = lines.length; end > 0; end -= 1) {
+    let n = 0;
+    while (n < recent.length && n < end && same(lines[end - 1 - n], recent[recent.length - 1 - n])) n += 1;
+    // All that can be compared fits: lines that are alike are told apart by those before them.
+    if (n === recent.length || n === end) return end;
   }
-  return null;
+  return 0;
 }
 
-let joining = false;
-function take({ left_out: leftOut, lines }) {
-  let fresh = lines;
-  if (joining && last && lines.length > 0) {
-    joining = false;
-    fresh = beyond(lines);
-    if (fresh === null) {
-      add([{ remark: 'the connection was cut; some lines may be missing here' }]);
-      fresh = lines;
-    }
-  }
+/** The tail after a cut, as far as it has come; null: there is none to wait for. */
+let tail = null;
+let quiet = 0;
+
+function gather(frame) {
+  clearTimeout(quiet);
+  tail.lines.push(...frame.lines);
+  tail.leftOut += frame.left_out;
+  if (tail.lines.length >= TAIL || overlap(tail.lines) > 0) join();
+  else quiet = setTimeout(join, QUIET);
+}
+
+/** Adds what of the tail is not here yet. */
+function join() {
+  clearTimeout(quiet);
+  if (tail === null) return;
+  const { lines, leftOut } = tail;
+  tail = null;
+  const known = overlap(lines);
+  if (known === 0 && lines.length > 0) add([{ remark: 'the connection was cut; some lines may be missing here' }]);
+  append(lines.slice(known), leftOut);
+  show();
+}
+
+function take(frame) {
+  if (tail !== null) gather(frame);
+  else append(frame.lines, frame.left_out);
+}
+
+function append(fresh, leftOut) {
   if (leftOut > 0) add([{ remark: `${leftOut.toLocaleString('en')} lines left out: they came faster than they could be sent` }]);
   if (fresh.length === 0) return;
-  last = fresh.at(-1);
+  recent = recent.concat(fresh.slice(-RECENT)).slice(-RECENT);
   total += fresh.length;
   add(fresh);
 }
@@ -128,7 +154,8 @@ async function connect() {
   if (stream || isSignedOut() || document.hidden || state === 'ended' || state === 'failed') return;
   const mine = new AbortController();
   stream = mine;
-  joining = true;
+  clearTimeout(quiet);
+  tail = recent.length > 0 ? { lines: [], leftOut: 0 } : null;
   let end = null;
   try {
     const options = { signal: mine.signal, credentials: 'same-origin', cache: 'no-store' };
@@ -160,6 +187,10 @@ async function connect() {
     // Cut, or closed by us.
   }
   if (stream !== mine) return;
+  if (end) join();
+  // Half a tail cannot be laid against what is here; the next one has it, too.
+  clearTimeout(quiet);
+  tail = null;
   stream = null;
   mine.abort();
   if (end && (end.reason === 'ended' || end.reason === 'failed')) {
@@ -176,6 +207,8 @@ async function connect() {
 
 function close() {
   clearTimeout(retry);
+  clearTimeout(quiet);
+  tail = null;
   stream?.abort();
   stream = null;
 }

@@ -90,10 +90,12 @@ export class Search {
 
   /** The log has so many lines now. */
   grown(total) {
-    if (!this.#wanted || this.#counting || this.#growing || total <= this.#lines || this.#lines === 0) return;
+    if (!this.#wanted || this.#counting || this.#growing || total <= this.#lines) return;
     this.#growing = setTimeout(() => {
       this.#growing = 0;
-      this.#count();
+      // A search that found the log empty has nothing to go on from.
+      if (this.#lines === 0) this.again();
+      else this.#count();
     }, GROWN);
   }
 
