@@ -308,3 +308,6 @@ pub fn check_variables(env: &BTreeMap<EnvName, String>) -> Result<(), InvalidSer
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;
