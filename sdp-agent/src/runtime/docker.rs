@@ -18,7 +18,7 @@
 //! the engine and the machine.
 //!
 //! Limits: the range of ports bounds how many there are; the log of a container is 3 files of 10 MB; a stop waits
-//! [`STOP_PATIENCE`] for an engine that does not answer, and is made up for when it does.
+//! `STOP_PATIENCE` for an engine that does not answer, and is made up for when it does.
 
 mod body;
 mod engine;

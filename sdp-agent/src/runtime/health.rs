@@ -1,9 +1,9 @@
 //! Whether an instance is healthy: asked again and again, first after `FIRST`, then less often, until it is, its process
-//! ends, or the time is up. Called by both runtimes; knows nothing of how an instance runs but its address and a [`Judge`].
+//! ends, or the time is up. Called by both runtimes; knows nothing of how an instance runs but its address and a `Judge`.
 //!
 //! An answer counts only if it comes from the instance. Of a process: the socket that listens on its port must be held by
-//! one of its own ([`own_sockets`]). Of a container: it is asked at its own address, not at the published one, which takes
-//! connections before anybody listens inside ([`inside`]). What was wrong last is what people are told.
+//! one of its own (`own_sockets`). Of a container: it is asked at its own address, not at the published one, which takes
+//! connections before anybody listens inside (`inside`). What was wrong last is what people are told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
