@@ -9,7 +9,7 @@ use super::*;
 fn printed(first: u64, last: u64) -> Vec<OutputLine> {
     let line = |n: u64| OutputLine {
         at: Timestamp::from_millisecond(1_800_000_000_000 + i64::try_from(n).expect("few")).expect("a time"),
-        stream: if n % 100 == 0 { Stream::Stderr } else { Stream::Stdout },
+        stream: if n.is_multiple_of(100) { Stream::Stderr } else { Stream::Stdout },
         text: format!("line {n} {}", "-".repeat(100)),
     };
     (first..=last).map(line).collect()
