@@ -89,7 +89,7 @@ async fn containers_do_not_reach_one_another() {
     fixture.check(one, HealthCheck::Tcp {}).await.unwrap();
     let (ip, _) = fixture.runtime.place(&fixture.runtime.entry(one).unwrap()).await.unwrap();
     let spec = fixture.shell(&format!(
-        "nc -w 2 {ip} 8080 < /dev/null && echo reached || echo not reached; echo end; sleep 1000"
+        "nc -w 2 {ip} 8080 < /dev/null 2>&1 && echo reached || echo not reached; echo end; sleep 1000"
     ));
     let (other, _) = fixture.start(spec).await;
     assert_eq!(fixture.printed(other, "end").await.last_chunk::<2>().unwrap(), &["not reached", "end"]);
