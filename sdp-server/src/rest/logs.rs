@@ -107,8 +107,8 @@ pub(crate) struct SearchQuery {
     /// Matches are listed from this line on, itself included. Without it: from the beginning, or upwards from the end.
     #[param(minimum = 1)]
     from: Option<u64>,
-    /// `down` lists the matches at and after `from`, `up` those at and before it; both in the order of the log.
-    #[param(inline, default = "down")]
+    /// `down` lists the matches at and after `from`, `up` those at and before it; both in the order of the log. Without it: `down`.
+    #[param(inline)]
     direction: Option<Way>,
     /// At most so many matches; the count is of all of them.
     #[param(minimum = 1, maximum = 1000, default = 100)]
