@@ -180,10 +180,12 @@ async fn where_the_server_has_more_the_log_goes_on_behind_that() {
     log.line(Step::Build, Stream::Stdout, b"one");
     log.progress(Progress::StepStarted { step: Step::Build });
     // The server has "one", "two", "three", and three items of progress.
-    let mut received = Received::default();
-    received.lines = ["one", "two", "three"].map(|line| line.as_bytes().to_vec()).to_vec();
     let noted = || Progress::Noted { text: "lost here".into() };
-    received.progress = vec![(1, Progress::StepStarted { step: Step::Build }), (2, noted()), (3, noted())];
+    let mut received = Received {
+        lines: ["one", "two", "three"].map(|line| line.as_bytes().to_vec()).to_vec(),
+        progress: vec![(1, Progress::StepStarted { step: Step::Build }), (2, noted()), (3, noted())],
+        done: None,
+    };
     let totals = Totals { bytes: 14, checksum: crc32fast::hash(b"one\ntwo\nthree\n") };
     log.catch_up(3, 3, Some(totals));
     let outflow = Outflow::new(spool.clone());
