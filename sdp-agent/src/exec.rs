@@ -50,8 +50,8 @@ pub use cgroup::Limits;
 pub use isolation::{Isolation, Processes, hide_own_memory};
 use lines::Lines;
 pub use shim::{Shim, take_over};
-pub(crate) use start::spawn;
 use start::Tie;
+pub(crate) use start::spawn;
 use tree::Tree;
 pub use tree::kill_leftovers;
 

@@ -107,8 +107,9 @@ pub fn take_over() -> Option<ExitCode> {
     let is_socket = rustix::fs::fstat(io::stdin())
         .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_socket());
     let (Some(role), Some(mode), true) = (role, mode, is_socket) else {
-        // Nobody is there to read it if even that fails.
-        let _ = writeln!(io::stderr(), "{NAME} is how the agent runs builds; it is of no use to anybody else");
+        // If even that fails, nobody is there to read it.
+        let _unsaid =
+            writeln!(io::stderr(), "{NAME} is how the agent runs builds; it is of no use to anybody else");
         return Some(ExitCode::from(2));
     };
     let done = match role {
@@ -118,7 +119,10 @@ pub fn take_over() -> Option<ExitCode> {
     Some(match done {
         Ok(()) => ExitCode::SUCCESS,
         Err((stage, error)) => {
-            answer(Answer::Failed(stage, error.raw_os_error().unwrap_or(rustix::io::Errno::INVAL.raw_os_error())));
+            answer(Answer::Failed(
+                stage,
+                error.raw_os_error().unwrap_or(rustix::io::Errno::INVAL.raw_os_error()),
+            ));
             ExitCode::FAILURE
         }
     })

@@ -268,7 +268,10 @@ mod tests {
     #[test]
     fn answers_come_as_they_were_sent() {
         let failed = Stage::ALL.map(|stage| Answer::Failed(stage, 26));
-        for sent in [Answer::Started, Answer::Ended(0x8b), Answer::Ended(7 << 8), Answer::Gone].into_iter().chain(failed) {
+        for sent in [Answer::Started, Answer::Ended(0x8b), Answer::Ended(7 << 8), Answer::Gone]
+            .into_iter()
+            .chain(failed)
+        {
             assert_eq!(Answer::parse(sent.bytes()), Some(sent));
         }
         assert_eq!(Answer::parse([9; ANSWER]), None);
