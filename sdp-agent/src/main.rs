@@ -163,7 +163,7 @@ async fn run(config: Config, connector: Connector) -> Result<()> {
         signal = told => tracing::info!(signal, "ending: builds and services that are processes are being stopped"),
     }
     shutdown.cancel();
-    // A second one is for the impatient: processes are killed by the next start.
+    // A second one is for the impatient: processes are killed when this one ends.
     tokio::select! {
         ended = &mut agent => Ok(ended?),
         _ = terminate.recv() => anyhow::bail!("ended at once, as told twice"),

@@ -140,11 +140,17 @@ fn watcher(mode: Mode) -> Result<(), Fault> {
         Mode::Namespace => unshare(UnshareFlags::NEWPID).map_err(at(Stage::Namespace))?,
         Mode::Subreaper => adopt().map_err(at(Stage::Init))?,
     }
-    let mut init = Command::new("/proc/self/exe")
-        .arg0("sdp-agent")
-        .args([NAME, Role::Init.name(), mode.name()])
-        .spawn()
-        .map_err(at(Stage::Init))?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("sdp-agent").args([NAME, Role::Init.name(), mode.name()]);
+    // As soon as there is an init. It also makes this a plain fork: what `posix_spawn` starts ignores two signals of the C
+    // library, and the program would inherit that.
+    let setup = || Ok(die_with_the_watcher()?);
+    #[expect(unsafe_code, reason = "between fork and exec: system calls only, no allocation, no lock")]
+    // SAFETY: rustix makes plain system calls, and its errors become io::Error without allocating.
+    unsafe {
+        command.pre_exec(setup);
+    }
+    let mut init = command.spawn().map_err(at(Stage::Init))?;
     let watched = let_go_of_output().and_then(|()| Ok(pidfd(&init)?)).and_then(|fd| {
         ended_or_alone(&fd)?;
         Ok(fd)
@@ -188,8 +194,8 @@ fn ended_or_alone(process: &OwnedFd) -> rustix::io::Result<()> {
 
 /// Starts the program as the request says, and reaps whoever comes until nobody is left.
 fn init(mode: Mode) -> Result<(), Fault> {
-    // Who kills the watcher between its fork and here has to find this process by its session.
-    process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(at(Stage::Init))?;
+    // Again: the kernel forgets it when an executable gives more rights than its parent had.
+    die_with_the_watcher().map_err(at(Stage::Init))?;
     match mode {
         Mode::Namespace => mount_proc().map_err(at(Stage::Proc))?,
         Mode::Subreaper => adopt().map_err(at(Stage::Init))?,
@@ -211,6 +217,11 @@ fn init(mode: Mode) -> Result<(), Fault> {
             Err(_) => return Ok(()),
         }
     }
+}
+
+/// Has the kernel kill this process when its parent, which has one thread, ends.
+fn die_with_the_watcher() -> rustix::io::Result<()> {
+    process::set_parent_process_death_signal(Some(Signal::KILL))
 }
 
 /// A `/proc` of this namespace, where only its own processes see it.

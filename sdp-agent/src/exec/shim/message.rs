@@ -138,8 +138,12 @@ fn text(rest: &mut &[u8]) -> Option<OsString> {
 
 fn texts(rest: &mut &[u8]) -> Option<Vec<OsString>> {
     let count = count(rest)?;
-    // Each takes at least its length: no more are believed than can be there.
-    (0..count.min(rest.len())).map(|_| text(rest)).collect()
+    // Collected as they come: a count that is not true makes nothing large.
+    let mut texts = Vec::new();
+    for _ in 0..count {
+        texts.push(text(rest)?);
+    }
+    Some(texts)
 }
 
 /// What a shim says.
