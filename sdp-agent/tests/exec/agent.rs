@@ -34,6 +34,8 @@ pub(super) enum Way {
     Unit,
     /// The same, allowed to make namespaces.
     UnitWithAdmin,
+    /// As the unit has it, but builds are the agent itself.
+    UnitAlone,
 }
 
 impl Way {
@@ -54,7 +56,7 @@ impl Way {
             Self::Same => AGENT.to_owned(),
             Self::WithoutAdmin => format!("setpriv --inh-caps=-all --bounding-set=-sys_admin {AGENT}"),
             Self::User => format!("setpriv {user} --inh-caps=-all {AGENT}"),
-            Self::Unit => unit(""),
+            Self::Unit | Self::UnitAlone => unit(""),
             Self::UnitWithAdmin => unit(",+sys_admin"),
         })
     }
@@ -119,7 +121,7 @@ impl Agent {
     }
 
     /// Returns when the agent says something like this.
-    pub(super) async fn until(&mut self, so: impl Fn(&AgentFrame) -> bool) {
+    pub(super) async fn until(&mut self, mut so: impl FnMut(&AgentFrame) -> bool) {
         loop {
             let frame = hear(&mut self.socket).await;
             if so(&frame) {

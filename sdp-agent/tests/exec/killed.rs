@@ -31,13 +31,13 @@ pub(super) async fn gone(folder: &Path, limit: Duration) {
 
 /// What is going on when the agent is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum At {
+pub(super) enum At {
     Build,
     Release,
     Service,
 }
 
-fn deploy(agent: &Agent, at: At) -> ToAgent {
+pub(super) fn deploy(agent: &Agent, at: At) -> ToAgent {
     let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let evader = || words("sh ./evader");
     let spec = JobSpec {

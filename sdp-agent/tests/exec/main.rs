@@ -16,7 +16,10 @@ use std::time::{Duration, Instant};
 use sdp_agent::config::{BuildConfig, BuildLimits, User};
 use sdp_agent::exec::{ExecError, Isolation, OnLine, Options, Processes, Program, Shim, run_with};
 use sdp_core::wire::Stream;
+use sdp_core::wire::link::AgentFrame;
 use tokio_util::sync::CancellationToken;
+
+use agent::{Agent, Way};
 
 const LONG: Duration = Duration::from_secs(60);
 /// The `sdp-agent` of this build.
@@ -370,6 +373,13 @@ async fn a_shim_that_is_killed_takes_its_program_along() {
             let [program] = own.as_slice() else { panic!("{own:?}") };
             let init = parent_of(program.split(':').next().unwrap()).unwrap();
             let watcher = parent_of(&init).unwrap();
+            // Neither holds the pipes: else their end would be seen only when the shim's is.
+            for (pid, number) in [(&init, 1), (&init, 2), (&watcher, 1), (&watcher, 2)] {
+                let path = format!("/proc/{pid}/fd/{number}");
+                while std::fs::read_link(&path).unwrap() != Path::new("/dev/null") {
+                    tokio::task::yield_now().await;
+                }
+            }
             let pid = rustix::process::Pid::from_raw(watcher.parse().unwrap()).unwrap();
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         };
@@ -430,6 +440,31 @@ async fn a_build_is_its_user_and_has_none_of_the_shims_rights() {
             644,64100
             ");
         }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root to give the agent capabilities; scripts/test runs it"]
+async fn what_the_unit_lets_the_agent_do_its_builds_may_not() {
+    let script =
+        "grep -E 'Cap(Inh|Prm|Eff|Amb)' /proc/self/status | grep -v '\t0*$' || echo has none; echo ready; exec sleep 1000";
+    for way in [Way::Unit, Way::UnitWithAdmin, Way::UnitAlone] {
+        let mut agent = Agent::start(way, &[("evader", script)]).await;
+        let command = killed::deploy(&agent, killed::At::Build);
+        agent.say(command).await;
+        let mut said = String::new();
+        agent
+            .until(|frame| {
+                if let AgentFrame::Lines(batch) = frame {
+                    said.extend(
+                        batch.iter().map(|(_, line)| String::from_utf8_lossy(&line).into_owned() + "\n"),
+                    );
+                }
+                said.contains("\nready\n")
+            })
+            .await;
+        assert!(said.contains("has none\nready\n"), "{way:?}: {said}");
+        agent.kill().await;
     }
 }
 
