@@ -280,20 +280,20 @@ impl Admission {
             thread::set_thread_res_gid(gid, gid, gid)?;
             thread::set_thread_res_uid(uid, uid, uid)?;
         }
-        if self.by == By::Shim {
-            // A shim has the agent's capabilities so that it can do all this; the program goes without.
-            thread::clear_ambient_capability_set()?;
-            // Forgotten by whoever becomes another user, so not before. (A shim has one thread.)
-            process::set_parent_process_death_signal(Some(process::Signal::KILL))?;
-        }
-        if self.user.is_some() {
-            // An agent that is not root but has capabilities would hand them on.
+        // An agent that is not root but has capabilities would hand them on to the build's user; and gives them to a shim, so that
+        // it can do all this. Root as itself keeps what root has.
+        let by_shim = self.by == By::Shim;
+        if self.user.is_some() || by_shim && !process::geteuid().is_root() {
             thread::clear_ambient_capability_set()?;
             let none = thread::CapabilitySet::empty();
             thread::set_capabilities(
                 None,
                 thread::CapabilitySets { effective: none, permitted: none, inheritable: none },
             )?;
+        }
+        if by_shim {
+            // Forgotten by whoever becomes another user, so not before. (A shim has one thread.)
+            process::set_parent_process_death_signal(Some(process::Signal::KILL))?;
         }
         thread::set_no_new_privs(true)?;
         process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);

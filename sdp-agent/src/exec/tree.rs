@@ -344,19 +344,27 @@ fn grow(ours: &mut BTreeSet<i32>, all: &BTreeMap<i32, Stat>) {
 pub fn kill_leftovers(root: &Path) -> usize {
     let home = [b"HOME=".as_slice(), root.as_os_str().as_bytes(), b"/"].concat();
     let marker = format!("{MARKER}=").into_bytes();
+    let frozen = freeze_all(|all| {
+        let is_ours = |pid: &i32| {
+            let environ = environ(*pid).unwrap_or_default();
+            let has = |start: &[u8]| environ.split(|b| *b == 0).any(|entry| entry.starts_with(start));
+            has(&marker) && has(&home)
+        };
+        all.keys().copied().filter(is_ours).collect()
+    });
+    for process in &frozen {
+        signal(*process, Signal::KILL);
+    }
+    frozen.len()
+}
+
+/// Stops these and their descendants until no new ones turn up. Returns whom.
+fn freeze_all(roots: impl Fn(&BTreeMap<i32, Stat>) -> BTreeSet<i32>) -> BTreeSet<Process> {
     let mut frozen = BTreeSet::new();
     for _ in 0..FREEZE_ROUNDS {
         let all: BTreeMap<_, _> =
             process_ids().into_iter().filter_map(|pid| Some((pid, stat(pid)?))).collect();
-        let mut ours: BTreeSet<i32> = all
-            .keys()
-            .copied()
-            .filter(|pid| {
-                let environ = environ(*pid).unwrap_or_default();
-                let has = |start: &[u8]| environ.split(|b| *b == 0).any(|entry| entry.starts_with(start));
-                has(&marker) && has(&home)
-            })
-            .collect();
+        let mut ours = roots(&all);
         grow(&mut ours, &all);
         let found: Vec<_> = ours
             .iter()
@@ -372,10 +380,7 @@ pub fn kill_leftovers(root: &Path) -> usize {
             signal(process, Signal::STOP);
         }
     }
-    for process in &frozen {
-        signal(*process, Signal::KILL);
-    }
-    frozen.len()
+    frozen
 }
 
 /// Kills all descendants of the calling process, which adopts orphans. Blocks until none is left; false if some would not go.
@@ -383,22 +388,7 @@ pub(super) fn kill_descendants() -> bool {
     let deadline = std::time::Instant::now() + KILL_LIMIT;
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     loop {
-        let mut frozen = BTreeSet::new();
-        for _ in 0..FREEZE_ROUNDS {
-            let all: BTreeMap<_, _> =
-                process_ids().into_iter().filter_map(|pid| Some((pid, stat(pid)?))).collect();
-            let mut ours = BTreeSet::from([own]);
-            grow(&mut ours, &all);
-            let found = ours.iter().filter_map(|pid| all.get(pid)).filter(|stat| !stat.dead);
-            let found: Vec<_> =
-                found.map(|stat| stat.process).filter(|process| frozen.insert(*process)).collect();
-            if found.is_empty() {
-                break;
-            }
-            for process in found {
-                signal(process, Signal::STOP);
-            }
-        }
+        let frozen = freeze_all(|_| BTreeSet::from([own]));
         let killed: Vec<_> = frozen.iter().filter_map(|process| open_checked(*process)).collect();
         for fd in &killed {
             // It may have ended meanwhile, which is what was wanted.

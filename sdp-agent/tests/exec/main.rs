@@ -446,8 +446,7 @@ async fn a_build_is_its_user_and_has_none_of_the_shims_rights() {
 #[tokio::test]
 #[ignore = "needs root to give the agent capabilities; scripts/test runs it"]
 async fn what_the_unit_lets_the_agent_do_its_builds_may_not() {
-    let script =
-        "grep -E 'Cap(Inh|Prm|Eff|Amb)' /proc/self/status | grep -v '\t0*$' || echo has none; echo ready; exec sleep 1000";
+    let script = "grep -E 'Cap(Inh|Prm|Eff|Amb)' /proc/self/status | grep -v '\t0*$' || echo has none; echo ready; exec sleep 1000";
     for way in [Way::Unit, Way::UnitWithAdmin, Way::UnitAlone] {
         let mut agent = Agent::start(way, &[("evader", script)]).await;
         let command = killed::deploy(&agent, killed::At::Build);
