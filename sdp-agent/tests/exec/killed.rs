@@ -105,7 +105,6 @@ async fn all_die_with(way: Way, namespaces: bool) {
         agent.kill().await;
         let killed = Instant::now();
         gone(&work, SOON).await;
-        println!("{way:?}, {at:?}: {} processes gone after {:?}", alive.len(), killed.elapsed());
         while shims.iter().any(|pid| is_alive(pid)) {
             assert!(killed.elapsed() < SOON, "a shim is still there");
             tokio::task::yield_now().await;

@@ -3,6 +3,11 @@
 //!
 //! Namespaces need root; where there are none the tests say so by asserting that the agent does.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what a test cannot unwrap has failed it, in functions beside the tests, too"
+)]
+
 mod agent;
 mod killed;
 
