@@ -113,7 +113,7 @@ fn explore(histories: u32, seed: [u8; 32], sum: &Sum) -> Result<(), String> {
     let config = Config {
         cases: histories,
         max_shrink_iters: 60,
-        max_shrink_time: 240_000,
+        max_shrink_time: 60_000,
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(KEPT))),
         ..Config::default()
     };
