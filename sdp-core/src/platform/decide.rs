@@ -55,9 +55,10 @@ pub(super) fn deploy_command(deployment: DeploymentId, attempt: u32) -> CommandI
     derived(deployment.as_uuid(), 0x100 + u128::from(attempt))
 }
 
-/// The id of the command that cancels a deployment.
-pub(super) fn cancel_command(deployment: DeploymentId) -> CommandId {
-    derived(deployment.as_uuid(), 0x1)
+/// The id of the command that cancels this attempt. Another one for the next attempt: the agent that has answered one, perhaps
+/// because it took too long to accept the work, has done with it.
+pub(super) fn cancel_command(deployment: DeploymentId, attempt: u32) -> CommandId {
+    derived(deployment.as_uuid(), 0x1 | u128::from(attempt) << 48)
 }
 
 /// The id of the command that stops an instance: another for each time it is asked, since an agent that has answered one
@@ -293,7 +294,8 @@ fn step_end(open: &Open, limits: &PlatformConfig) -> Timestamp {
 }
 
 fn cancel(open: &Open, agent: &AgentName) -> Act {
-    let (command, deployment) = (cancel_command(open.deployment.id), open.deployment.id);
+    let (command, deployment) =
+        (cancel_command(open.deployment.id, open.deployment.attempt), open.deployment.id);
     Act::Send(agent.clone(), ToAgent::Cancel { command, deployment })
 }
 
