@@ -62,8 +62,9 @@ struct State {
     to_server: VecDeque<(usize, Fault)>,
     to_agent: VecDeque<(usize, Fault)>,
     cut: CancellationToken,
-    /// Which life of the agent it serves.
-    life: u64,
+    /// Which life of the agent it serves; none while that is being ended.
+    life: Option<u64>,
+    lives: u64,
 }
 
 impl Link {
@@ -78,7 +79,11 @@ impl Link {
 
     /// A way to the server for a new life of the agent.
     pub(crate) fn connector(self: &Arc<Self>) -> Connector {
-        self.state().life += 1;
+        {
+            let mut state = self.state();
+            state.lives += 1;
+            state.life = Some(state.lives);
+        }
         let link = self.clone();
         Connector::InProcess(Arc::new(move || link.connect()))
     }
@@ -87,7 +92,7 @@ impl Link {
         let (server, cut, life) = {
             let state = self.state();
             let server = state.server.clone().filter(|_| !state.parted)?;
-            (server, state.cut.clone(), state.life)
+            (server, state.cut.clone(), state.life?)
         };
         let server = server()?;
         let (agent, end) = pair();
@@ -108,6 +113,12 @@ impl Link {
 
     pub(crate) fn part(&self, parted: bool) {
         self.state().parted = parted;
+    }
+
+    /// The agent is dead: it says nothing any more.
+    pub(crate) async fn silence(&self) {
+        self.state().life = None;
+        self.cut().await;
     }
 
     /// Breaks the connection, if there is one; returns when nothing is carried any more.

@@ -28,7 +28,8 @@
 //! and the failure shows the operations with all frames in their order.
 //!
 //! `SDP_MODEL_HISTORIES` says how many (300), `SDP_MODEL_SEED` from which seed (a number; `random`), `SDP_MODEL_THREADS` how many at
-//! a time. `scripts/test --long` lives through 10,000.
+//! a time; `SDP_MODEL_SHOW=agent_lost` takes it for wrong that a deployment ends so, and shows how it came to that.
+//! `scripts/test --long` lives through 10,000.
 
 mod engine;
 mod history;
@@ -92,6 +93,10 @@ fn live(ops: &[Op]) -> Result<Tally, String> {
             story.end().await
         };
         let tally = tokio::time::timeout(HISTORY_WITHIN, Box::pin(living)).await;
+        let shown = std::env::var("SDP_MODEL_SHOW").unwrap_or_default();
+        if tally.as_ref().is_ok_and(|tally| tally.outcomes.contains_key(&shown)) {
+            witness.wrong(format!("a deployment ended as {shown}"));
+        }
         if tally.is_err() {
             witness.wrong("the history is not over in time");
         }

@@ -185,13 +185,13 @@ impl Story {
         let Some(agent) = self.agents[n].take() else { return };
         self.witness.note(format!("vm-{} is {}", n + 1, if killed { "killed" } else { "stopped" }));
         let ended = if killed {
-            self.links[n].cut().await;
+            self.links[n].silence().await;
             agent.kill().await
         } else {
             agent.stop().await
         };
         // Whatever it dialled last.
-        self.links[n].cut().await;
+        self.links[n].silence().await;
         if let Err(error) = ended {
             self.witness.wrong(error);
         }
@@ -362,6 +362,7 @@ impl Story {
                 Some(outcome) => outcome.code().to_owned(),
                 None => "open".to_owned(),
             };
+            self.witness.note(format!("{id} ended as {word}"));
             *tally.outcomes.entry(word).or_default() += 1;
         }
         drop(platform);
