@@ -25,9 +25,30 @@ use crate::link::Link;
 const END_WITHIN: Duration = Duration::from_secs(30);
 
 /// The threads bear the story's number, so that a panic of one is known to be its own.
-fn runtime(story: u64) -> Runtime {
+fn runtime(story: u64) -> Owned {
     let name = thread_name(story);
-    Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build().expect("a runtime")
+    let runtime = Builder::new_multi_thread().worker_threads(1).thread_name(name).enable_all().build();
+    Owned(Some(runtime.expect("a runtime")))
+}
+
+/// A runtime that may be dropped anywhere, as happens when a story fails.
+struct Owned(Option<Runtime>);
+
+impl Owned {
+    fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.0.as_ref().expect("it is not shut down").spawn(task)
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 pub(crate) fn thread_name(story: u64) -> String {
@@ -35,14 +56,16 @@ pub(crate) fn thread_name(story: u64) -> String {
 }
 
 /// Drops all tasks; returns when the threads have ended.
-async fn shut_down(runtime: Runtime) {
-    let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(END_WITHIN)).await;
-    ended.expect("a runtime shuts down");
+async fn shut_down(mut runtime: Owned) {
+    if let Some(runtime) = runtime.0.take() {
+        let ended = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(END_WITHIN)).await;
+        ended.expect("a runtime shuts down");
+    }
 }
 
 /// A life of the server.
 pub(crate) struct Server {
-    runtime: Runtime,
+    runtime: Owned,
     pub(crate) platform: Platform,
     folder: PathBuf,
 }
@@ -113,7 +136,7 @@ async fn unlocked(folder: &Path) {
 
 /// A life of an agent.
 pub(crate) struct Agent {
-    runtime: Runtime,
+    runtime: Owned,
     shutdown: CancellationToken,
     task: JoinHandle<Result<(), AgentError>>,
     folder: PathBuf,
