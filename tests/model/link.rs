@@ -44,13 +44,19 @@ pub(crate) enum Fault {
 /// Makes connections to the server as it lives now.
 type Server = Arc<dyn Fn() -> Option<AgentEnd> + Send + Sync>;
 
+/// The connections since the last cut. One that is dialled meanwhile is of the next ones.
+#[derive(Clone, Default)]
+struct Open {
+    cut: CancellationToken,
+    tasks: TaskTracker,
+}
+
 /// The link of one agent, through all its connections.
 pub(crate) struct Link {
     agent: usize,
     witness: Arc<Witness>,
     /// Where frames are carried: neither the agent's runtime nor the server's, which may be killed.
     carriers: Handle,
-    tasks: TaskTracker,
     state: Mutex<State>,
 }
 
@@ -61,7 +67,7 @@ struct State {
     /// Frames to pass before it, and the fault; for each direction.
     to_server: VecDeque<(usize, Fault)>,
     to_agent: VecDeque<(usize, Fault)>,
-    cut: CancellationToken,
+    open: Open,
     /// Which life of the agent it serves; none while that is being ended.
     life: Option<u64>,
     lives: u64,
@@ -69,8 +75,7 @@ struct State {
 
 impl Link {
     pub(crate) fn new(agent: usize, witness: Arc<Witness>) -> Arc<Self> {
-        let (carriers, tasks) = (Handle::current(), TaskTracker::new());
-        Arc::new(Self { agent, witness, carriers, tasks, state: Mutex::default() })
+        Arc::new(Self { agent, witness, carriers: Handle::current(), state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -89,15 +94,15 @@ impl Link {
     }
 
     fn connect(self: &Arc<Self>) -> Option<AgentEnd> {
-        let (server, cut, life) = {
+        let (server, Open { cut, tasks }, life) = {
             let state = self.state();
             let server = state.server.clone().filter(|_| !state.parted)?;
-            (server, state.cut.clone(), state.life?)
+            (server, state.open.clone(), state.life?)
         };
         let server = server()?;
         let (agent, end) = pair();
         let link = self.clone();
-        self.tasks.spawn_on(async move { link.carry(end, server, cut, life).await }, &self.carriers);
+        tasks.spawn_on(async move { link.carry(end, server, cut, life).await }, &self.carriers);
         Some(agent)
     }
 
@@ -123,11 +128,10 @@ impl Link {
 
     /// Breaks the connection, if there is one; returns when nothing is carried any more.
     pub(crate) async fn cut(&self) {
-        let cut = std::mem::take(&mut self.state().cut);
+        let Open { cut, tasks } = std::mem::take(&mut self.state().open);
         cut.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-        self.tasks.reopen();
+        tasks.close();
+        tasks.wait().await;
     }
 
     /// No fault any more.
@@ -170,6 +174,7 @@ impl Link {
             |frame: &ToAgent| witness.told(self.agent, life, frame),
         );
         tokio::select! {
+            biased;
             () = cut.cancelled() => {}
             () = outward => {}
             () = inward => {}
