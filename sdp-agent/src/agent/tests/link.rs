@@ -245,7 +245,7 @@ async fn two_agents_do_not_share_a_folder() {
 async fn a_job_that_is_being_taken_while_the_agent_begins_to_drain_is_not_started() {
     let world = World::start().await;
     let config = Config::new(world.folder.path().join("other"));
-    let agent = Arc::new(Agent::open(config).await.unwrap());
+    let agent = Arc::new(Agent::open(config, None).await.unwrap());
     agent.drain().await;
     let deployment = DeploymentId::new();
     let order = crate::job::Order { deployment, attempt: 1, spec: world.spec(&[], SLEEP), credential: None };

@@ -69,12 +69,17 @@ impl PlayedAgent {
     }
 
     async fn hello(&mut self, capacity: u32) {
+        self.say(self.hello_of(capacity)).await;
+        self.welcome = Some(self.hear(|message| matches!(message, ToAgent::Welcome { .. })).await);
+    }
+
+    pub(crate) fn hello_of(&self, capacity: u32) -> FromAgent {
         let router = RouterReport {
             kind: "builtin".into(),
             base_url: "http://127.0.0.1:8081".parse().expect("a URL"),
             applied: self.table.version,
         };
-        self.say(FromAgent::Hello {
+        FromAgent::Hello {
             protocol: PROTOCOL,
             boot_id: self.boot,
             version: "test".into(),
@@ -86,9 +91,7 @@ impl PlayedAgent {
             instances: self.instances.clone(),
             degraded: None,
             router: Some(router),
-        })
-        .await;
-        self.welcome = Some(self.hear(|message| matches!(message, ToAgent::Welcome { .. })).await);
+        }
     }
 
     pub(crate) async fn say(&self, message: FromAgent) {
