@@ -310,6 +310,8 @@ impl<'a> Steps<'a> {
             port: spec.port,
             limits: spec.limits,
             writable: spec.writable.clone(),
+            health: spec.health.clone(),
+            check_limit: seconds(spec.step_limits.check),
             redactor: Redactor::default(),
         };
         self.undo.instance = true;

@@ -24,7 +24,7 @@ pub fn broke(state: &InstanceState) -> Option<String> {
     }
 }
 
-/// Why it ended by itself, as a clause; none: it did not.
+/// Why it does not run, or did not for a while, as a clause; none: somebody wanted that.
 #[must_use]
 pub fn why(reason: &StopReason) -> Option<String> {
     match reason {
@@ -33,6 +33,8 @@ pub fn why(reason: &StopReason) -> Option<String> {
         StopReason::Crashed { signal: Some(signal), .. } => Some(format!("it crashed (signal {signal})")),
         StopReason::Crashed { .. } => Some("it crashed".to_owned()),
         StopReason::AgentRestarted {} => Some("its agent was restarted".to_owned()),
+        StopReason::EngineRestarted {} => Some("its machine was restarted".to_owned()),
+        StopReason::NotStarted { detail } => Some(format!("it could not be started again: {detail}")),
         _ => None,
     }
 }

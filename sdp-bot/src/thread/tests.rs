@@ -1,5 +1,7 @@
 //! Whole stories of deployments, as a chat would show them.
 
+mod after;
+
 use std::fmt::Write as _;
 
 use insta::assert_snapshot;
@@ -44,6 +46,8 @@ impl Story {
                 kind,
                 EventKind::InstanceStarted { .. }
                     | EventKind::InstanceRestarted { .. }
+                    | EventKind::InstanceUnhealthy { .. }
+                    | EventKind::InstanceRecovered {}
                     | EventKind::InstanceStopped { .. }
                     | EventKind::InstanceDraining { .. }
             )
@@ -96,6 +100,27 @@ impl Story {
             }),
         ]);
         events
+    }
+
+    /// What it left running.
+    fn left(&self, state: InstanceState) -> Instance {
+        Instance {
+            id: self.instance,
+            service: "payments".parse().unwrap(),
+            sandbox: "alice".parse().unwrap(),
+            deployment: self.id,
+            commit: COMMIT.parse().unwrap(),
+            agent: "vm-1".parse().unwrap(),
+            address: None,
+            url: Some("http://payments.alice.localhost/".parse().unwrap()),
+            state,
+            started_at: at(1),
+            stopped_at: None,
+            restarts: 0,
+            last_restart: None,
+            unhealthy: None,
+            last_lines: vec!["panic: no money".into()],
+        }
     }
 
     fn ended(&mut self, outcome: Outcome) -> Event {
@@ -550,22 +575,7 @@ fn the_status_of_one_that_runs_no_more_says_so() {
         superseded_by: None,
         waiting_for: None,
     };
-    let left = |state| Instance {
-        id: story.instance,
-        service: "payments".parse().unwrap(),
-        sandbox: "alice".parse().unwrap(),
-        deployment: story.id,
-        commit: COMMIT.parse().unwrap(),
-        agent: "vm-1".parse().unwrap(),
-        address: None,
-        url: Some("http://payments.alice.localhost/".parse().unwrap()),
-        state,
-        started_at: at(1),
-        stopped_at: None,
-        restarts: 0,
-        last_restart: None,
-        last_lines: vec!["panic: no money".into()],
-    };
+    let left = |state| story.left(state);
     let mut text = String::new();
     for reason in [
         StopReason::Replaced {},

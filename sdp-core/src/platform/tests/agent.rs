@@ -13,8 +13,8 @@ use crate::name::CommitId;
 use crate::sandbox::{RouteTable, RouteTarget};
 use crate::wire::link::{AgentEnd, AgentFrame};
 use crate::wire::{
-    FromAgent, InstanceReport, InstanceStatus, JobReport, JobResult, JobSpec, LineMeta, LinesBatch, PROTOCOL,
-    Progress, RouterReport, Stream, ToAgent,
+    FromAgent, Health, InstanceReport, InstanceStatus, JobReport, JobResult, JobSpec, LineMeta, LinesBatch,
+    PROTOCOL, Progress, RouterReport, Stream, ToAgent,
 };
 
 pub(crate) fn commit(digit: char) -> CommitId {
@@ -147,7 +147,8 @@ impl PlayedAgent {
         let status = InstanceStatus::Running {
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             restarts: 0,
-            last_exit: None,
+            last_restart: None,
+            health: Health::Healthy {},
         };
         self.instances.push(InstanceReport {
             instance: job.spec.instance,
