@@ -31,6 +31,8 @@ pub(crate) struct PlayedAgent {
     pub(crate) table: RouteTable,
     pub(crate) jobs: Vec<JobReport>,
     pub(crate) instances: Vec<InstanceReport>,
+    /// Why it cannot tell which instances it has.
+    pub(crate) degraded: Option<String>,
     pub(crate) welcome: Option<ToAgent>,
 }
 
@@ -56,6 +58,7 @@ impl PlayedAgent {
             table: RouteTable::default(),
             jobs: Vec::new(),
             instances: Vec::new(),
+            degraded: None,
             welcome: None,
         };
         agent.hello(2).await;
@@ -84,7 +87,7 @@ impl PlayedAgent {
             preflight: Vec::new(),
             jobs: self.jobs.clone(),
             instances: self.instances.clone(),
-            degraded: None,
+            degraded: self.degraded.clone(),
             router: Some(router),
         })
         .await;

@@ -154,3 +154,24 @@ async fn what_cannot_be_started_again_is_down_with_the_reason_and_the_router_say
         agent.hear(|message| matches!(message, ToAgent::Routes { .. })).await;
     }
 }
+
+#[tokio::test]
+async fn an_agent_that_cannot_tell_what_runs_has_lost_nothing() {
+    let bench = Bench::start().await;
+    let mut agent = bench.agent("vm-1").await;
+    let instance = bench.live(&mut agent).await;
+    let known = std::mem::take(&mut agent.instances);
+    agent.degraded = Some("the container engine does not answer".into());
+    agent.reconnect(&bench.platform).await;
+    let live = async || bench.platform.instance(instance).await.expect("known").state;
+    assert_eq!(live().await, InstanceState::Live {});
+    // It can again, and it is there.
+    (agent.degraded, agent.instances) = (None, known);
+    agent.reconnect(&bench.platform).await;
+    assert_eq!(live().await, InstanceState::Live {});
+    assert_eq!(bench.told(&mut agent, instance).await, [""; 0]);
+    // It can, and it is not.
+    agent.instances.clear();
+    agent.reconnect(&bench.platform).await;
+    bench.event(|event| matches!(event.kind, EventKind::InstanceStopped { .. })).await;
+}
