@@ -409,7 +409,7 @@ impl Thread {
             Health::Unknown => {}
         }
         if let Some(after) = &self.after
-            && let Some(message) = say::broke(deployment, after)
+            && let Some(message) = say::broke(deployment, after, self.facts.restarts.as_ref())
         {
             tell("broke".to_owned(), message);
         }

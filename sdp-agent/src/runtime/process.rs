@@ -177,9 +177,6 @@ impl ProcessRuntime {
                 continue;
             };
             let again = record.resume();
-            if again && let Err(error) = record.write(&found.path()) {
-                tracing::error!(instance.id = %instance, %error, "failed to keep how an instance stands");
-            }
             // Before anybody else can get it.
             self.0.ports.claim(instance, record.port);
             let entry = Entry::new(record.clone(), life::address(self, record.port), found.path());

@@ -409,7 +409,7 @@ pub fn superseded(number: impl std::fmt::Display) -> Message {
 
 /// What ran has ended by itself: the owner hears it once.
 #[must_use]
-pub fn broke(deployment: &Deployment, after: &After) -> Option<Message> {
+pub fn broke(deployment: &Deployment, after: &After, restarts: Option<&Restarts>) -> Option<Message> {
     let (tone, text) = ended_after(after);
     if tone != Tone::Bad {
         return None;
@@ -419,6 +419,11 @@ pub fn broke(deployment: &Deployment, after: &After) -> Option<Message> {
         None => Text::new(),
     };
     let title = called.plain(format!("{} in {} ", deployment.service, deployment.sandbox)).then(text);
+    let given_up = matches!(after, After::Stopped { reason: StopReason::Crashed { .. }, .. });
+    let title = match restarts.filter(|_| given_up).and_then(|again| down::so_often(again.times)) {
+        Some(so_often) => title.plain(format!("; it was restarted {so_often} before")),
+        None => title,
+    };
     let lines: &[String] = match after {
         After::Stopped { last_lines, .. } => last_lines,
         _ => &[],

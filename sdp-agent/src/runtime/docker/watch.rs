@@ -391,7 +391,8 @@ impl DockerRuntime {
                         return Err(error);
                     }
                     tracing::error!(instance.id = %entry.found.instance, error = said(&error), "failed to start a container again");
-                    let exit = exit(exit_code, oom, vec![said(&error)]);
+                    let lines = self.last_lines(entry, LAST_LINES).await.unwrap_or_default();
+                    let exit = Exit { not_started: Some(said(&error)), ..exit(exit_code, oom, lines) };
                     self.set(entry, InstanceStatus::Exited { exit });
                 }
             }
@@ -425,11 +426,21 @@ impl DockerRuntime {
 
     /// It runs; of `another` run it is not known whether it is well.
     fn runs(&self, entry: &Entry, restarts: u32, last_restart: Option<RestartCause>, another: bool) {
-        let health = match &*entry.status.borrow() {
-            InstanceStatus::Running { health, .. } if !another => health.clone(),
-            _ => Health::Checking {},
-        };
-        self.set(entry, InstanceStatus::Running { address: entry.address, restarts, last_restart, health });
+        let address = entry.address;
+        // In one step: a check may pass at this moment.
+        let changed = entry.status.send_if_modified(|known| {
+            let health = match known {
+                InstanceStatus::Running { health, .. } if !another => health.clone(),
+                _ => Health::Checking {},
+            };
+            let status = InstanceStatus::Running { address, restarts, last_restart, health };
+            let changed = *known != status;
+            *known = status;
+            changed
+        });
+        if changed {
+            self.changed();
+        }
     }
 
     fn set(&self, entry: &Entry, status: InstanceStatus) {

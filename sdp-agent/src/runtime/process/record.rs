@@ -52,7 +52,7 @@ pub(super) struct Record {
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Stage {
     Up {},
-    Waiting {},
+    Waiting { cause: RestartCause },
     Over { exit: Exit },
     Stopped {},
 }
@@ -62,10 +62,10 @@ impl Record {
         Self { spec, port, ready: false, crashes: 0, restarts: 0, last_restart: None, stage: Stage::Up {} }
     }
 
-    /// Its check was passed; whether it runs still.
+    /// Its check was passed; whether it is not over already.
     pub(super) fn passed(&mut self) -> bool {
         self.ready = true;
-        self.stage == Stage::Up {}
+        matches!(self.stage, Stage::Up {} | Stage::Waiting { .. })
     }
 
     /// It has ended by itself; whether it is to be started again.
@@ -73,18 +73,19 @@ impl Record {
         let again = self.ready && exit.exit_code != Some(0) && self.crashes < MOST_CRASHES;
         if again {
             self.crashes += 1;
-            self.restarts += 1;
-            self.last_restart = Some(RestartCause::Exited { exit: exit.clone() });
-            self.stage = Stage::Waiting {};
+            self.stage = Stage::Waiting { cause: RestartCause::Exited { exit: exit.clone() } };
         } else {
             self.over(exit.clone());
         }
         again
     }
 
-    /// It runs again.
+    /// It runs: only now it counts as started again.
     pub(super) fn up(&mut self) {
-        self.stage = Stage::Up {};
+        if let Stage::Waiting { cause } = std::mem::replace(&mut self.stage, Stage::Up {}) {
+            self.restarts += 1;
+            self.last_restart = Some(cause);
+        }
     }
 
     pub(super) fn over(&mut self, exit: Exit) {
@@ -97,25 +98,17 @@ impl Record {
 
     /// The agent lives again; whether the instance is to be started.
     pub(super) fn resume(&mut self) -> bool {
-        match self.stage {
-            Stage::Up {} => {
-                // One whose deployment goes on is the deployment's to tell about.
-                if self.ready {
-                    self.restarts += 1;
-                    self.last_restart = Some(RestartCause::AgentRestarted {});
-                }
-                true
-            }
-            // It was about to be started anyway, and that was counted.
-            Stage::Waiting {} => true,
-            Stage::Over { .. } | Stage::Stopped {} => false,
+        // One whose deployment goes on is the deployment's to tell about; one that waited had its reason already.
+        if self.ready && self.stage == (Stage::Up {}) {
+            self.stage = Stage::Waiting { cause: RestartCause::AgentRestarted {} };
         }
+        matches!(self.stage, Stage::Up {} | Stage::Waiting { .. })
     }
 
     /// As it is reported.
     pub(super) fn status(&self, address: SocketAddr) -> InstanceStatus {
         match &self.stage {
-            Stage::Up {} | Stage::Waiting {} => InstanceStatus::Running {
+            Stage::Up {} | Stage::Waiting { .. } => InstanceStatus::Running {
                 address,
                 restarts: self.restarts,
                 last_restart: self.last_restart.clone(),

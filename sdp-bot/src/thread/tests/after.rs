@@ -107,3 +107,113 @@ fn with_its_agent_or_its_machine_it_is_told_why_it_was_started_again() {
     #412 payments `main` → alice: running after 12 s, restarted once: its machine was restarted
     ");
 }
+
+fn crashed(out_of_memory: bool) -> StopReason {
+    StopReason::Crashed { exit_code: None, signal: Some(9), out_of_memory }
+}
+
+#[test]
+fn a_crash_after_the_end_calls_the_owner_once() {
+    let mut story = Story::new();
+    let mut events = vec![story.requested("main", "alice")];
+    events.extend(story.until_it_runs());
+    let (mut thread, _) = told(&events, |_| {});
+    let reason = StopReason::Crashed { exit_code: Some(3), signal: None, out_of_memory: false };
+    let crash =
+        story.event(EventKind::InstanceStopped { reason, last_lines: vec!["panic: no money".into()] });
+    assert!(thread.apply(&crash));
+    let text = tell(&mut thread, |_| {}) + &thread.root(crash.at).to_plain();
+    assert!(!thread.apply(&crash) && thread.due().is_empty(), "said once");
+    assert!(thread.is_over());
+    assert_snapshot!(text, @r"
+        ✗ @alice payments in alice crashed with exit code 3
+          next redeploy 412
+          | panic: no money
+          [Redeploy] redeploy 412
+    ✗ #412 payments `main` → alice: crashed with exit code 3
+      `1a2b3c4d` Add refunds <!channel> · Åsa
+      with DEBUG
+      log https://sdp.example.com/deployments/1
+      [Log] https://sdp.example.com/deployments/1
+      [Redeploy] redeploy 412
+    ");
+}
+
+#[test]
+fn being_replaced_changes_the_message_and_bothers_nobody() {
+    let mut story = Story::new();
+    let mut events = vec![story.requested("main", "alice")];
+    events.extend(story.until_it_runs());
+    let (mut thread, _) = told(&events, |_| {});
+    for kind in [
+        EventKind::InstanceDraining { reason: StopReason::Replaced {} },
+        EventKind::InstanceStopped { reason: StopReason::Replaced {}, last_lines: vec![] },
+    ] {
+        assert!(thread.apply(&story.event(kind)));
+        assert!(thread.due().is_empty());
+        assert!(thread.root(at(99)).title.words().ends_with("replaced by a newer deployment"));
+    }
+    assert!(thread.is_over());
+}
+
+#[test]
+fn restarts_in_a_row_are_told_once_with_reason_and_last_lines_and_counted_in_the_message() {
+    let mut story = Story::new();
+    let mut events = vec![story.requested("main", "alice")];
+    events.extend(story.until_it_runs());
+    for restarts in 1..=3 {
+        let last_lines = vec![format!("life {restarts}"), "allocating".to_owned()];
+        events.push(story.event(EventKind::InstanceRestarted {
+            reason: crashed(true),
+            restarts,
+            last_lines,
+        }));
+    }
+    let mut thread = begin(&events[0]);
+    let mut text = String::new();
+    for event in &events[1..] {
+        thread.apply(event);
+        for due in thread.due() {
+            let Due::Reply { key, message } = due else { continue };
+            if key.starts_with("restart") {
+                text += &message.to_plain();
+            }
+            thread.was_told(key);
+        }
+    }
+    text += &thread.root(at(99)).to_plain();
+    assert_snapshot!(text, @r"
+    ✗ @alice payments in alice was started again: it ran out of memory
+      next `logs payments in alice` shows whether it is well now
+      | life 1
+      | allocating
+      [Logs] logs payments in alice
+    ✓ #412 payments `main` → alice: running after 12 s, restarted 3 times: it ran out of memory
+      `1a2b3c4d` Add refunds <!channel> · Åsa
+      with DEBUG
+      url http://payments.alice.localhost/
+      log https://sdp.example.com/deployments/1
+      [Open] http://payments.alice.localhost/
+      [Log] https://sdp.example.com/deployments/1
+      [Redeploy] redeploy 412
+      [Roll back] rollback 412
+      [Stop] stop 412
+    ");
+    // Much later it is news again.
+    let mut event =
+        story.event(EventKind::InstanceRestarted { reason: crashed(false), restarts: 4, last_lines: vec![] });
+    event.at += IN_A_ROW;
+    assert!(thread.apply(&event));
+    let told: Vec<_> = thread.due();
+    assert!(matches!(told.as_slice(), [Due::Reply { key, .. }] if key == "restart:4"), "{told:?}");
+    // And once more when it is given up.
+    tell(&mut thread, |_| {});
+    let last_lines = vec!["panic: no money".into()];
+    thread.apply(&story.event(EventKind::InstanceStopped { reason: crashed(false), last_lines }));
+    assert_snapshot!(tell(&mut thread, |_| {}), @r"
+        ✗ @alice payments in alice crashed, ended by signal 9; it was restarted 4 times before
+          next redeploy 412
+          | panic: no money
+          [Redeploy] redeploy 412
+    ");
+}

@@ -300,3 +300,36 @@ async fn what_a_killed_agent_left_is_killed_and_started_once_and_folders_without
     let names: BTreeSet<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(names, BTreeSet::from([instance.to_string(), "of somebody else".to_owned()]));
 }
+
+#[tokio::test]
+#[ignore = "needs root and control groups; scripts/test runs it"]
+async fn who_takes_more_memory_than_it_may_is_started_again_and_that_is_the_reason() {
+    let fixture = Fixture::new();
+    let limits = crate::config::BuildLimits { enforce: true, ..Default::default() };
+    let config = crate::config::BuildConfig { limits, ..Default::default() };
+    let isolation = Isolation::open(&config, fixture.folder.path()).unwrap();
+    if let Err(why) = isolation.enforced() {
+        assert!(why.contains("cgroup") || why.contains("control group"), "{why}");
+        return;
+    }
+    let config = RuntimeConfig { isolation, ..fixture.runtime.0.config.clone() };
+    let fixture = Fixture { runtime: ProcessRuntime::new(config).unwrap(), ..fixture };
+    let grow = "my @a; push @a, \"x\" x 1048576 while @a < 4096";
+    let mut spec = fixture.spec(&[
+        "sh",
+        "-c",
+        "while [ ! -e crash ]; do sleep 0.02; done; rm crash; exec perl -e \"$1\"",
+        "sh",
+        grow,
+    ]);
+    spec.health = HealthCheck::Uptime { seconds: 0 };
+    spec.limits.memory_mib = Some(64);
+    let (instance, _) = fixture.ready(spec).await;
+    fixture.put("crash");
+    let status = fixture.until(instance, healthy(1)).await;
+    let InstanceStatus::Running { last_restart: Some(RestartCause::Exited { exit }), .. } = status else {
+        panic!("{status:?}")
+    };
+    assert!(exit.out_of_memory, "{exit:?}");
+    fixture.runtime.stop_all().await;
+}

@@ -10,10 +10,13 @@ use sdp_core::catalog::HealthCheck;
 use sdp_core::wire::{Health, InstanceStatus, RestartCause};
 use tempfile::TempDir;
 
-use super::fixture::{Fixture, LONG, get};
+use super::fixture::{Fixture, LONG, docker, get};
 use crate::runtime::Runtime as _;
 use crate::runtime::docker::label::{AgentId, Kind, labels};
 use crate::runtime::docker::tests::spec;
+
+/// The engine's bridge, made by the machine's engine: without one it would take that one's own away.
+const BRIDGE: &str = "sdp-reboot";
 
 /// An engine with a folder of its own; ended, with all that runs in it, when it is dropped.
 struct Engine {
@@ -24,6 +27,8 @@ struct Engine {
 impl Engine {
     async fn start() -> Self {
         let mut engine = Self { folder: tempfile::tempdir().unwrap(), dockerd: None };
+        let name = format!("com.docker.network.bridge.name={BRIDGE}");
+        docker(&["network", "create", "--subnet", "10.213.255.0/24", "--opt", &name, BRIDGE]);
         engine.boot().await;
         let load = "docker save alpine:3.20 sdp-busybox | docker --host \"$1\" load";
         let loaded =
@@ -45,7 +50,7 @@ impl Engine {
         // The machine's own engine has its firewall; addresses that nobody else uses.
         let dockerd = Command::new("dockerd")
             .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
-            .args(["--host", &self.host(), "--bridge", "none", "--iptables=false", "--ip6tables=false"])
+            .args(["--host", &self.host(), "--bridge", BRIDGE, "--iptables=false", "--ip6tables=false"])
             .args(["--ip-forward=false", "--default-address-pool", "base=10.213.0.0/16,size=24"])
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(self.folder.path().join("log")).unwrap())
@@ -98,6 +103,7 @@ impl Drop for Engine {
         for mount in ours.filter(|at| self.folder.path().to_str().is_some_and(|root| at.starts_with(root))) {
             Command::new("umount").arg(mount).status().ok();
         }
+        docker(&["network", "rm", BRIDGE]);
     }
 }
 
@@ -123,7 +129,12 @@ fn back(wanted: u32) -> impl Fn(Option<&InstanceStatus>) -> bool {
 async fn containers_come_back_with_their_engine_at_the_same_port_and_nothing_else_is_touched() {
     let mut engine = Engine::start().await;
     let socket = engine.socket();
-    let mut fixture = Fixture::with(|config| config.engine.socket.clone_from(&socket)).await;
+    let mut fixture = Fixture::with(|config| {
+        config.engine.socket.clone_from(&socket);
+        // While neither agent nor engine is there the port is anybody's: one that no other test takes.
+        config.ports = 61_000..=61_099;
+    })
+    .await;
     let (instance, address) = fixture.start(fixture.httpd()).await;
     fixture.check(instance, HealthCheck::Http { path: "/hello.txt".into() }).await.unwrap();
     let (crashed, _) = fixture.start(fixture.shell("echo no database; exit 7")).await;
@@ -165,7 +176,7 @@ async fn containers_come_back_with_their_engine_at_the_same_port_and_nothing_els
 
     // Killed by its own fault it is no news of the engine's, and counted on.
     let container = fixture.container(instance);
-    engine.docker(&["exec", "-u", "0", &container, "kill", "-SEGV", "-1"]);
+    engine.docker(&["exec", &container, "/bin/busybox", "kill", "-SEGV", "-1"]);
     fixture
         .until(instance, |status| {
             matches!(
