@@ -41,6 +41,7 @@ use crate::git::{Git, GitConfigError};
 use crate::job::{Begin, Stop, StopWhy};
 use crate::link::Connector;
 use crate::router::BuiltinRouter;
+use crate::runtime::process::RESTART_PAUSE;
 use crate::runtime::{DockerRuntime, DockerRuntimeConfig, ProcessRuntime, Runtime, RuntimeConfig};
 use crate::spool::{JobLog, Spool};
 use crate::sync::Lock;
@@ -422,7 +423,10 @@ async fn open_runtime(config: &Config, isolation: Isolation) -> Result<Arc<dyn R
     let path_of_services = ("PATH".into(), config.build.path.clone().into());
     let base_env = runtime.env.iter().map(|(name, value)| (name.into(), value.into()));
     let base_env = base_env.chain([path_of_services]).collect();
-    let runtime = RuntimeConfig { data_dir: path.clone(), ports, advertise, stop_grace, base_env, isolation };
+    let data_dir = path.clone();
+    let restart_pause = RESTART_PAUSE;
+    let runtime =
+        RuntimeConfig { data_dir, ports, advertise, stop_grace, restart_pause, base_env, isolation };
     let opened = tokio::task::spawn_blocking(move || ProcessRuntime::new(runtime)).await;
     Ok(Arc::new(opened.map_err(|_| AgentError::Fault)?.map_err(at)?))
 }

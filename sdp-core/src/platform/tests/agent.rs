@@ -13,8 +13,8 @@ use crate::name::CommitId;
 use crate::sandbox::{RouteTable, RouteTarget};
 use crate::wire::link::{AgentEnd, AgentFrame};
 use crate::wire::{
-    FromAgent, InstanceReport, InstanceStatus, JobReport, JobResult, JobSpec, LineMeta, LinesBatch, PROTOCOL,
-    Progress, RouterReport, Stream, ToAgent,
+    FromAgent, Health, InstanceReport, InstanceStatus, JobReport, JobResult, JobSpec, LineMeta, LinesBatch,
+    PROTOCOL, Progress, RouterReport, Stream, ToAgent,
 };
 
 pub(crate) fn commit(digit: char) -> CommitId {
@@ -31,6 +31,8 @@ pub(crate) struct PlayedAgent {
     pub(crate) table: RouteTable,
     pub(crate) jobs: Vec<JobReport>,
     pub(crate) instances: Vec<InstanceReport>,
+    /// Why it cannot tell which instances it has.
+    pub(crate) degraded: Option<String>,
     pub(crate) welcome: Option<ToAgent>,
 }
 
@@ -56,6 +58,7 @@ impl PlayedAgent {
             table: RouteTable::default(),
             jobs: Vec::new(),
             instances: Vec::new(),
+            degraded: None,
             welcome: None,
         };
         agent.hello(2).await;
@@ -89,7 +92,7 @@ impl PlayedAgent {
             preflight: Vec::new(),
             jobs: self.jobs.clone(),
             instances: self.instances.clone(),
-            degraded: None,
+            degraded: self.degraded.clone(),
             router: Some(router),
         }
     }
@@ -157,7 +160,8 @@ impl PlayedAgent {
         let status = InstanceStatus::Running {
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             restarts: 0,
-            last_exit: None,
+            last_restart: None,
+            health: Health::Healthy {},
         };
         self.instances.push(InstanceReport {
             instance: job.spec.instance,
