@@ -262,6 +262,7 @@ impl Session {
             FromAgent::Instance { report } => self.report(Report::Instance(report)).await?,
             FromAgent::RoutesApplied { version } => self.report(Report::RoutesApplied { version }).await?,
             FromAgent::Preflight { checks } => self.report(Report::Preflight { checks }).await?,
+            FromAgent::Load { load } => self.report(Report::Load { load }).await?,
             FromAgent::Output { command, left_out, lines } => {
                 let chunk = OutputChunk { left_out, lines };
                 if !self.followers.printed(&self.agent, self.epoch, command, chunk) {

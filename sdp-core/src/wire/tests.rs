@@ -112,6 +112,15 @@ fn from_agent() -> Vec<FromAgent> {
                 detail: "Docker does not answer".into(),
             }],
         },
+        FromAgent::Load {
+            load: Load {
+                running: 1,
+                spool_jobs: 2,
+                spool_bytes: 4096,
+                disk_free: Some(80 << 30),
+                disk_total: Some(100 << 30),
+            },
+        },
         FromAgent::Output {
             command: id(4),
             left_out: 3,
@@ -254,6 +263,7 @@ fn what_an_agent_says() {
     {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"stopped"}}}
     {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":2,"last_exit":{"exit_code":137,"signal":null,"out_of_memory":true,"last_lines":["so much"]}}}}
     {"type":"preflight","checks":[{"check":"engine","ok":false,"detail":"Docker does not answer"}]}
+    {"type":"load","load":{"running":1,"spool_jobs":2,"spool_bytes":4096,"disk_free":85899345920,"disk_total":107374182400}}
     {"type":"output","command":"…4","left_out":3,"lines":[{"at":"2026-11-21T21:00:00Z","stream":"stdout","text":"listening"}]}
     {"type":"output_ended","command":"…4","failure":null}
     {"type":"routes_applied","version":9}

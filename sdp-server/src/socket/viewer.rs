@@ -127,6 +127,7 @@ struct Viewer<'a> {
 }
 
 async fn serve(app: &App, id: DeploymentId, line: u64, event: u64, proof: Proof, socket: WebSocket) {
+    let _present = app.metrics().viewer();
     let (sink, stream) = socket.split();
     let out = Outbox { sink, limit: app.config().limits.send, drain: app.drain().clone() };
     let mut viewer =
@@ -140,6 +141,9 @@ async fn serve(app: &App, id: DeploymentId, line: u64, event: u64, proof: Proof,
         End::Unauthorised => say_close(&mut viewer.out.sink, close::UNAUTHORISED, "unauthorised").await,
         End::Failed => say_close(&mut viewer.out.sink, close::INTERNAL, "the log cannot be read").await,
         End::TooSlow | End::Stopping => {
+            if end == End::TooSlow {
+                app.metrics().slow_viewer();
+            }
             let resume = ViewerFrame::Resume { line: viewer.line, event: viewer.event };
             drop(timeout(LAST_WORD, viewer.out.sink.send(to_message(&resume))).await);
             let code = if matches!(end, End::TooSlow) { close::TOO_SLOW } else { close::AWAY };

@@ -87,6 +87,11 @@ impl Host {
         Agent::connect(&self.platform).await
     }
 
+    /// Its data folder.
+    pub(crate) fn data(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// Tells the server to stop, without waiting for it.
     pub(crate) fn shut_down(&self) {
         self.shutdown.cancel();
@@ -152,7 +157,7 @@ impl Agent {
         agent
     }
 
-    async fn say(&mut self, frame: FromAgent) {
+    pub(crate) async fn say(&mut self, frame: FromAgent) {
         self.end.tx.send(frame.into()).await.expect("connected");
     }
 
