@@ -14,4 +14,5 @@ mod examples;
 mod go;
 mod harness;
 mod links;
+mod logging;
 mod output;

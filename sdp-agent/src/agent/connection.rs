@@ -153,7 +153,7 @@ impl Agent {
         instances: Vec<InstanceDecision>,
         outflow: &Outflow,
     ) {
-        tracing::info!(%epoch, "connected to the server");
+        tracing::info!(agent.epoch = epoch.0, "connected to the server");
         let mut decided = HashMap::new();
         for JobDecision { deployment, attempt, action } in jobs {
             decided.insert((deployment, attempt), action);

@@ -42,6 +42,8 @@ use crate::serve::Socket;
 const BATCH: usize = 500;
 /// Bytes of text in a frame, unless one line is longer.
 const FRAME_BYTES: usize = 64 * 1024;
+/// How long a viewer that was told the end is listened to; one that reads answers at once.
+const LINGER: Duration = Duration::from_millis(500);
 /// A viewer says nothing but pongs.
 const FROM_VIEWER: usize = 4096;
 
@@ -179,7 +181,7 @@ async fn serve(
     }
     // Whatever the viewer has still sent is read: a socket that is closed before that takes back what it was told last.
     let gone = async { while let Some(Ok(_)) = stream.next().await {} };
-    drop(timeout(LAST_WORD, gone).await);
+    drop(timeout(LINGER, gone).await);
 }
 
 impl Viewer<'_> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
 use jiff::Timestamp;
 use sdp_core::api::{LogLine, ViewerFrame};
 use sdp_core::client::Client;
@@ -349,7 +349,7 @@ async fn compare(mut socket: WebSocketStream<TcpStream>, sent: Arc<String>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_viewers_that_never_read_cost_the_others_nothing_and_are_told_where_to_go_on() {
-    const LINES: usize = 20_000;
+    const LINES: usize = 8_000;
     let mut program = Program::start("send = \"2s\"").await;
     let mut agent = program.agent(hello_frame()).await;
     let id = deploy_hello(&program.client()).await;
@@ -369,7 +369,7 @@ async fn twenty_viewers_that_never_read_cost_the_others_nothing_and_are_told_whe
     program.until_metric("sdp_viewers", 200.0).await;
     let (idle, _) = program.memory();
     let begun = Instant::now();
-    for batch in lines.chunks(100) {
+    for batch in lines.chunks(400) {
         agent.print(&mut job, &batch.iter().map(String::as_bytes).collect::<Vec<_>>()).await;
     }
     let bytes = agent.fail(job).await;
@@ -385,10 +385,12 @@ async fn twenty_viewers_that_never_read_cost_the_others_nothing_and_are_told_whe
         "stored after {printed:?}, read by 180 after {read:?}; memory: {} KiB alone, {} KiB a viewer that waits, \
          {} KiB at most, {} KiB afterwards",
         alone >> 10,
-        (idle - alone) >> 10 >> 3,
+        (idle - alone) / 200 >> 10,
         most >> 10,
         after >> 10
     );
+    // Each holds a frame or two on its way, whoever reads it or not.
+    assert!(most - idle < 200 * (512 << 10), "{} MiB more", (most - idle) >> 20);
     let file = std::fs::read(program.folder.path().join(format!("data/logs/{id}.log"))).expect("the log");
     assert!(bytes == file, "{} of {}", bytes.len(), file.len());
     for mut socket in stalled {
