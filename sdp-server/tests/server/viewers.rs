@@ -385,7 +385,7 @@ async fn twenty_viewers_that_never_read_cost_the_others_nothing_and_are_told_whe
         "stored after {printed:?}, read by 180 after {read:?}; memory: {} KiB alone, {} KiB a viewer that waits, \
          {} KiB at most, {} KiB afterwards",
         alone >> 10,
-        (idle - alone) / 200 >> 10,
+        ((idle - alone) / 200) >> 10,
         most >> 10,
         after >> 10
     );
