@@ -103,10 +103,9 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         return Ok(0);
     }
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if log_format == "json" {
-        log.json().init()
-    } else {
-        log.init()
+    match log_format.as_str() {
+        "json" => log.json().init(),
+        _ => log.init(),
     }
     let store = match &config.data_dir {
         Some(folder) => {

@@ -42,6 +42,8 @@ use crate::serve::Socket;
 const BATCH: usize = 500;
 /// Bytes of text in a frame, unless one line is longer.
 const FRAME_BYTES: usize = 64 * 1024;
+/// How long it may take until a slow viewer's system has taken in where to go on; nothing but a busy machine holds it up.
+const RESUME: Duration = Duration::from_secs(15);
 /// How long a viewer that was told the end is listened to; one that reads answers at once.
 const LINGER: Duration = Duration::from_millis(500);
 /// A viewer says nothing but pongs.
@@ -174,7 +176,8 @@ async fn serve(
             }
             tcp.use_room();
             let resume = ViewerFrame::Resume { line: viewer.line, event: viewer.event };
-            drop(timeout(LAST_WORD, viewer.out.sink.send(to_message(&resume))).await);
+            let limit = if end == End::TooSlow { RESUME } else { LAST_WORD };
+            drop(timeout(limit, viewer.out.sink.send(to_message(&resume))).await);
             let code = if matches!(end, End::TooSlow) { close::TOO_SLOW } else { close::AWAY };
             say_close(&mut viewer.out.sink, code, "resume").await;
         }
@@ -212,7 +215,8 @@ impl Viewer<'_> {
                 },
                 _ = ping.tick() => {
                     if heard.elapsed() > DEAD {
-                        return Ok(End::Gone);
+                        // It may still find in its buffer where to go on.
+                        return Ok(End::TooSlow);
                     }
                     pings = pings.wrapping_add(1);
                     if pings.is_multiple_of(RECHECK) && !still_holds(app, proof).await {

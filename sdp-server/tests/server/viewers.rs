@@ -124,7 +124,10 @@ async fn frame<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S
     loop {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => return Some(serde_json::from_str(&text).expect("a frame")),
-            Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
+            end @ (Some(Ok(Message::Close(_)) | Err(_)) | None) => {
+                println!("ended: {end:?}");
+                return None;
+            }
             Some(Ok(_)) => {}
         }
     }
