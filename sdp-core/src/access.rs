@@ -367,6 +367,22 @@ impl Access {
         Ok(used.map(|(issuer, next)| SignedIn { session, principal: signed_in_as(issuer), next }))
     }
 
+    /// How many sessions hold.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn session_count(&self) -> Result<u64, AccessError> {
+        let now = Timestamp::now().as_millisecond();
+        let count: i64 = self
+            .store
+            .read(move |connection| {
+                let sql = "SELECT COUNT(*) FROM session WHERE expires_ms > ?1";
+                Ok(connection.query_row(sql, [now], |row| row.get(0))?)
+            })
+            .await?;
+        Ok(count.unsigned_abs())
+    }
+
     /// The session of this value, if it holds. Using it moves its end.
     ///
     /// # Errors

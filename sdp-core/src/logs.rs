@@ -33,7 +33,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -248,8 +248,26 @@ pub struct Logs {
     inner: Arc<Inner>,
 }
 
+/// Counts and levels of all job logs together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogStats {
+    /// Lines that were stored since the start.
+    pub lines: u64,
+    /// Their bytes, each line with its line feed.
+    pub bytes: u64,
+    /// Lines that are held but not known to be on disk.
+    pub unsynced_lines: u64,
+    /// Bytes, those of the index included, that wait for the next sync.
+    pub unsynced_bytes: u64,
+    /// Logs with open files.
+    pub open: u64,
+}
+
 struct Inner {
     dir: PathBuf,
+    /// Lines and bytes stored.
+    stored: [AtomicU64; 2],
     config: LogsConfig,
     registry: Registry,
     sync: Sync,
@@ -274,7 +292,9 @@ impl Logs {
         let registry = Registry::new(dir.clone(), config.max_open);
         let sync = Sync::new(Duration::from_millis(config.sync_window_ms), config.sync_bytes);
         let searches = Arc::new(Semaphore::new(config.searches.clamp(1, Semaphore::MAX_PERMITS)));
-        Ok(Self { inner: Arc::new(Inner { dir, config, registry, sync, searches }) })
+        Ok(Self {
+            inner: Arc::new(Inner { dir, stored: Default::default(), config, registry, sync, searches }),
+        })
     }
 
     /// Adds what is new in the batch. It can be read at once, but is not on disk yet: acknowledge it only after
@@ -287,9 +307,14 @@ impl Logs {
     /// [`LogsError::DiskFull`] and others; then nothing of the batch was added.
     pub async fn append(&self, batch: LinesBatch) -> Result<Appended, LogsError> {
         self.on(batch.deployment, move |log, inner| {
+            let before = *log.bell.borrow();
             let (appended, grown) = log.append(&batch)?;
             if grown > 0 {
                 inner.sync.grown(log, grown);
+                let lines = appended.last().saturating_sub(before);
+                let bytes = grown.saturating_sub(lines * record::WIDTH);
+                inner.stored[0].fetch_add(lines, Ordering::Relaxed);
+                inner.stored[1].fetch_add(bytes, Ordering::Relaxed);
             }
             Ok(appended)
         })
@@ -427,6 +452,34 @@ impl Logs {
         .await?;
         self.inner.registry.forget(self.inner.registry.log(id));
         Ok(())
+    }
+
+    /// Counts and levels of all logs.
+    #[must_use]
+    pub fn stats(&self) -> LogStats {
+        let (unsynced_lines, unsynced_bytes) = self.inner.sync.waiting();
+        let [lines, bytes] = [0, 1].map(|which| self.inner.stored[which].load(Ordering::Relaxed));
+        LogStats {
+            lines,
+            bytes,
+            unsynced_lines,
+            unsynced_bytes,
+            open: self.inner.registry.open_files() as u64,
+        }
+    }
+
+    /// Whether a file can be made and written in the folder of the logs.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn can_write(&self) -> Result<(), LogsError> {
+        let path = self.inner.dir.join(".probe");
+        blocking(move || {
+            let failed = |error| LogsError::from_io("write", &path, error);
+            std::fs::write(&path, "SDP looks whether it can write here\n").map_err(failed)?;
+            std::fs::remove_file(&path).map_err(failed)
+        })
+        .await
     }
 
     /// Free bytes on the disk with the logs, as far as this user may use them. One system call that does not wait.

@@ -22,6 +22,7 @@ mod output;
 mod request;
 mod run;
 mod session;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod verbs;
@@ -36,6 +37,7 @@ pub use config::PlatformConfig;
 pub use error::PlatformError;
 pub use output::{Followed, OutputFollow};
 pub use request::{Again, Deploy, DeploymentFilter, Idempotency, InstanceFilter, Save, StateFilter};
+pub use stats::{DiskSpace, INSTANCE_STATES, OPEN_STATES, PlatformStats};
 
 use crate::api;
 use crate::catalog::Service;
@@ -214,15 +216,6 @@ impl Platform {
     #[must_use]
     pub fn config(&self) -> &PlatformConfig {
         &self.inner.config
-    }
-
-    /// Whether it answers and its store can be written: what readiness means.
-    ///
-    /// # Errors
-    /// What is wrong.
-    pub async fn ready(&self) -> Result<(), PlatformError> {
-        self.ask(|_| ()).await?;
-        Ok(self.inner.store.write(crate::store::probe).await?)
     }
 
     pub(crate) fn store(&self) -> &Store {

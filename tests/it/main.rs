@@ -14,5 +14,6 @@ mod examples;
 mod go;
 mod harness;
 mod links;
+mod logging;
 mod output;
 mod restart;

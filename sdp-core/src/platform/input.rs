@@ -14,8 +14,8 @@ use crate::principal::Principal;
 use crate::secret::GitCredential;
 use crate::wire::link::ServerEnd;
 use crate::wire::{
-    Answer, InstanceDecision, InstanceReport, JobDecision, JobReport, Preflight, Progress, RejectReason,
-    RouterReport, ToAgent,
+    Answer, InstanceDecision, InstanceReport, JobDecision, JobReport, Load, Preflight, Progress,
+    RejectReason, RouterReport, ToAgent,
 };
 
 /// Something that the loop takes.
@@ -146,4 +146,5 @@ pub(super) enum Report {
     RoutesApplied { version: RouteVersion },
     Drained { instance: InstanceId },
     Preflight { checks: Vec<Preflight> },
+    Load { load: Load },
 }

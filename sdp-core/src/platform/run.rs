@@ -11,6 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use super::clock::Clock;
 use super::decide::{self, Act, commands::Verdict};
@@ -178,10 +179,16 @@ impl Run {
                     let followers = self.followers.clone();
                     self.connections += 1;
                     let connection = self.connections;
-                    self.sessions.spawn(async move {
+                    let span = tracing::info_span!(
+                        "agent_session",
+                        agent.name = %name,
+                        agent.epoch = tracing::field::Empty
+                    );
+                    let serving = async move {
                         session::serve(name, connection, end, inputs, logs, followers, stopping).await;
                         drop(ended);
-                    });
+                    };
+                    self.sessions.spawn(serving.instrument(span));
                 }
             }
             Input::Hello { agent, connection, hello, answer } => {
@@ -375,12 +382,12 @@ impl Run {
         turn.sends.retain(|(to, _)| *to != agent);
         let epoch = self.world.next_epoch(&agent);
         if self.world.boot_of(&agent).is_some_and(|boot| boot != hello.boot_id) {
-            tracing::info!(%agent, "the agent was restarted");
+            tracing::info!(agent.name = %agent, "the agent was restarted");
         }
         let (acts, jobs, instances) = decide::agents::hello(&self.world, &agent, &hello);
         let degraded = hello.degraded;
         if let Some(why) = &degraded {
-            tracing::warn!(%agent, why, "the agent is degraded; it gets no work");
+            tracing::warn!(agent.name = %agent, why, "the agent is degraded; it gets no work");
         }
         let applied = hello.router.as_ref().map_or(RouteVersion(0), |router| router.applied);
         let row = AgentRow {
@@ -541,7 +548,7 @@ impl Run {
         for (agent, message) in turn.sends {
             let Some((epoch, outbox)) = self.outboxes.get(&agent) else { continue };
             if outbox.try_send(message).is_err() {
-                tracing::warn!(%agent, "the agent does not take what it is told; its connection is ended");
+                tracing::warn!(agent.name = %agent, "the agent does not take what it is told; its connection is ended");
                 let (agent, epoch) = (agent, *epoch);
                 // The session sees its outbox closed, and the agent says hello again.
                 let mut after = Turn::default();

@@ -145,7 +145,8 @@ pub(super) async fn serve(
             }
         }
     }
-    tracing::info!(%agent, %epoch, "agent connected");
+    tracing::Span::current().record("agent.epoch", epoch.0);
+    tracing::info!(agent.name = %agent, agent.epoch = epoch.0, "agent connected");
     let session = Session {
         agent: agent.clone(),
         epoch,
@@ -191,7 +192,7 @@ pub(super) async fn serve(
     if let Some(reason) = reason {
         bye(&end.tx, reason).await;
     }
-    tracing::info!(%agent, %epoch, ?reason, "agent disconnected");
+    tracing::info!(agent.name = %agent, agent.epoch = epoch.0, ?reason, "agent disconnected");
     drop(inputs.send(Input::Gone { agent, epoch }).await);
 }
 
@@ -278,6 +279,7 @@ impl Session {
             FromAgent::Instance { report } => self.report(Report::Instance(report)).await?,
             FromAgent::RoutesApplied { version } => self.report(Report::RoutesApplied { version }).await?,
             FromAgent::Preflight { checks } => self.report(Report::Preflight { checks }).await?,
+            FromAgent::Load { load } => self.report(Report::Load { load }).await?,
             FromAgent::Output { command, left_out, lines } => {
                 let chunk = OutputChunk { left_out, lines };
                 if !self.followers.printed(&self.agent, self.epoch, command, chunk) {
@@ -294,7 +296,7 @@ impl Session {
                 self.inputs.send(Input::Answered { agent, command, answer }).await.map_err(|_| End(None))?;
             }
             FromAgent::Bye { reason } => {
-                tracing::info!(agent = %self.agent, ?reason, "the agent goes away");
+                tracing::info!(agent.name = %self.agent, ?reason, "the agent goes away");
                 return Err(End(None));
             }
             FromAgent::Hello { .. } => return Err(End(Some(ByeReason::BadFrame))),
@@ -336,12 +338,12 @@ impl Session {
             }
             // Not acknowledged, so it comes again: with the next connection, once there is room.
             Err(error @ (LogsError::DiskFull { .. } | LogsError::ShuttingDown)) => {
-                tracing::error!(agent = %self.agent, deployment = %id, %error, "lines could not be stored");
+                tracing::error!(agent.name = %self.agent, deployment.id = %id, %error, "lines could not be stored");
                 Err(End(Some(ByeReason::Restart)))
             }
             // It would fail again and again, and take the agent's other jobs along: this one ends.
             Err(error) => {
-                tracing::error!(agent = %self.agent, deployment = %id, %error, "lines could not be stored");
+                tracing::error!(agent.name = %self.agent, deployment.id = %id, %error, "lines could not be stored");
                 self.give_up(id, attempt, format!("the server could not store its log: {error}")).await
             }
         }
@@ -388,7 +390,7 @@ impl Session {
         let durable = match self.logs.durable(id, held).await {
             Ok(durable) => durable,
             Err(error) => {
-                tracing::error!(agent = %self.agent, deployment = %id, %error, "a job log could not be synced");
+                tracing::error!(agent.name = %self.agent, deployment.id = %id, %error, "a job log could not be synced");
                 return Err(End(None));
             }
         };
@@ -464,7 +466,7 @@ impl Session {
         what: Progress,
     ) -> Result<(), End> {
         let totals = self.logs.totals(id).await.map_err(|error| {
-            tracing::error!(agent = %self.agent, deployment = %id, %error, "a job log could not be read");
+            tracing::error!(agent.name = %self.agent, deployment.id = %id, %error, "a job log could not be read");
             End(None)
         })?;
         let agrees = (totals.lines, totals.bytes, totals.checksum) == (done.lines, done.bytes, done.checksum);
@@ -473,7 +475,7 @@ impl Session {
                 job.rewound += 1;
                 job.rewound
             });
-            tracing::warn!(agent = %self.agent, deployment = %id, ?totals, ?done, "log and agent do not agree");
+            tracing::warn!(agent.name = %self.agent, deployment.id = %id, ?totals, ?done, "log and agent do not agree");
             if rewound.is_some_and(|times| times > REWINDS) {
                 let detail = "the agent's log and the server's do not agree, after three attempts".to_owned();
                 return self.give_up(id, attempt, detail).await;
@@ -494,7 +496,7 @@ impl Session {
         wait.await.map_err(|_| End(None))?;
         self.jobs.forget(id);
         if let Err(error) = self.logs.close(id).await {
-            tracing::warn!(deployment = %id, %error, "a job log could not be closed");
+            tracing::warn!(deployment.id = %id, %error, "a job log could not be closed");
         }
         self.tell(ToAgent::Ack { deployment: id, attempt, lines: done.lines, progress: done.progress })
             .await?;

@@ -213,6 +213,7 @@ pub(crate) fn report(world: &World, now: Timestamp, agent: &AgentName, report: R
         Report::RoutesApplied { version } => vec![Act::Note(Note::Applied(agent.clone(), version))],
         Report::Drained { instance } => vec![Act::Note(Note::Drained(instance, agent.clone()))],
         Report::Preflight { checks } => vec![Act::Note(Note::Preflight(agent.clone(), checks))],
+        Report::Load { load } => vec![Act::Note(Note::Load(agent.clone(), load))],
     }
 }
 

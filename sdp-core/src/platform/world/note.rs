@@ -8,7 +8,7 @@ use super::{Unfit, World};
 use crate::id::{DeploymentNumber, InstanceId, RouteVersion};
 use crate::name::AgentName;
 use crate::sandbox::{RouteTable, RouteTarget, StopReason};
-use crate::wire::Preflight;
+use crate::wire::{Load, Preflight};
 
 /// A change that is no event.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub(crate) enum Note {
     Exited(DeploymentNumber, StopReason, Vec<String>),
     /// What an agent found out about itself.
     Preflight(AgentName, Vec<Preflight>),
+    /// What an agent holds and has room for.
+    Load(AgentName, Load),
     /// This is the table now.
     Table(RouteTable),
 }
@@ -103,6 +105,11 @@ impl World {
                     agent.row.preflight = checks;
                     let name = agent.row.name.clone();
                     self.unsaved.agents.insert(name);
+                }
+            }
+            Note::Load(agent, load) => {
+                if let Some(agent) = self.agents.get_mut(&agent) {
+                    agent.load = Some(load);
                 }
             }
             Note::Table(table) => self.take_table(table),

@@ -30,6 +30,8 @@ A configuration:
   data_dir   = \"/var/lib/sdp\"
   [limits]
   build      = \"45m\"
+  [metrics]                                      # /metrics, for Prometheus: examples/prometheus
+  token_file = \"/etc/sdp/metrics.token\"        # opens the metrics and nothing else; open = true: for everybody
 
 The first start prints an admin token, once. To keep it out of a service manager's journal make one before:
   sdp-server token create admin NAME --config FILE
