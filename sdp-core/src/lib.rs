@@ -20,6 +20,8 @@
 #[cfg(feature = "platform")]
 pub mod access;
 pub mod api;
+#[cfg(feature = "platform")]
+pub mod backup;
 pub mod catalog;
 #[cfg(feature = "client")]
 pub mod client;

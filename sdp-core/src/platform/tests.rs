@@ -4,6 +4,7 @@ mod agent;
 mod deploys;
 mod output;
 mod recovery;
+mod storage;
 
 use std::path::Path;
 use std::time::Duration;
