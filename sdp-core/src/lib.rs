@@ -44,6 +44,8 @@
 #[cfg(feature = "platform")]
 pub mod access;
 pub mod api;
+#[cfg(feature = "platform")]
+pub mod backup;
 pub mod catalog;
 #[cfg(feature = "client")]
 pub mod client;

@@ -13,12 +13,20 @@
 //! The invariant: **the file's length is the offset the server owns**. Lines are numbered from 1 without a gap; what is
 //! durable never goes away by itself; a line that was whole in the log is there after any crash.
 //!
+//! What a torn end becomes, when a log is next opened:
+//! - **the log, cut at any byte**: its whole lines stay, the incomplete one goes. If some of them had been acknowledged, their sender
+//!   is told where the log ends by the next welcome, and sends them again: it keeps everything until the deployment's end.
+//! - **the index, cut, overwritten, or missing**: made again from the log; a line without a record gets the file's time and the step of
+//!   the line before it.
+//! - **the log missing**: there are no lines; an index that is left counts for nothing.
+//!
 //! Limits ([`LogsConfig`]): open files (least recently used ones are closed), lines and bytes of a window, searches and
 //! their matches, how long and how much a patient sync gathers. On a full disk nothing is half written: the append fails with
 //! [`LogsError::DiskFull`] and can be made again later. All file work is done on blocking threads.
 //!
 //! One process at a time: whoever opens the folder owns it.
 
+mod copy;
 mod file;
 mod record;
 mod recover;
@@ -42,8 +50,9 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::deployment::Step;
 use crate::id::DeploymentId;
-use crate::wire::LinesBatch;
 use crate::wire::lines::Stream;
+use crate::wire::{LinesBatch, MAX_FRAME};
+pub(crate) use copy::{copy, verify};
 use file::{Log, Range};
 use registry::Registry;
 use search::StopOnDrop;
@@ -137,6 +146,22 @@ impl LogsError {
             Self::Io { .. } | Self::NotSynced => "check the data folder's disk and its permissions",
             Self::Malformed(_) => "update the agent to the server's version",
             Self::ShuttingDown => "ask again when the server is back",
+        }
+    }
+
+    /// Whether the same can be done later, unchanged: there is no room, the file system is read-only, or the system has no
+    /// handles or memory left.
+    pub(crate) fn may_pass(&self) -> bool {
+        use rustix::io::Errno;
+        match self {
+            Self::DiskFull { .. } => true,
+            Self::Io { source, .. } => {
+                source.kind() == io::ErrorKind::ReadOnlyFilesystem
+                    || [Errno::MFILE, Errno::NFILE, Errno::NOMEM]
+                        .iter()
+                        .any(|errno| source.raw_os_error() == Some(errno.raw_os_error()))
+            }
+            Self::NotSynced | Self::Malformed(_) | Self::ShuttingDown => false,
         }
     }
 
@@ -489,6 +514,20 @@ impl Logs {
     pub fn free_bytes(&self) -> io::Result<u64> {
         let disk = rustix::fs::statvfs(&self.inner.dir)?;
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// Whether a batch could be stored now: a file of the largest batch's size is written and removed.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn try_room(&self) -> Result<(), LogsError> {
+        let path = self.inner.dir.join(format!("room-{}", uuid::Uuid::new_v4()));
+        blocking(move || {
+            let tried = std::fs::write(&path, vec![0; MAX_FRAME]);
+            drop(std::fs::remove_file(&path));
+            tried.map_err(|error| LogsError::from_io("write", &path, error))
+        })
+        .await
     }
 
     fn bounded(&self, limit: usize) -> u64 {

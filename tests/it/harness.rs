@@ -191,6 +191,11 @@ impl Sdp {
         &self.agent_config.data_dir
     }
 
+    /// The server's data folder.
+    pub(crate) fn server_folder(&self) -> &Path {
+        &self.server_config.data_dir
+    }
+
     pub(crate) async fn stop_server(&mut self) {
         if let Some((server, shutdown)) = self.server.take() {
             shutdown.cancel();

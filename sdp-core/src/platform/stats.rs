@@ -128,6 +128,9 @@ impl Platform {
     /// # Errors
     /// What is wrong with it.
     pub async fn can_store(&self) -> Result<(), PlatformError> {
+        if let Some(error) = self.inner.storage.borrow().clone() {
+            return Err(error.into());
+        }
         Ok(self.inner.store.write(crate::store::probe).await?)
     }
 }

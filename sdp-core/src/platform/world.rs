@@ -215,6 +215,18 @@ impl World {
         world
     }
 
+    /// Time in which nothing could be stored is not counted.
+    pub(crate) fn begin_deadlines_anew(&mut self, now: Timestamp) {
+        for open in self.open.values_mut() {
+            open.since = now;
+            open.no_agent_since = open.no_agent_since.map(|_| now);
+            open.cancel_asked = open.cancel_asked.map(|_| now);
+        }
+        for agent in self.agents.values_mut().filter(|agent| !agent.connected) {
+            agent.row.since = now;
+        }
+    }
+
     /// Takes over what only memory has from the world as it was.
     pub(crate) fn keep_credentials(&mut self, former: &mut Self) {
         for (number, open) in &mut self.open {

@@ -17,6 +17,8 @@ pub(crate) enum Note {
     Accepted(DeploymentNumber),
     /// Progress up to this item is applied.
     Progress(DeploymentNumber, u64),
+    /// Its lines cannot be stored at present, and with them not what its agent reports.
+    Stalled(DeploymentNumber, Timestamp),
     /// No agent that fits is connected since then; or one is again.
     NoAgentSince(DeploymentNumber, Option<Timestamp>),
     /// The agent was told to cancel.
@@ -56,6 +58,11 @@ impl World {
                     // Whoever reports progress has taken the job, even if its word for that was lost.
                     open.job.accepted = true;
                     self.unsaved.jobs.insert(number);
+                }
+            }
+            Note::Stalled(number, now) => {
+                if let Some(open) = self.open.get_mut(&number) {
+                    open.since = now;
                 }
             }
             Note::NoAgentSince(number, since) => {
