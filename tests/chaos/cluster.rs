@@ -66,7 +66,12 @@ impl Cluster {
             let args = ["--config", &config(&agent.config)];
             let mut program = Program::new(agent.name, &ground.programs.agent, &args, &ground.folder);
             program.start()?;
-            agents.push(Agent { name: agent.name, program: Mutex::new(program), proxy, link: Mutex::default() });
+            agents.push(Agent {
+                name: agent.name,
+                program: Mutex::new(program),
+                proxy,
+                link: Mutex::default(),
+            });
         }
         let console = Arc::new(Console::new(&ground));
         let cluster = Self {
@@ -112,7 +117,9 @@ impl Cluster {
 
     fn note(&self, kind: Kind, target: &'static str, from: Timestamp) {
         let what = match kind.ends_the_process() || kind == Kind::Pause {
-            true => format!("{} of {}", kind.word(), if target.starts_with("vm") { "an agent" } else { target }),
+            true => {
+                format!("{} of {}", kind.word(), if target.starts_with("vm") { "an agent" } else { target })
+            }
             false => kind.word().to_owned(),
         };
         *self.findings.figures().incidents.entry(what).or_default() += 1;
@@ -184,14 +191,20 @@ impl Cluster {
     }
 
     /// Does something to an agent's link, for a while where that makes sense.
-    pub(crate) async fn link(&self, index: usize, kind: Kind, time: Duration, much: u64) -> anyhow::Result<()> {
+    pub(crate) async fn link(
+        &self,
+        index: usize,
+        kind: Kind,
+        time: Duration,
+        much: u64,
+    ) -> anyhow::Result<()> {
         let agent = &self.agents[index];
         let _one_at_a_time = agent.link.lock().await;
         let from = Timestamp::now();
         let proxy = &agent.proxy;
         match kind {
             Kind::Cut => proxy.cut(),
-            Kind::CutInFrame => proxy.cut_after(much),
+            Kind::CutInFrame => proxy.cut_after(much, time).await,
             _ => {
                 let speed = u32::try_from(much).context("bytes per second")?;
                 proxy.change(|mode| match kind {
@@ -209,14 +222,6 @@ impl Cluster {
         }
         self.note(kind, agent.name, from);
         Ok(())
-    }
-
-    /// Whatever is planned for the links is over.
-    pub(crate) fn links_are_whole(&self) {
-        for agent in &self.agents {
-            agent.proxy.cut_after(0);
-            agent.proxy.change(|mode| *mode = Default::default());
-        }
     }
 
     /// Ends everything, as an administrator would.

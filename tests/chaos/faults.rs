@@ -42,13 +42,17 @@ pub(crate) fn draw(round: u32, agents: usize, rng: &mut Rng) -> Vec<(Duration, F
     }
     for _ in 0..rng.between(1, 2) {
         let away = rng.millis(0, 2000);
-        faults.push((rng.millis(500, WINDOW), Fault::Restart { target: Target::Bot, kind: Kind::Kill, away }));
+        faults
+            .push((rng.millis(500, WINDOW), Fault::Restart { target: Target::Bot, kind: Kind::Kill, away }));
     }
     for agent in 0..agents {
         if suffers(agent) {
             for _ in 0..rng.between(1, 2) {
                 let (kind, away) = (kind(rng), rng.millis(0, 3000));
-                faults.push((rng.millis(500, WINDOW), Fault::Restart { target: Target::Agent(agent), kind, away }));
+                faults.push((
+                    rng.millis(500, WINDOW),
+                    Fault::Restart { target: Target::Agent(agent), kind, away },
+                ));
             }
         }
         if half_open == Some(agent) {
@@ -67,7 +71,7 @@ pub(crate) fn draw(round: u32, agents: usize, rng: &mut Rng) -> Vec<(Duration, F
                 Kind::Refuse,
             ]);
             let (time, much) = match kind {
-                Kind::CutInFrame => (Duration::ZERO, rng.between(1, 20_000)),
+                Kind::CutInFrame => (Duration::from_secs(2), rng.between(1, 20_000)),
                 Kind::Delay => (rng.millis(500, 3000), rng.between(50, 2000)),
                 Kind::Slow => (rng.millis(500, 3000), rng.between(2000, 50_000)),
                 _ => (rng.millis(200, 3000), 0),
@@ -104,7 +108,6 @@ pub(crate) async fn inflict(cluster: &Arc<Cluster>, faults: Vec<(Duration, Fault
     while let Some(done) = tasks.join_next().await {
         done??;
     }
-    cluster.links_are_whole();
     Ok(())
 }
 

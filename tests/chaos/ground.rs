@@ -68,7 +68,8 @@ impl Programs {
             let (source, made) = (mine.path().join("program.rs"), mine.path().join("program"));
             std::fs::write(&source, SOURCE)?;
             let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
-            let flags = ["--edition", "2021", "-O", "-C", "target-feature=+crt-static", "-C", "strip=symbols"];
+            let flags =
+                ["--edition", "2021", "-O", "-C", "target-feature=+crt-static", "-C", "strip=symbols"];
             let status = Command::new(rustc).args(flags).arg("-o").arg(&made).arg(&source).status();
             ensure!(status.context("rustc")?.success(), "rustc cannot compile the program that is deployed");
             std::fs::rename(&made, &program)?;
@@ -296,7 +297,8 @@ fn free_ports(rng: &mut Rng, taken: &mut BTreeSet<u16>, count: u16) -> anyhow::R
         let range = first..first + count;
         let is_free = taken.range(range.clone()).next().is_none();
         // The kernel knows best; it is asked for the ends only where there are many.
-        if is_free && [range.start, range.end - 1].iter().all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        if is_free
+            && [range.start, range.end - 1].iter().all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         {
             taken.extend(range);
             return Ok(first);

@@ -33,13 +33,15 @@ mod round;
 mod viewers;
 mod work;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::Parser;
+use tokio_util::sync::CancellationToken;
 
 use ground::Programs;
 use oracle::machine::{Decoys, has_docker};
@@ -52,11 +54,14 @@ use round::Setup;
 /// It fails with an account of each violation, and keeps the folder of the round in which it was: every program's log, the
 /// data of server and agents, what each build printed.
 #[derive(Debug, Parser)]
-#[command(name = "chaos", after_help = "Examples:
+#[command(
+    name = "chaos",
+    after_help = "Examples:
   scripts/chaos                           five rounds, another seed each time
   scripts/chaos --rounds 30 --seed 7      as many as you like
   scripts/chaos --seed 7 --round 12       that round alone, again
-  scripts/chaos --release --rounds 100    with the optimised programs")]
+  scripts/chaos --release --rounds 100    with the optimised programs"
+)]
 struct Cli {
     /// How many rounds.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
@@ -100,36 +105,52 @@ fn main() -> ExitCode {
 async fn interruptible(cli: Cli) -> anyhow::Result<bool> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let decoys = Arc::new(Mutex::new(Arc::new(Decoys::default())));
-    let ended = tokio::select! {
-        ended = run(cli, &decoys) => ended,
-        _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted")),
-        _ = terminate.recv() => Err(anyhow::anyhow!("interrupted")),
+    let interrupted = CancellationToken::new();
+    let told = async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        interrupted.cancel();
+        std::future::pending::<()>().await;
     };
-    let decoys = decoys.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    decoys.remove().await?;
-    ended
+    tokio::select! {
+        () = told => Ok(false),
+        ended = run(cli, &interrupted) => ended,
+    }
 }
 
-async fn run(cli: Cli, decoys: &Mutex<Arc<Decoys>>) -> anyhow::Result<bool> {
-    let seed = match cli.seed {
-        Some(seed) => seed,
-        // Short enough to be typed.
-        None => u64::from(uuid::Uuid::new_v4().as_fields().0),
-    };
+async fn run(cli: Cli, interrupted: &CancellationToken) -> anyhow::Result<bool> {
+    // Short enough to be typed.
+    let seed = cli.seed.unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
     let beside = std::env::current_exe()?;
     let beside = beside.ancestors().nth(2).context("the program lies in a folder")?.to_owned();
-    let programs = Programs::find(&cli.programs.unwrap_or(beside))?;
+    let programs = Programs::find(cli.programs.as_ref().unwrap_or(&beside))?;
     let docker = !cli.no_docker && has_docker().await;
-    let with = if docker { "with Docker" } else { "without Docker" };
-    println!("chaos: seed {seed}, {with}");
-    if docker {
-        let started = Arc::new(Decoys::start().await?);
-        *decoys.lock().unwrap_or_else(PoisonError::into_inner) = started;
+    println!("chaos: seed {seed}, {} Docker", if docker { "with" } else { "without" });
+    let mut decoys = Decoys::default();
+    let ran = async {
+        if docker {
+            decoys.start().await?;
+        }
+        rounds(&cli, seed, &programs, docker, &decoys, interrupted).await
     }
-    let around = decoys.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    .await;
+    decoys.remove().await?;
+    ran
+}
+
+async fn rounds(
+    cli: &Cli,
+    seed: u64,
+    programs: &Programs,
+    docker: bool,
+    decoys: &Decoys,
+    interrupted: &CancellationToken,
+) -> anyhow::Result<bool> {
     let root = tempfile::Builder::new().prefix("sdp-chaos-").tempdir()?.keep();
-    open_to_builds(&root)?;
+    // The build user goes through it.
+    std::fs::set_permissions(&root, std::fs::Permissions::from_mode(0o711))?;
     let figures = Arc::new(Mutex::new(Figures::default()));
     let rounds = match cli.round {
         Some(round) => round..=round,
@@ -141,7 +162,11 @@ async fn run(cli: Cli, decoys: &Mutex<Arc<Decoys>>) -> anyhow::Result<bool> {
         let setup =
             Setup { round, seed, folder: folder.clone(), deployments: cli.deployments.into(), docker };
         let begun = Instant::now();
-        if let Err(error) = round::run(&setup, &programs, &around, &findings).await {
+        let played = round::run(&setup, programs, decoys, &findings, interrupted).await;
+        if interrupted.is_cancelled() {
+            anyhow::bail!("interrupted; what there was is in {}", root.display());
+        }
+        if let Err(error) = played {
             findings.say("round", "the round itself", format!("{error:#}"));
         }
         findings.figures().rounds += 1;
@@ -152,17 +177,11 @@ async fn run(cli: Cli, decoys: &Mutex<Arc<Decoys>>) -> anyhow::Result<bool> {
             std::fs::remove_dir_all(&folder)?;
         }
     }
+    // It goes where every round was clean.
+    if std::fs::remove_dir(&root).is_err() {
+        println!("kept: {}", root.display());
+    }
     let figures = figures.lock().unwrap_or_else(PoisonError::into_inner);
     println!("\n{}", figures.table());
-    // It is empty where every round was clean.
-    let _kept = std::fs::remove_dir(&root);
     Ok(figures.is_clean())
-}
-
-/// The build user goes through it.
-fn open_to_builds(root: &std::path::Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o711))?;
-    ensure!(root.is_absolute(), "the folder for temporary files is not an absolute path");
-    Ok(())
 }

@@ -55,7 +55,8 @@ pub(crate) struct Evidence<'a> {
 impl Evidence<'_> {
     /// Deployments in the order in which they ended.
     fn events_of_ends(&self) -> BTreeMap<EventSeq, &Deployment> {
-        let ended = self.events.iter().filter(|event| matches!(event.kind, EventKind::DeploymentEnded { .. }));
+        let ended =
+            self.events.iter().filter(|event| matches!(event.kind, EventKind::DeploymentEnded { .. }));
         ended
             .filter_map(|event| {
                 let of = |(_, one): &&(Arc<Plan>, Deployment)| Some(one.id) == event.about.deployment;
@@ -99,7 +100,8 @@ impl Evidence<'_> {
     /// Waits until the machine is as it should be, and says what is not so at the end of the time for it.
     async fn settle(&self) -> anyhow::Result<()> {
         let begun = Instant::now();
-        let deployments: Vec<&Deployment> = self.deployments.iter().map(|(_, deployment)| deployment).collect();
+        let deployments: Vec<&Deployment> =
+            self.deployments.iter().map(|(_, deployment)| deployment).collect();
         loop {
             let wrong = machine::examine(self).await?;
             let lives = self.cluster.console.lives().await;
@@ -132,7 +134,12 @@ pub(crate) fn stuck(findings: &Findings, plan: &Plan, deployment: &Deployment, q
 
 /// Whether each plan has exactly one deployment; those that a person may have typed twice, and a script's that was not taken,
 /// are not counted.
-pub(crate) fn asked_once(findings: &Findings, plans: &[Arc<Plan>], deployments: &[Deployment], by_key: usize) {
+pub(crate) fn asked_once(
+    findings: &Findings,
+    plans: &[Arc<Plan>],
+    deployments: &[Deployment],
+    by_key: usize,
+) {
     for plan in &plans[..by_key] {
         let of: Vec<_> = deployments.iter().filter(|one| one.git_ref == plan.branch).collect();
         if of.len() != 1 {

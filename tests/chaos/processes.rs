@@ -111,7 +111,8 @@ pub(crate) fn working_in(folder: &Path) -> Vec<Found> {
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let path = entry.path();
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        let is_below = |link: &str| std::fs::read_link(path.join(link)).is_ok_and(|to| to.starts_with(folder));
+        let is_below =
+            |link: &str| std::fs::read_link(path.join(link)).is_ok_and(|to| to.starts_with(folder));
         let Ok(stat) = std::fs::read_to_string(path.join("stat")) else { continue };
         let Some((state, parent)) = state_and_parent(&stat) else { continue };
         // One that has ended and was not waited for works nowhere.

@@ -22,7 +22,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use tap::{Acks, Tap};
 
@@ -107,9 +107,14 @@ impl Proxy {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Resets all connections when so many more bytes have come from the agent.
-    pub(crate) fn cut_after(&self, bytes: u64) {
+    /// Resets all connections when so many more bytes have come from the agent, or when the time is up.
+    pub(crate) async fn cut_after(&self, bytes: u64, within: Duration) {
+        let mut cuts = self.shared.cuts.subscribe();
         self.shared.cut_after.store(bytes, Ordering::Relaxed);
+        if timeout(within, cuts.changed()).await.is_err() {
+            self.shared.cut_after.store(0, Ordering::Relaxed);
+            self.cut();
+        }
     }
 
     /// What the server has acknowledged so far.
@@ -287,8 +292,6 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::timeout;
-
     use super::*;
 
     /// A server that sends back what it gets, the proxy before it, and a connection through both.
@@ -343,12 +346,19 @@ mod tests {
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 
         let (proxy, mut stream, _server) = echo().await;
-        proxy.cut_after(8);
-        there_and_back(&mut stream, b"12345").await.expect("passed on");
-        stream.write_all(b"67890").await.expect("taken");
         let mut back = Vec::new();
-        let error = stream.read_to_end(&mut back).await.expect_err("reset");
+        let sending = async {
+            there_and_back(&mut stream, b"12345").await.expect("passed on");
+            stream.write_all(b"67890").await.expect("taken");
+            stream.read_to_end(&mut back).await.expect_err("reset")
+        };
+        let (error, ()) = tokio::join!(sending, proxy.cut_after(8, Duration::from_secs(20)));
         assert_eq!((error.kind(), back.as_slice()), (std::io::ErrorKind::ConnectionReset, &b"678"[..]));
+
+        let (proxy, mut stream, _server) = echo().await;
+        there_and_back(&mut stream, b"before").await.expect("passed on");
+        proxy.cut_after(8, Duration::from_millis(1)).await;
+        stream.read(&mut [0]).await.expect_err("nothing came, and the time is up");
     }
 
     #[tokio::test]

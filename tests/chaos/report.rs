@@ -93,7 +93,11 @@ impl Figures {
     /// The table.
     pub(crate) fn table(&self) -> String {
         let mut rows = vec![("rounds".to_owned(), self.rounds.to_string())];
-        rows.extend(self.outcomes.iter().map(|(outcome, count)| (format!("deployments {outcome}"), count.to_string())));
+        rows.extend(
+            self.outcomes
+                .iter()
+                .map(|(outcome, count)| (format!("deployments {outcome}"), count.to_string())),
+        );
         rows.extend(self.incidents.iter().map(|(kind, count)| (kind.clone(), count.to_string())));
         rows.extend(self.counts.iter().map(|(what, count)| ((*what).to_owned(), count.to_string())));
         rows.push(("recovery after a restart of an agent".to_owned(), spread(&self.recoveries)));

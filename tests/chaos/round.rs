@@ -6,10 +6,13 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::anyhow;
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use sdp_core::client::{Client, DeploymentFilter};
 use sdp_core::deployment::Deployment;
@@ -53,18 +56,23 @@ pub(crate) struct Setup {
     pub(crate) docker: bool,
 }
 
-/// Runs it to its end; whatever it started is gone then, also after an error.
+/// Runs it to its end; whatever it started is gone then, also after an error, a panic, or when it is `interrupted`.
 pub(crate) async fn run(
     setup: &Setup,
     programs: &Programs,
     decoys: &Decoys,
     findings: &Findings,
+    interrupted: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mut rng = Rng::of(setup.seed, setup.round, 1);
     let ground = Arc::new(Ground::make(setup.folder.clone(), programs, setup.docker, &mut rng)?);
     let result = {
-        let _swept_on_panic = Sweep(ground.folder.clone());
-        play(setup, ground.clone(), decoys, findings).await
+        let _swept = Sweep(ground.folder.clone());
+        let play = AssertUnwindSafe(play(setup, ground.clone(), decoys, findings)).catch_unwind();
+        tokio::select! {
+            played = play => played.unwrap_or_else(|_| Err(anyhow!("it panicked"))),
+            () = interrupted.cancelled() => Err(anyhow!("interrupted")),
+        }
     };
     remove_containers(&ground).await?;
     result
@@ -79,7 +87,12 @@ impl Drop for Sweep {
     }
 }
 
-async fn play(setup: &Setup, ground: Arc<Ground>, decoys: &Decoys, findings: &Findings) -> anyhow::Result<()> {
+async fn play(
+    setup: &Setup,
+    ground: Arc<Ground>,
+    decoys: &Decoys,
+    findings: &Findings,
+) -> anyhow::Result<()> {
     let cluster = Arc::new(Cluster::start(ground.clone(), findings.clone()).await?);
     let client = ground.client()?;
     let mut rng = Rng::of(setup.seed, setup.round, 2);
@@ -136,18 +149,24 @@ async fn play(setup: &Setup, ground: Arc<Ground>, decoys: &Decoys, findings: &Fi
             stuck(findings, plan, deployment, quiet_since);
         }
         if planned.iter().all(|(_, deployment)| deployment.is_ended()) {
-            findings.say("stuck", "whoever asked", "all deployments have ended, and not everybody has learnt it");
+            findings.say(
+                "stuck",
+                "whoever asked",
+                "all deployments have ended, and not everybody has learnt it",
+            );
         }
     }
     let last_end = planned.iter().filter_map(|(_, deployment)| deployment.ended_at).max();
-    if let Some(took) = last_end.map(|end| end.duration_since(quiet_since)).filter(|took| !took.is_negative()) {
+    if let Some(took) = last_end.map(|end| end.duration_since(quiet_since)).filter(|took| !took.is_negative())
+    {
         findings.figures().endings.push(took.unsigned_abs());
     }
     let all: Vec<Deployment> = planned.iter().map(|(_, deployment)| deployment.clone()).collect();
     asked_once(findings, &plans, &all, by_key);
 
     // Viewers come back within a second, and read the rest.
-    let _else_the_oracle_says_so = timeout(CAUGHT_UP, all_finished.wait_for(|many| *many >= planned.len())).await;
+    let _else_the_oracle_says_so =
+        timeout(CAUGHT_UP, all_finished.wait_for(|many| *many >= planned.len())).await;
     enough_seen.cancel();
     let seen = watching.join_next().await.transpose()?.unwrap_or_default();
     let evidence = Evidence {

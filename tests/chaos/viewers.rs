@@ -106,7 +106,8 @@ async fn connection(
     id: DeploymentId,
     seen: &mut Seen,
 ) -> anyhow::Result<()> {
-    let mut request = format!("ws://{server}/ws/deployments/{id}?line={}", seen.next()).into_client_request()?;
+    let mut request =
+        format!("ws://{server}/ws/deployments/{id}?line={}", seen.next()).into_client_request()?;
     request.headers_mut().insert("authorization", format!("Bearer {}", token.expose()).parse()?);
     let (mut socket, _) = timeout(SILENCE, tokio_tungstenite::connect_async(request)).await??;
     seen.connections += 1;

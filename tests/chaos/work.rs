@@ -80,7 +80,8 @@ impl Plan {
             8 if !typed => Ends::Deaf,
             _ => Ends::Well,
         };
-        let duration = rng.millis(400, 5000);
+        // A console's deployments come one after the other, so that they take less time each.
+        let duration = if typed { rng.millis(100, 1200) } else { rng.millis(400, 5000) };
         let lines = rng.between(20, 1500);
         // Builds that burst print half of their lines at once.
         let bursts = if rng.chance(40) { rng.between(10, 400) } else { 0 };
@@ -98,12 +99,12 @@ impl Plan {
             ("long_bytes", rng.pick(&[300, 5000, 40_000, 65_000, 70_000]).to_string()),
             ("binary_every", if rng.chance(30) { rng.between(5, 50) } else { 0 }.to_string()),
             ("open_end", u8::from(ends.by_itself() && rng.chance(40)).to_string()),
-            ("slow_start_ms", if rng.chance(40) { rng.between(500, 2500) } else { 0 }.to_string()),
+            ("slow_start_ms", if rng.chance(40) && !typed { rng.between(500, 2500) } else { 0 }.to_string()),
         ];
         let text: String = shape.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
         let commit = ground.push(&service, branch.as_str(), &text)?;
         let cancel_after = match ends {
-            Ends::Hangs | Ends::Deaf => Some(rng.millis(2000, 9000)),
+            Ends::Hangs | Ends::Deaf => Some(rng.millis(2000, 7500)),
             Ends::Well | Ends::Fails => (rng.chance(12) && !typed).then(|| rng.millis(0, 5000)),
         };
         let after = rng.millis(0, 1500);
@@ -144,7 +145,11 @@ pub(crate) async fn ask(client: Client, plan: Arc<Plan>, findings: Findings) -> 
     let created: DeploymentCreated = match patiently(|| client.deploy(&wanted, Some(&key))).await {
         Ok(created) => created,
         Err(error) => {
-            findings.say("refused", &plan.branch, format!("the request was not taken: {error} ({})", error.code()));
+            findings.say(
+                "refused",
+                &plan.branch,
+                format!("the request was not taken: {error} ({})", error.code()),
+            );
             return None;
         }
     };

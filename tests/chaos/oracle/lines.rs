@@ -47,7 +47,8 @@ pub(crate) fn compare(printed: &[&[u8]], logged: &[&[u8]], whole: bool) -> Vec<F
     {
         return Vec::new();
     }
-    let places: HashMap<&[u8], usize> = expected.iter().enumerate().map(|(at, line)| (line.as_ref(), at)).collect();
+    let places: HashMap<&[u8], usize> =
+        expected.iter().enumerate().map(|(at, line)| (line.as_ref(), at)).collect();
     let mut faults = Vec::new();
     let mut times_seen = vec![0u32; expected.len()];
     let mut highest = None;
@@ -71,7 +72,8 @@ pub(crate) fn compare(printed: &[&[u8]], logged: &[&[u8]], whole: bool) -> Vec<F
         highest = highest.max(Some(place));
     }
     let due = if whole { expected.len() } else { highest.map_or(0, |highest| highest + 1) };
-    let missing: Vec<usize> = (0..due).filter(|place| times_seen[*place] == 0).map(|place| place + 1).collect();
+    let missing: Vec<usize> =
+        (0..due).filter(|place| times_seen[*place] == 0).map(|place| place + 1).collect();
     if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
         let (many, printed) = (missing.len(), expected.len());
         faults.push(("lost", format!("{many} lines, the first is {first}, the last {last} of {printed}")));
@@ -142,7 +144,11 @@ mod tests {
     fn a_line_that_is_too_long_is_cut_as_the_agent_says_it_does() {
         let long = vec![b'x'; MAX_LINE + 100];
         let logged = as_logged(&long);
-        assert!(logged.ends_with(b"x [140 bytes left out] \xe2\x80\xa6 [line cut at 64 KiB]"), "{:?}", logged.len());
+        assert!(
+            logged.ends_with(b"x [140 bytes left out] \xe2\x80\xa6 [line cut at 64 KiB]"),
+            "{:?}",
+            logged.len()
+        );
         assert_eq!(as_logged(&long[..MAX_LINE]).len(), MAX_LINE);
         // Cut where the build was killed: less was left out than in the end.
         let less = as_logged(&long[..MAX_LINE + 1]);

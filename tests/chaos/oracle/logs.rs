@@ -107,7 +107,11 @@ fn copied(findings: &Findings, copy: &SpoolCopy, deployment: &Deployment, stored
         (None, _) => {}
         (Some(_), None) => {
             let (had, held) = (copy.lines.len(), stored.lines.len());
-            findings.say("lost", about, format!("{agent} had {had} lines when it was killed, the log has {held}"));
+            findings.say(
+                "lost",
+                about,
+                format!("{agent} had {had} lines when it was killed, the log has {held}"),
+            );
         }
         (Some(copied), Some(stored)) => {
             let detail = format!(

@@ -41,8 +41,7 @@ pub(crate) struct Decoys {
 
 impl Decoys {
     /// Starts them: some with names as ours have, some with our labels for another agent or without an agent.
-    pub(crate) async fn start() -> anyhow::Result<Self> {
-        let mut decoys = Self::default();
+    pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
         for n in 0..DECOYS {
             let run = std::process::id();
             let name = match n % 3 {
@@ -60,12 +59,12 @@ impl Decoys {
             args.extend(labels.iter().flat_map(|label| ["--label", label]));
             args.extend([IMAGE, "sleep", "86400"]);
             let id = docker(&args).await?.trim().to_owned();
-            decoys.started.push((id, String::new()));
+            self.started.push((id, String::new()));
         }
-        for (id, started) in &mut decoys.started {
+        for (id, started) in &mut self.started {
             *started = life(id).await?;
         }
-        Ok(decoys)
+        Ok(())
     }
 
     /// Those that are gone, or were started again.
@@ -209,7 +208,8 @@ async fn processes(
 /// The sockets that listen on these ports.
 fn listeners(range: &std::ops::Range<u16>, ports: &BTreeSet<u16>) -> BTreeSet<u64> {
     let text = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-    let ours = text.lines().filter_map(listener).filter(|(port, _)| range.contains(port) && ports.contains(port));
+    let ours =
+        text.lines().filter_map(listener).filter(|(port, _)| range.contains(port) && ports.contains(port));
     ours.map(|(_, inode)| inode).collect()
 }
 
@@ -233,15 +233,27 @@ fn ports(live: &[&Instance], range: &std::ops::Range<u16>, wrong: &mut Vec<(&'st
     let due: BTreeSet<u16> = live.iter().filter_map(|instance| Some(instance.address?.port())).collect();
     let there = crate::ground::listening().unwrap_or_default().range(range.clone()).copied().collect();
     for port in due.difference(&there) {
-        wrong.push(("instance", format!("port {port}"), "a live instance has it, and nobody listens".to_owned()));
+        wrong.push((
+            "instance",
+            format!("port {port}"),
+            "a live instance has it, and nobody listens".to_owned(),
+        ));
     }
     for port in there.difference(&due) {
-        wrong.push(("orphan", format!("port {port}"), "somebody listens, and no live instance has it".to_owned()));
+        wrong.push((
+            "orphan",
+            format!("port {port}"),
+            "somebody listens, and no live instance has it".to_owned(),
+        ));
     }
 }
 
 /// Each live instance answers through the router with its own token; where none is live no instance answers.
-async fn routes(evidence: &Evidence<'_>, live: &[&Instance], wrong: &mut Vec<(&'static str, String, String)>) {
+async fn routes(
+    evidence: &Evidence<'_>,
+    live: &[&Instance],
+    wrong: &mut Vec<(&'static str, String, String)>,
+) {
     let Evidence { cluster, deployments, .. } = evidence;
     let by_instance: BTreeMap<InstanceId, &Plan> = deployments
         .iter()
@@ -265,7 +277,9 @@ async fn routes(evidence: &Evidence<'_>, live: &[&Instance], wrong: &mut Vec<(&'
             Some(instance) => {
                 let plan = by_instance.get(&instance.id);
                 status == 200
-                    && plan.is_some_and(|plan| plan.branch.as_str() == body && plan.commit == instance.commit.as_str())
+                    && plan.is_some_and(|plan| {
+                        plan.branch.as_str() == body && plan.commit == instance.commit.as_str()
+                    })
                     && served_by.starts_with(&format!("sandbox/{sandbox}/{service}@"))
             }
             None => status != 200 || !served_by.starts_with("sandbox/"),
@@ -288,7 +302,8 @@ mod tests {
         let port = own.local_addr().expect("bound").port();
         let me = std::process::id();
         let one = |pid, parent| Found { pid, parent, command: String::new() };
-        let found = [one(me, 4_000_001), one(4_000_001, 4_000_002), one(4_000_002, 1), one(4_000_003, 4_000_002)];
+        let found =
+            [one(me, 4_000_001), one(4_000_001, 4_000_002), one(4_000_002, 1), one(4_000_003, 4_000_002)];
         let inodes = listeners(&(port..port + 1), &BTreeSet::from([port]));
         assert_eq!(inodes.len(), 1);
         let left = orphans(&found, &BTreeSet::from([4_000_002]), &inodes);

@@ -54,7 +54,8 @@ fn read_index(log: &[u8], index: &[u8]) -> anyhow::Result<Vec<Line>> {
     for record in index.chunks(RECORD) {
         let end = usize::try_from(u64::from_le_bytes(record[..8].try_into()?))?;
         let n = lines.len() + 1;
-        let line = log.get(from..end).with_context(|| format!("line {n} ends at {end}, outside of the log"))?;
+        let line =
+            log.get(from..end).with_context(|| format!("line {n} ends at {end}, outside of the log"))?;
         let (last, line) = line.split_last().with_context(|| format!("line {n} has no byte"))?;
         anyhow::ensure!(*last == b'\n' && !line.contains(&b'\n'), "line {n} is not one line");
         lines.push(Line {
@@ -126,7 +127,8 @@ pub(crate) async fn of_server(cluster: &Cluster) -> anyhow::Result<()> {
             let log = tokio::fs::read(path).await.unwrap_or_default();
             let held = log.iter().filter(|byte| **byte == b'\n').count() as u64;
             if held < acknowledged {
-                let detail = format!("{acknowledged} lines of attempt {attempt} were acknowledged, {held} are there");
+                let detail =
+                    format!("{acknowledged} lines of attempt {attempt} were acknowledged, {held} are there");
                 findings.say("lost", deployment, detail);
             }
         }

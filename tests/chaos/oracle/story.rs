@@ -25,7 +25,8 @@ pub(super) fn feed(findings: &Findings, seen: &[Event], now: &[Event]) {
         }
     }
     if let Some(at) = (0..seen.len().max(now.len())).find(|at| seen.get(*at) != now.get(*at)) {
-        let detail = format!("event {} was {:?} when it happened, and is {:?}", at + 1, seen.get(at), now.get(at));
+        let detail =
+            format!("event {} was {:?} when it happened, and is {:?}", at + 1, seen.get(at), now.get(at));
         findings.say("feed", "the one feed", detail);
     }
 }
@@ -51,7 +52,9 @@ pub(super) fn examine(evidence: &Evidence<'_>, plan: &Plan, deployment: &Deploym
         .iter()
         .filter(|incident| incident.target == agent && incident.kind.ends_the_process())
         // What the agent did not bring over before it was stopped is told by its next life.
-        .filter(|incident| incident.to >= deployment.requested_at && deployment.ended_at >= Some(incident.from))
+        .filter(|incident| {
+            incident.to >= deployment.requested_at && deployment.ended_at >= Some(incident.from)
+        })
         .map(|incident| incident.kind)
         .collect();
     let docker = evidence.cluster.ground.agents[plan.agent].docker;
@@ -68,7 +71,8 @@ fn told_wrongly(events: &[&Event], deployment: &Deployment) -> Vec<String> {
     for event in events {
         let is_after_the_end = fold.as_ref().is_some_and(Deployment::is_ended);
         // Its instance lives on, and has a story of its own.
-        let is_of_the_job = event.about.instance.is_none() || matches!(event.kind, EventKind::InstanceStarted { .. });
+        let is_of_the_job =
+            event.about.instance.is_none() || matches!(event.kind, EventKind::InstanceStarted { .. });
         if is_after_the_end && is_of_the_job {
             faults.push(format!("event {} comes after its end: {:?}", event.seq, event.kind));
         }
@@ -100,7 +104,9 @@ fn told_wrongly(events: &[&Event], deployment: &Deployment) -> Vec<String> {
 
 /// Why an outcome should not be, given the plan and how its agent was stopped meanwhile.
 fn unexplained(plan: &Plan, deployment: &Deployment, stops: &[Kind], docker: bool) -> Option<String> {
-    let say = |problem: &str| Some(format!("{problem}: {:?} (its agent was stopped by {stops:?})", deployment.state));
+    let say = |problem: &str| {
+        Some(format!("{problem}: {:?} (its agent was stopped by {stops:?})", deployment.state))
+    };
     match deployment.outcome() {
         None => None,
         Some(Outcome::Succeeded {}) if plan.ends != Ends::Well => say("its build cannot have succeeded"),
@@ -133,8 +139,8 @@ pub(super) fn recoveries(evidence: &Evidence<'_>) {
         })
     }) {
         let mine = || evidence.events.iter().filter(|event| event.about.deployment == Some(deployment.id));
-        let was_sent =
-            mine().any(|event| matches!(event.kind, EventKind::DeploymentSent { .. }) && event.at < stop.from);
+        let was_sent = mine()
+            .any(|event| matches!(event.kind, EventKind::DeploymentSent { .. }) && event.at < stop.from);
         let was_over = deployment.ended_at.is_some_and(|ended| ended < stop.to);
         // In the last step the agent has done its part already.
         let was_done = mine().any(|event| {
@@ -150,7 +156,8 @@ pub(super) fn recoveries(evidence: &Evidence<'_>) {
         let back = undisturbed(stop, next, evidence.incidents);
         let took = next.duration_since(back).max(SignedDuration::ZERO);
         if took > RECOVERY {
-            let detail = format!("{:.1} s after {} was back nothing had happened", took.as_secs_f64(), stop.target);
+            let detail =
+                format!("{:.1} s after {} was back nothing had happened", took.as_secs_f64(), stop.target);
             findings.say("recovery", about(plan, deployment), detail);
         }
         findings.figures().recoveries.push(took.unsigned_abs());
@@ -172,8 +179,7 @@ mod tests {
     #[test]
     fn a_recovery_is_measured_from_the_last_fault_in_its_way() {
         let at = |second: i64| Timestamp::from_second(second).expect("in range");
-        let incident =
-            |kind, target, from, to| Incident { kind, target, from: at(from), to: at(to) };
+        let incident = |kind, target, from, to| Incident { kind, target, from: at(from), to: at(to) };
         let stop = incident(Kind::Kill, "vm-1", 10, 12);
         let all = [
             stop.clone(),

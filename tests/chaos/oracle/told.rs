@@ -41,7 +41,8 @@ fn saturating_after(time: Timestamp) -> Timestamp {
 pub(super) async fn console(evidence: &Evidence<'_>) -> anyhow::Result<()> {
     let Evidence { cluster, findings, .. } = evidence;
     let lives = cluster.console.lives().await;
-    let deployments: Vec<&Deployment> = evidence.deployments.iter().map(|(_, deployment)| deployment).collect();
+    let deployments: Vec<&Deployment> =
+        evidence.deployments.iter().map(|(_, deployment)| deployment).collect();
     for number in untold(&lives, &deployments)? {
         findings.say("bot", format!("#{number}"), "the console's last life did not tell its end");
     }
@@ -49,13 +50,18 @@ pub(super) async fn console(evidence: &Evidence<'_>) -> anyhow::Result<()> {
         for (number, outcomes) in said {
             let deployment = evidence.deployments.iter().find(|(_, one)| one.number.0 == number);
             let Some((plan, deployment)) = deployment else {
-                findings.say("bot", format!("#{number}"), "the console told of a deployment that is not there");
+                findings.say(
+                    "bot",
+                    format!("#{number}"),
+                    "the console told of a deployment that is not there",
+                );
                 continue;
             };
             findings.count("outcomes told by the console", outcomes.len() as u64);
             let expected = deployment.outcome().map_or("not ended", Outcome::code);
             if outcomes.len() > 1 || outcomes.iter().any(|outcome| *outcome != expected) {
-                let detail = format!("the console's life {} told {outcomes:?}, it ended as {expected}", n + 1);
+                let detail =
+                    format!("the console's life {} told {outcomes:?}, it ended as {expected}", n + 1);
                 findings.say("bot", about(plan, deployment), detail);
             }
         }
@@ -79,7 +85,8 @@ pub(super) fn script(evidence: &Evidence<'_>, executed: &Executed) {
         _ => false,
     };
     if !is_right {
-        let detail = format!("the script's command ended with {code}, the deployment as {outcome:?}:\n{output}");
+        let detail =
+            format!("the script's command ended with {code}, the deployment as {outcome:?}:\n{output}");
         evidence.findings.say("bot", &plan.branch, detail);
     }
 }
