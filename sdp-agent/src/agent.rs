@@ -16,6 +16,7 @@ mod follow;
 mod hello;
 mod host;
 mod recent;
+mod resume;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::{File, Permissions};
@@ -37,11 +38,11 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, User};
 use crate::exec::Isolation;
 use crate::git::{Git, GitConfigError};
-use crate::job::{Stop, StopWhy};
+use crate::job::{Begin, Stop, StopWhy};
 use crate::link::Connector;
 use crate::router::BuiltinRouter;
 use crate::runtime::{DockerRuntime, DockerRuntimeConfig, ProcessRuntime, Runtime, RuntimeConfig};
-use crate::spool::Spool;
+use crate::spool::{JobLog, Spool};
 use crate::sync::Lock;
 use crate::tools::Tools;
 use crate::workspace::Workspaces;
@@ -107,10 +108,18 @@ pub async fn run(
 ) -> Result<(), AgentError> {
     let agent = Arc::new(Agent::open(config).await?);
     let closing = &agent.closing;
+    agent.go_on_with_what_was_left();
     let mut router = agent.start_router(closing);
     agent.tasks.spawn({
         let (agent, closing) = (agent.clone(), closing.clone());
         async move { agent.keep_room(closing).await }
+    });
+    agent.tasks.spawn({
+        let (spool, closing) = (agent.spool.clone(), closing.clone());
+        async move {
+            // Ends with the agent.
+            let _ended = closing.run_until_cancelled(spool.keep_written()).await;
+        }
     });
     let mut connection = agent.tasks.spawn({
         let (agent, closing) = (agent.clone(), closing.clone());
@@ -162,6 +171,8 @@ struct Agent {
     room_wanted: Notify,
     /// What was found out last about this machine.
     preflight: Lock<Vec<Preflight>>,
+    /// Jobs of a former life that go on.
+    left: Lock<Vec<(JobLog, Begin)>>,
     /// Held for as long as the agent lives.
     _lock: File,
 }
@@ -209,7 +220,9 @@ impl Agent {
             opened.map_err(|_| AgentError::Fault)??;
         let runtime = open_runtime(&config, isolation.clone()).await?;
         let tools = Tools::new(&config, git, runtime, workspaces, isolation);
-        // No job is at work yet: what goes are half-done ones, and builds over the number to be kept that no instance runs.
+        let left = resume::decide(&tools, &spool).await;
+        // No job is at work yet: what goes are half-done ones, and builds over the number to be kept that neither an instance runs
+        // nor a job goes on with.
         tools.sweep().await;
         let router = match &config.router {
             Some(router) => {
@@ -239,6 +252,7 @@ impl Agent {
             going: Lock::default(),
             room_wanted: Notify::new(),
             preflight: Lock::new(preflight),
+            left: Lock::new(left),
             _lock: lock,
         })
     }
@@ -288,9 +302,12 @@ impl Agent {
         }
         // What outlives the agent goes on, and is found again by the next one.
         self.tools.runtime.shut_down().await;
+        self.spool.write_down().await;
         let connected = self.outbox.lock().is_some();
-        if connected && timeout(DELIVER_WITHIN, self.spool.emptied()).await.is_err() {
-            tracing::warn!("the server has not taken all logs; they are lost with this agent");
+        if connected && timeout(DELIVER_WITHIN, self.spool.delivered()).await.is_err() {
+            tracing::warn!(
+                "the server has not taken all logs; it gets the rest when this agent starts again"
+            );
         }
     }
 

@@ -11,8 +11,12 @@
 //! The invariant: whatever it started or wrote is undone before it says that it failed or was cancelled; only a job that
 //! ended as ready leaves something behind. The git credential is dropped when the fetch ends.
 //!
+//! When the agent ends in the middle, its next life goes on as [`Begin`] says: before the build it is done again from the first
+//! step, from the start on it goes on where it was; only a build cannot be taken up.
+//!
 //! Limits: [`sdp_core::wire::StepLimits`] for each step; resolve and fetch share one.
 
+mod resume;
 mod steps;
 mod stop;
 
@@ -22,12 +26,13 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use sdp_core::deployment::Step;
 use sdp_core::failure::{Failure, FailureReason};
-use sdp_core::id::DeploymentId;
+use sdp_core::id::{DeploymentId, InstanceId};
 use sdp_core::secret::GitCredential;
 use sdp_core::wire::{JobResult, JobSpec};
 
 use crate::spool::JobLog;
 use crate::tools::Tools;
+pub(crate) use resume::{Left, Resumed, left};
 pub(crate) use stop::{Stop, StopWhy};
 
 /// A job as it was ordered.
@@ -39,9 +44,22 @@ pub(crate) struct Order {
     pub(crate) credential: Option<GitCredential>,
 }
 
+/// Where a job begins.
+#[derive(Debug)]
+pub(crate) enum Begin {
+    /// With the first step.
+    Anew,
+    /// With the first step, once more: the agent's former life ended before anything was built.
+    Again,
+    /// Where the agent's former life left it: what was built is there.
+    At(Box<Resumed>),
+    /// Nowhere: what is left of it is removed, and this said.
+    Over(Halt),
+}
+
 /// Why the work did not come to its end.
 #[derive(Debug)]
-enum Halt {
+pub(crate) enum Halt {
     /// The user's failure.
     Failed(Box<Failure>),
     /// Asked to stop; why is in the [`Stop`].
@@ -69,13 +87,13 @@ struct Undo {
 }
 
 /// Does a job to its end. Never panics, never leaves the log without an end.
-pub(crate) async fn run(order: Order, tools: Arc<Tools>, log: JobLog, stop: Arc<Stop>) {
+pub(crate) async fn run(order: Order, begin: Begin, tools: Arc<Tools>, log: JobLog, stop: Arc<Stop>) {
     let (deployment, instance) = (order.deployment, order.spec.instance);
     let mut undo = Undo::default();
     let work = {
         let steps = steps::Steps::new(order, &tools, &log, &stop, &mut undo);
         let broken = log.broken().clone();
-        let work = AssertUnwindSafe(Box::pin(steps.run())).catch_unwind();
+        let work = AssertUnwindSafe(Box::pin(steps.run(begin))).catch_unwind();
         tokio::pin!(work);
         loop {
             tokio::select! {
@@ -85,6 +103,12 @@ pub(crate) async fn run(order: Order, tools: Arc<Tools>, log: JobLog, stop: Arc<
         }
     };
     let step = undo.step;
+    if matches!(work, Ok(Err(Halt::Stopped)))
+        && stop.why() == Some(StopWhy::AgentStops)
+        && step != Some(Step::Build)
+    {
+        return leave(&tools, &log, deployment, instance, &undo).await;
+    }
     let result = match work {
         Ok(Ok(())) => None,
         Ok(Err(Halt::Failed(failure))) => Some(JobResult::Failed { failure: *failure }),
@@ -112,9 +136,24 @@ pub(crate) async fn run(order: Order, tools: Arc<Tools>, log: JobLog, stop: Arc<
         let result = result.clone();
         tokio::task::spawn_blocking(move || log.finish(|last| with_line(result, last))).await
     };
-    if finished.is_err() {
-        log.finish(|last| with_line(result, last));
+    match finished {
+        Ok(()) => {}
+        // The runtime is going down: the next life decides.
+        Err(error) if error.is_cancelled() => std::future::pending().await,
+        Err(_) => log.finish(|last| with_line(result, last)),
     }
+}
+
+/// The agent ends: what its next life can go on with stays, and nothing is said.
+async fn leave(tools: &Tools, log: &JobLog, deployment: DeploymentId, instance: InstanceId, undo: &Undo) {
+    if undo.step.is_none_or(|step| step < Step::Build) {
+        tools.release(instance).await;
+        if undo.workspace {
+            tools.remove_workspace(deployment).await;
+        }
+    }
+    let log = log.clone();
+    drop(tokio::task::spawn_blocking(move || log.write_down()).await);
 }
 
 /// How a job that was asked to stop has ended.

@@ -8,36 +8,49 @@
 //!                                                                                            ▲  ack, rewind
 //! ```
 //! The invariant: a line, once numbered, never changes, and numbers are dense from 1. An `ack` opens the window for more;
-//! the files stay until `done_ok`, so that the server may rewind to any place, even to the beginning.
+//! the files stay until `done_ok`, so that the server may rewind to any place, even to the beginning. What was sent is written,
+//! and what is written outlives the agent: its next life holds the same jobs ([`recover`]), and `agent::resume` decides what becomes of
+//! those that had not ended.
 //!
 //! Limits: each job's log is cut to [`SpoolLimits::per_deployment`], and all together to about [`SpoolLimits::total`]:
 //! beginning and end are kept, and one line between them says exactly what is missing. A full disk ends the job, not the
-//! agent. What the spool holds does not outlive the process: builds die with it, and a later life starts with an empty
-//! spool. (The journal that will change this writes its own files beside these.)
+//! agent. What a job has just said is written at once if it is sent, else within [`WRITE_AFTER`].
 
+mod journal;
 mod log;
 mod outflow;
 mod record;
+mod recover;
+mod state;
 mod tail;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use sdp_core::id::DeploymentId;
-use sdp_core::wire::JobReport;
+use sdp_core::wire::{JobReport, JobSpec};
 use tokio::sync::Notify;
 
 pub(crate) use log::JobLog;
 pub(crate) use outflow::{Next, Outflow};
 
 use crate::sync::Lock;
+use journal::Journal;
+use state::State;
 
 /// What a job is known by: its deployment and attempt.
 pub(crate) type JobKey = (DeploymentId, u32);
+
+/// This part of a log's limit is for its end.
+const TAIL_PART: u64 = 8;
+/// What waits to be sent is written this late at the latest.
+const WRITE_AFTER: Duration = Duration::from_millis(100);
 
 /// How much the spool keeps, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +67,13 @@ impl Default for SpoolLimits {
     }
 }
 
+impl SpoolLimits {
+    /// Of a log that is too long, so much is for its end.
+    fn tail(self) -> u64 {
+        self.per_deployment / TAIL_PART
+    }
+}
+
 /// Tells the sender that there is something to send.
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
@@ -62,6 +82,8 @@ pub(crate) struct Bell {
     any: Notify,
     /// There is something that must not wait for a batch to fill.
     urgent: Notify,
+    /// There is something that is only in memory.
+    unwritten: Notify,
 }
 
 impl Bell {
@@ -96,30 +118,62 @@ pub(crate) struct Spool {
 }
 
 impl Spool {
-    /// Opens the folder and empties it: what an earlier life left there is of jobs that died with it. Blocking.
+    /// Opens the folder, with the jobs that an earlier life left there. What is no job is removed. Blocking.
     pub(crate) fn open(root: PathBuf, limits: SpoolLimits) -> io::Result<Self> {
-        match std::fs::remove_dir_all(&root) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
         // What builds print is nobody else's to read, the build user's neither.
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
-        Ok(Self {
+        let spool = Self {
             root,
             limits,
             held: Arc::default(),
             bell: Arc::default(),
             jobs: Lock::default(),
             removed: Notify::new(),
-        })
+        };
+        for entry in std::fs::read_dir(&spool.root)? {
+            let entry = entry?;
+            let path = entry.path();
+            let Some(key) = entry.file_name().to_str().and_then(recover::key) else { continue };
+            match recover::recover(&path, limits.tail())? {
+                Some(recovered) => drop(spool.insert(key, path, recovered.file, recovered.state)),
+                None => std::fs::remove_dir_all(&path)?,
+            }
+        }
+        Ok(spool)
     }
 
-    /// A log for a job. Blocking.
-    pub(crate) fn create(&self, key: JobKey) -> io::Result<JobLog> {
+    /// A log for a job, with its order: on disk when this returns. Blocking.
+    pub(crate) fn create(&self, key: JobKey, spec: &JobSpec) -> io::Result<JobLog> {
         let folder = self.root.join(format!("{}-{}", key.0, key.1));
-        let log = JobLog::create(key, folder, self.limits, self.held.clone(), self.bell.clone())?;
+        std::fs::create_dir_all(&folder)?;
+        let file =
+            File::options().create(true).truncate(true).read(true).write(true).open(folder.join("lines"))?;
+        let journal = Journal::create(&folder, spec.clone())?;
+        File::open(&self.root)?.sync_all()?;
+        Ok(self.insert(key, folder, file, State::new(journal)))
+    }
+
+    fn insert(&self, key: JobKey, folder: PathBuf, file: File, state: State) -> JobLog {
+        let shared = (self.limits, self.held.clone(), self.bell.clone());
+        let log = JobLog::new(key, folder, shared, file, state);
         self.jobs.lock().insert(key, log.clone());
-        Ok(log)
+        log
+    }
+
+    /// Writes down what waits in memory, each time a moment after it was said. Ends never.
+    pub(crate) async fn keep_written(self: Arc<Self>) {
+        loop {
+            self.bell.unwritten.notified().await;
+            tokio::time::sleep(WRITE_AFTER).await;
+            self.write_down().await;
+        }
+    }
+
+    /// Writes down what is in memory.
+    pub(crate) async fn write_down(&self) {
+        let logs = self.logs();
+        let written = tokio::task::spawn_blocking(move || logs.iter().for_each(JobLog::write_down));
+        drop(written.await);
     }
 
     pub(crate) fn find(&self, key: JobKey) -> Option<JobLog> {
@@ -144,11 +198,11 @@ impl Spool {
         self.removed.notify_waiters();
     }
 
-    /// Returns when no job's log is held any more.
-    pub(crate) async fn emptied(&self) {
+    /// Returns when no log of a job that has ended is held any more.
+    pub(crate) async fn delivered(&self) {
         loop {
             let removed = self.removed.notified();
-            if self.jobs.lock().is_empty() {
+            if !self.jobs.lock().values().any(JobLog::is_done) {
                 return;
             }
             removed.await;

@@ -317,7 +317,12 @@ impl Tools {
         work: impl FnOnce(&Workspaces) -> T + Send + 'static,
     ) -> io::Result<T> {
         let workspaces = self.workspaces.clone();
-        tokio::task::spawn_blocking(move || work(&workspaces)).await.map_err(io::Error::other)
+        match tokio::task::spawn_blocking(move || work(&workspaces)).await {
+            Ok(value) => Ok(value),
+            // The runtime is going down: what would follow from an error here must not be done.
+            Err(error) if error.is_cancelled() => std::future::pending().await,
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 }
 

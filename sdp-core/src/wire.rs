@@ -50,7 +50,7 @@ use crate::sandbox::RouteTable;
 use crate::secret::GitCredential;
 
 /// The one protocol number; another is refused with both named.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// The runtime that runs instances in containers, as `hello` names it.
 pub const DOCKER: &str = "docker";
 /// The runtime that runs instances as plain processes, as `hello` names it.
@@ -452,6 +452,10 @@ pub struct JobReport {
     pub attempt: u32,
     /// Whether all is done and only waits to be brought over.
     pub done: bool,
+    /// Whether its work ended with the agent's former process before anything was built: it begins again when its `deploy` comes
+    /// again, with the credential that no agent keeps.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interrupted: bool,
     /// Lines held, up to this one.
     pub lines: u64,
     /// Progress held, up to this one.
@@ -480,6 +484,9 @@ pub enum JobAction {
         lines: u64,
         /// Progress after this one.
         progress: u64,
+        /// What the server's log is, where it has more lines than the agent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ahead: Option<Totals>,
     },
     /// Cancel it; send as above.
     Cancel {
@@ -487,9 +494,22 @@ pub enum JobAction {
         lines: u64,
         /// Progress after this one.
         progress: u64,
+        /// As above.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ahead: Option<Totals>,
     },
     /// Stop it if it runs, remove all that it started, send nothing.
     Forget {},
+}
+
+/// What the lines of a log add up to. A server has more of them than its agent when the agent's machine lost power after it
+/// had sent them; the agent goes on from there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// How many bytes they have, each with its line feed.
+    pub bytes: u64,
+    /// CRC-32 (IEEE) over those bytes.
+    pub checksum: u32,
 }
 
 /// An agent's router.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::recent::Reply;
 use super::{Agent, Running};
 use crate::git::GitOp;
-use crate::job::{self, Order, Stop, StopWhy};
+use crate::job::{self, Begin, Order, Stop, StopWhy};
 use crate::spool::{JobKey, JobLog, Outflow};
 
 /// How long a list of branches may take.
@@ -36,7 +36,7 @@ impl Agent {
                     return Some(reply);
                 }
                 let order = Order { deployment, attempt, spec: *spec, credential };
-                let reply = self.take_job(order, attempt, outflow).await;
+                let reply = self.take_job(order, outflow).await;
                 Some(self.answer(command, reply))
             }
             ToAgent::Cancel { command, deployment } => {
@@ -46,6 +46,9 @@ impl Agent {
                 let job = self.running.lock().get(&deployment).cloned();
                 if let Some(job) = job {
                     job.stop.set(StopWhy::Cancelled);
+                }
+                for log in self.spool.logs().iter().filter(|log| log.key().0 == deployment) {
+                    self.cancel_interrupted(log.key());
                 }
                 Some(self.answer(command, Reply::Accepted))
             }
@@ -109,10 +112,13 @@ impl Agent {
         reply.frame(command)
     }
 
-    async fn take_job(self: &Arc<Self>, order: Order, attempt: u32, outflow: &Outflow) -> Reply {
-        let key = (order.deployment, attempt);
-        if self.spool.find(key).is_some() {
-            return Reply::Accepted;
+    async fn take_job(self: &Arc<Self>, order: Order, outflow: &Outflow) -> Reply {
+        let key = (order.deployment, order.attempt);
+        let attempt = order.attempt;
+        if let Some(log) = self.spool.find(key) {
+            // It has its place already, whatever else is at work.
+            let waits = log.take_interrupted();
+            return if waits && !self.begin_again(order, log).await { draining() } else { Reply::Accepted };
         }
         let held = self.spool.logs().into_iter().map(|log| log.key());
         let earlier: Vec<JobKey> = held.filter(|(deployment, _)| *deployment == order.deployment).collect();
@@ -137,8 +143,8 @@ impl Agent {
             return Reply::rejected(RejectReason::EngineUnavailable, why);
         }
         let log = {
-            let spool = self.spool.clone();
-            tokio::task::spawn_blocking(move || spool.create(key)).await
+            let (spool, spec) = (self.spool.clone(), order.spec.clone());
+            tokio::task::spawn_blocking(move || spool.create(key, &spec)).await
         };
         let log = match log {
             Ok(Ok(log)) => log,
@@ -157,9 +163,8 @@ impl Agent {
             outflow.forget(old);
             self.forget_job(old);
         }
-        // Here the journal will record the job (never its credential) before it is accepted.
         outflow.send_after(key, 0, 0);
-        if !self.start_job(order, attempt, log, replaced) {
+        if !self.start_job(order, Begin::Anew, log, replaced) {
             outflow.forget(key);
             self.remove_log(key);
             return draining();
@@ -176,19 +181,21 @@ impl Agent {
             job.forgotten.load(Ordering::Acquire)
                 || self.spool.find((**deployment, job.attempt)).is_some_and(|log| !log.is_done())
         });
-        at_work.count()
+        let logs = self.spool.logs();
+        let waiting = logs.iter().filter(|log| log.is_interrupted() && log.key().0 != but_for);
+        at_work.count() + waiting.count()
     }
 
     /// Starts a job, unless the agent has begun to drain: then nobody would wait for it.
     pub(super) fn start_job(
         self: &Arc<Self>,
         order: Order,
-        attempt: u32,
+        begin: Begin,
         log: JobLog,
         replaced: Option<Arc<Running>>,
     ) -> bool {
         let job = Arc::new(Running {
-            attempt,
+            attempt: order.attempt,
             instance: order.spec.instance,
             stop: Arc::default(),
             forgotten: AtomicBool::new(false),
@@ -212,7 +219,7 @@ impl Agent {
                 replaced.over.cancelled().await;
             }
             let stop: Arc<Stop> = job.stop.clone();
-            Box::pin(job::run(order, agent.tools.clone(), log, stop)).await;
+            Box::pin(job::run(order, begin, agent.tools.clone(), log, stop)).await;
             if job.forgotten.load(Ordering::Acquire) {
                 agent.discard(job.instance).await;
                 agent.blocking_remove((deployment, job.attempt)).await;

@@ -160,12 +160,17 @@ impl Agent {
         for log in self.spool.logs() {
             let key = log.key();
             match decided.remove(&key) {
-                Some(JobAction::Send { lines, progress }) => outflow.send_after(key, lines, progress),
-                Some(JobAction::Cancel { lines, progress }) => {
+                Some(JobAction::Send { lines, progress, ahead }) => {
+                    log.catch_up(lines, progress, ahead);
+                    outflow.send_after(key, lines, progress);
+                }
+                Some(JobAction::Cancel { lines, progress, ahead }) => {
+                    log.catch_up(lines, progress, ahead);
                     outflow.send_after(key, lines, progress);
                     if let Some(job) = self.find_running(key) {
                         job.stop.set(StopWhy::Cancelled);
                     }
+                    self.cancel_interrupted(key);
                 }
                 Some(JobAction::Forget {}) => self.forget_job(key),
                 // The server leaves nothing undecided; should it do so, sending all again harms nobody.

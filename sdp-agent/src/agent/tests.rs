@@ -4,6 +4,7 @@ mod apart;
 mod builds;
 mod jobs;
 mod link;
+mod restart;
 mod server;
 mod socket;
 
@@ -26,8 +27,35 @@ use server::Server;
 struct World {
     folder: TempDir,
     server: Server,
+    config: Config,
+    life: Life,
+}
+
+/// One life of the agent, on threads of its own, so that it can be cut off in the middle.
+struct Life {
+    runtime: tokio::runtime::Runtime,
     shutdown: CancellationToken,
     agent: tokio::task::JoinHandle<Result<(), AgentError>>,
+}
+
+impl Life {
+    fn begin(config: Config, connector: Connector) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let shutdown = CancellationToken::new();
+        let agent = runtime.spawn(crate::run(config, connector, shutdown.clone()));
+        Self { runtime, shutdown, agent }
+    }
+
+    /// Drops all that it does, wherever that is, and returns when its folder is nobody's.
+    async fn cut_off(self, config: &Config) {
+        let Self { runtime, .. } = self;
+        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(server::PATIENCE)).await.unwrap();
+        // A program that another test is just starting may hold a copy of the lock for a moment.
+        let lock = File::open(config.data_dir.join("lock")).unwrap();
+        let operation = rustix::fs::FlockOperation::LockExclusive;
+        tokio::task::spawn_blocking(move || rustix::fs::flock(lock, operation)).await.unwrap().unwrap();
+    }
 }
 
 impl World {
@@ -44,21 +72,48 @@ impl World {
         config.min_free = 0;
         change(&mut config);
         let (connector, server) = Server::new();
-        let shutdown = CancellationToken::new();
-        let agent = crate::run(config, connector, shutdown.clone());
-        #[expect(clippy::disallowed_methods, reason = "the test awaits it in `stop`")]
-        let agent = tokio::spawn(agent);
-        let mut world = Self { folder, server, shutdown, agent };
+        let life = Life::begin(config.clone(), connector);
+        let mut world = Self { folder, server, config, life };
+        world.server.welcome().await;
+        world
+    }
+
+    /// Ends the agent as SIGKILL does; its next life dials, too. Its hello is still to be answered.
+    async fn kill(mut self) -> Self {
+        self.life.cut_off(&self.config).await;
+        self.server.hang_up();
+        self.life = Life::begin(self.config.clone(), self.server.connector());
+        self
+    }
+
+    /// As `kill`, and answers the hello.
+    async fn kill_and_welcome(self) -> Self {
+        let mut world = self.kill().await;
+        world.server.welcome().await;
+        world
+    }
+
+    /// Ends the agent as SIGTERM does, and begins its next life.
+    async fn restart(self) -> Self {
+        let Self { folder, mut server, config, mut life } = self;
+        life.shutdown.cancel();
+        let ended = tokio::join!(&mut life.agent, server.until_it_hangs_up());
+        ended.0.expect("no panic").expect("no error");
+        life.cut_off(&config).await;
+        server.hang_up();
+        let life = Life::begin(config.clone(), server.connector());
+        let mut world = Self { folder, server, config, life };
         world.server.welcome().await;
         world
     }
 
     /// Ends the agent as SIGTERM does, and waits until nothing of it runs.
     async fn stop(mut self) -> Server {
-        self.shutdown.cancel();
+        self.life.shutdown.cancel();
         let server = &mut self.server;
-        let ended = tokio::join!(self.agent, server.until_it_hangs_up());
+        let ended = tokio::join!(&mut self.life.agent, server.until_it_hangs_up());
         ended.0.expect("no panic").expect("no error");
+        self.life.cut_off(&self.config).await;
         self.server
     }
 

@@ -136,7 +136,11 @@ impl Running {
             Ok(Ok(value)) => Ok(value),
             // A cut connection shows as some error of the network; the reason is ours.
             Ok(Err(fault)) => Err(self.control.check().err().unwrap_or(fault)),
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is going down: what would follow from an error here must not be done.
+                Err(_) => std::future::pending().await,
+            },
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +14,10 @@ use sdp_core::deployment::Step;
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::name::CommitId;
 use sdp_core::secret::Secret;
-use sdp_core::wire::{Progress, Stream};
+use sdp_core::wire::{InstanceStatus, JobSpec, Progress, Stream};
 use tokio::time::Instant;
 
-use super::{Halt, Order, Stop, Undo};
+use super::{Begin, Halt, Order, Resumed, Stop, Undo};
 use crate::builder::{self, BuildContext, LastLines, PlannedFile, RunPlan, Survey, Target, explain};
 use crate::exec::{self, ExecError, Program};
 use crate::git::GitOp;
@@ -60,7 +61,19 @@ impl<'a> Steps<'a> {
         Self { order, tools, log, stop, undo, redactor }
     }
 
-    pub(super) async fn run(mut self) -> Result<(), Halt> {
+    pub(super) async fn run(mut self, begin: Begin) -> Result<(), Halt> {
+        match begin {
+            Begin::Anew => {}
+            Begin::Again => self.note("the agent was restarted; it begins again"),
+            Begin::At(resumed) => return Box::pin(self.go_on(*resumed)).await,
+            Begin::Over(halt) => {
+                if let Halt::Failed(failure) = &halt {
+                    self.undo.step = failure.step;
+                }
+                (self.undo.instance, self.undo.workspace) = (true, true);
+                return Err(halt);
+            }
+        }
         let fetch_until = Instant::now() + seconds(self.order.spec.step_limits.fetch);
         let commit = match self.order.spec.commit.clone() {
             Some(commit) => commit,
@@ -75,6 +88,66 @@ impl<'a> Steps<'a> {
         };
         self.start(&commit, plan).await?;
         self.check().await
+    }
+
+    /// Goes on where the agent's former life left it.
+    async fn go_on(&mut self, resumed: Resumed) -> Result<(), Halt> {
+        let Resumed { step, commit, run, started } = resumed;
+        (self.undo.step, self.undo.instance) = (Some(step), true);
+        let owner = self.tools.build_of(self.order.spec.instance).await;
+        self.undo.workspace = owner == Some(self.order.deployment);
+        self.note("the agent was restarted; it goes on where it was");
+        if step == Step::Build {
+            self.start(&commit, run).await?;
+            return self.check().await;
+        }
+        let until = Instant::now() + seconds(self.order.spec.step_limits.start);
+        self.until_runtime_knows(until).await?;
+        let instance = self.order.spec.instance;
+        let known = self.tools.runtime.reports().into_iter().find(|known| known.instance == instance);
+        let address = match known.map(|known| known.status) {
+            Some(InstanceStatus::Running { address, .. }) => Some(address),
+            // The check says how it ended.
+            Some(_) => started,
+            None if started.is_none() && self.order.spec.release.is_some() => {
+                let detail =
+                    "the agent ended while the release command may have run; it is not run twice unasked";
+                return Err(Halt::failed(Step::Start, FailureReason::AgentRestarted, detail));
+            }
+            None => {
+                let start = self.start_spec(&commit, run).await;
+                Some(self.launch(start, until).await?)
+            }
+        };
+        if let Some(address) = address.filter(|address| started != Some(*address)) {
+            self.log.progress(Progress::Started { address });
+        }
+        if step == Step::Start {
+            return self.check().await;
+        }
+        self.until_healthy().await
+    }
+
+    /// Returns when the runtime can say what runs.
+    async fn until_runtime_knows(&self, until: Instant) -> Result<(), Halt> {
+        let runtime = &self.tools.runtime;
+        let mut seen = 0;
+        while let Some(why) = runtime.degraded() {
+            tokio::select! {
+                () = runtime.next_change(&mut seen) => {}
+                () = tokio::time::sleep_until(until) => {
+                    return Err(Halt::failed(Step::Start, FailureReason::EngineUnavailable, why));
+                }
+                () = self.stop.token().cancelled() => return Err(Halt::Stopped),
+            }
+        }
+        Ok(())
+    }
+
+    /// Says something in the log and to those who follow the deployment.
+    fn note(&self, text: &str) {
+        self.say(text);
+        self.log.progress(Progress::Noted { text: text.to_owned() });
     }
 
     async fn resolve(&mut self, until: Instant) -> Result<CommitId, Halt> {
@@ -219,10 +292,7 @@ impl<'a> Steps<'a> {
     }
 
     fn spec_hash(&self) -> String {
-        let spec = &self.order.spec;
-        let toolchains: Vec<_> =
-            self.tools.build.toolchains_for(&spec.labels).map(|toolchain| &toolchain.label).collect();
-        spec_hash(spec, self.target(), &toolchains)
+        spec_hash_of(self.tools, &self.order.spec)
     }
 
     async fn build_command(&self, program: Program, until: Instant) -> Result<(), Halt> {
@@ -285,8 +355,18 @@ impl<'a> Steps<'a> {
 
     async fn start(&mut self, commit: &CommitId, run: RunPlan) -> Result<(), Halt> {
         self.begin(Step::Start)?;
-        let spec = &self.order.spec;
         self.say(&run.argv.join(" "));
+        let start = self.start_spec(commit, run).await;
+        self.undo.instance = true;
+        let until = Instant::now() + seconds(self.order.spec.step_limits.start);
+        self.release(&start, until).await?;
+        let address = self.launch(start, until).await?;
+        self.log.progress(Progress::Started { address });
+        Ok(())
+    }
+
+    async fn start_spec(&self, commit: &CommitId, run: RunPlan) -> StartSpec {
+        let spec = &self.order.spec;
         let mut env: BTreeMap<String, String> =
             spec.env.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
         let ours = [
@@ -297,7 +377,7 @@ impl<'a> Steps<'a> {
             ("SDP_DEPLOYMENT", spec.number.to_string()),
         ];
         env.extend(ours.map(|(name, value)| (name.to_owned(), value)));
-        let start = StartSpec {
+        StartSpec {
             instance: spec.instance,
             deployment: self.order.deployment,
             number: spec.number,
@@ -311,24 +391,23 @@ impl<'a> Steps<'a> {
             limits: spec.limits,
             writable: spec.writable.clone(),
             redactor: Redactor::default(),
-        };
-        self.undo.instance = true;
-        let until = Instant::now() + seconds(spec.step_limits.start);
-        self.release(&start, until).await?;
+        }
+    }
+
+    async fn launch(&self, start: StartSpec, until: Instant) -> Result<SocketAddr, Halt> {
+        let spec = &self.order.spec;
         let started = tokio::select! {
             started = tokio::time::timeout_at(until, self.tools.runtime.start(start)) => started,
             () = self.stop.token().cancelled() => return Err(Halt::Stopped),
         };
-        let address = match started {
-            Ok(Ok(address)) => address,
-            Ok(Err(error)) => return Err(self.not_started(error)),
+        match started {
+            Ok(Ok(address)) => Ok(address),
+            Ok(Err(error)) => Err(self.not_started(error)),
             Err(_) => {
                 let detail = format!("the start took longer than {} s", spec.step_limits.start);
-                return Err(Halt::failed(Step::Start, FailureReason::Timeout, detail));
+                Err(Halt::failed(Step::Start, FailureReason::Timeout, detail))
             }
-        };
-        self.log.progress(Progress::Started { address });
-        Ok(())
+        }
     }
 
     /// Runs the service's release command, if it has one.
@@ -346,6 +425,10 @@ impl<'a> Steps<'a> {
 
     async fn check(&mut self) -> Result<(), Halt> {
         self.begin(Step::Check)?;
+        self.until_healthy().await
+    }
+
+    async fn until_healthy(&self) -> Result<(), Halt> {
         let spec = &self.order.spec;
         let limit = seconds(spec.step_limits.check);
         let runtime = &self.tools.runtime;
@@ -470,6 +553,13 @@ impl<'a> Steps<'a> {
             _ => self.tools.build.composer_config.as_ref().map(|_| "composer_config".to_owned()),
         }
     }
+}
+
+/// What a kept build must have been made with to serve for this.
+pub(super) fn spec_hash_of(tools: &Tools, spec: &JobSpec) -> String {
+    let toolchains: Vec<_> =
+        tools.build.toolchains_for(&spec.labels).map(|toolchain| &toolchain.label).collect();
+    spec_hash(spec, Target::of_runtime(tools.runtime.kind()), &toolchains)
 }
 
 fn is_full(error: &io::Error) -> bool {

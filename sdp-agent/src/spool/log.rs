@@ -6,13 +6,15 @@
 //!   ├── beginning ─────────────┤ … ├── tail ring ──┤  when it is not: the ring joins it when the job ends
 //! ```
 //! Appending costs a copy into memory; each time [`BUFFER`] is full it is written to the file by whoever appends. That
-//! goes to the page cache; if the disk cannot keep up, the build that prints so much is what waits.
+//! goes to the page cache; if the disk cannot keep up, the build that prints so much is what waits. Nothing is sent that is
+//! not written: what the server has, the agent's next life has, too ([`super::recover`]). What waits for nobody is written a
+//! moment later ([`JobLog::write_down`]).
 //!
 //! The limit is on what the records take up on disk. Of it an eighth is the tail's. Lines in the tail have no number until
 //! the job ends, so progress that happens meanwhile comes after the last line of the beginning.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,10 +23,13 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use sdp_core::deployment::Step;
-use sdp_core::wire::{FromAgent, JobReport, JobResult, LineMeta, LinesBatch, Progress, Stream};
-use serde::Serialize;
+use sdp_core::wire::{
+    FromAgent, JobReport, JobResult, JobSpec, LineMeta, LinesBatch, Progress, Stream, Totals,
+};
 use tokio_util::sync::CancellationToken;
 
+use super::journal::ProgressItem;
+use super::state::{INDEX_EVERY, State};
 use super::tail::{Dropped, Tail};
 use super::{Bell, JobKey, SpoolLimits, record};
 use crate::sync::Lock;
@@ -33,10 +38,6 @@ use crate::sync::Lock;
 const BUFFER: usize = 256 * 1024;
 /// So many bytes wake the sender though its pause between two batches is not over.
 const URGENT: usize = 64 * 1024;
-/// Each so many lines their place in the file is remembered.
-const INDEX_EVERY: u64 = 1024;
-/// This part of a log's limit is for its end.
-const TAIL_PART: u64 = 8;
 
 /// A job's log. Clones are the same log.
 #[derive(Clone, Debug)]
@@ -54,36 +55,6 @@ struct Inner {
     /// Cancelled when the disk is full or broken: the job must end.
     broken: CancellationToken,
     state: Lock<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    buffer: Vec<u8>,
-    /// Bytes in the file; `buffer` comes after them.
-    written: u64,
-    lines: u64,
-    /// With a line feed for each line.
-    bytes: u64,
-    checksum: crc32fast::Hasher,
-    /// Where lines 1, 1 + [`INDEX_EVERY`], … begin.
-    index: Vec<u64>,
-    /// The last line that a program printed.
-    last_printed: u64,
-    tail: Option<Tail>,
-    /// Lines that came after the disk broke.
-    unwritten: Dropped,
-    dropped: u64,
-    since_urgent: usize,
-    progress: Vec<ProgressItem>,
-    progress_file: File,
-    done: bool,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct ProgressItem {
-    number: u64,
-    after_line: u64,
-    what: Progress,
 }
 
 /// A place in a log to read from. Lines before `wanted` are passed over.
@@ -111,35 +82,17 @@ pub(super) struct Waiting {
 }
 
 impl JobLog {
-    pub(super) fn create(
+    /// The log whose state is this, in this folder.
+    pub(super) fn new(
         key: JobKey,
         folder: PathBuf,
-        limits: SpoolLimits,
-        held: Arc<AtomicU64>,
-        bell: Arc<Bell>,
-    ) -> io::Result<Self> {
-        std::fs::create_dir_all(&folder)?;
-        let file =
-            File::options().create(true).truncate(true).read(true).write(true).open(folder.join("lines"))?;
-        let progress_file = File::options().create(true).append(true).open(folder.join("progress"))?;
-        let state = State {
-            buffer: Vec::new(),
-            written: 0,
-            lines: 0,
-            bytes: 0,
-            checksum: crc32fast::Hasher::new(),
-            index: Vec::new(),
-            last_printed: 0,
-            tail: None,
-            unwritten: Dropped::default(),
-            dropped: 0,
-            since_urgent: 0,
-            progress: Vec::new(),
-            progress_file,
-            done: false,
-        };
+        (limits, held, bell): (SpoolLimits, Arc<AtomicU64>, Arc<Bell>),
+        file: File,
+        state: State,
+    ) -> Self {
+        held.fetch_add(state.end(), Ordering::Relaxed);
         let broken = CancellationToken::new();
-        Ok(Self(Arc::new(Inner { key, folder, limits, held, bell, file, broken, state: Lock::new(state) })))
+        Self(Arc::new(Inner { key, folder, limits, held, bell, file, broken, state: Lock::new(state) }))
     }
 
     pub(crate) fn key(&self) -> JobKey {
@@ -189,7 +142,7 @@ impl JobLog {
         if state.done {
             return;
         }
-        self.0.push_progress(&mut state, what);
+        self.0.push_progress(&mut state, what, 0);
         drop(state);
         self.0.bell.ring_urgently();
     }
@@ -206,10 +159,79 @@ impl JobLog {
             self.0.broken.cancel();
         }
         let result = result(state.last_printed);
-        self.0.push_progress(&mut state, Progress::Ended { result });
+        let dropped = state.dropped;
+        self.0.push_progress(&mut state, Progress::Ended { result }, dropped);
         state.done = true;
+        // Only now: until its last word is written, another life would put the end behind the beginning once more.
+        Tail::remove(&self.0.folder);
         drop(state);
         self.0.bell.ring_urgently();
+    }
+
+    /// How far the job had come, by what it has said.
+    pub(crate) fn so_far(&self) -> Vec<Progress> {
+        self.0.state.lock().progress.iter().map(|item| item.what.clone()).collect()
+    }
+
+    /// Its work died with the agent's former process, and begins again when its order comes again.
+    pub(crate) fn interrupt(&self) {
+        self.0.state.lock().interrupted = true;
+    }
+
+    /// Whether it waits for its order; from now on it does not.
+    pub(crate) fn take_interrupted(&self) -> bool {
+        std::mem::take(&mut self.0.state.lock().interrupted)
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.0.state.lock().interrupted
+    }
+
+    /// Counts another beginning of the work.
+    ///
+    /// # Errors
+    /// When that cannot be written. Blocking.
+    pub(crate) fn begin_again(&self) -> io::Result<()> {
+        self.0.state.lock().journal.begin_again()
+    }
+
+    /// What was ordered.
+    pub(crate) fn spec(&self) -> JobSpec {
+        self.0.state.lock().journal.record().spec.clone()
+    }
+
+    /// How many times the work was begun.
+    pub(crate) fn begun(&self) -> u32 {
+        self.0.state.lock().journal.record().begun
+    }
+
+    /// The server has more of it than is here: this machine lost power after it had sent that. Numbers go on after the
+    /// server's; what is missing here is never asked for, for it is there.
+    pub(crate) fn catch_up(&self, lines: u64, progress: u64, totals: Option<Totals>) {
+        let mut state = self.0.state.lock();
+        if let Some(totals) = totals.filter(|_| lines > state.lines) {
+            let meta = LineMeta { length: 0, at_ms: now_ms(), step: state.step(), stream: Stream::Sdp };
+            while state.lines < lines {
+                self.0.push(&mut state, meta, b"");
+            }
+            state.bytes = totals.bytes;
+            state.checksum = crc32fast::Hasher::new_with_initial_len(totals.checksum, totals.bytes);
+            // Where it cannot be written the job's next line finds out.
+            drop(self.0.flush(&mut state));
+            tracing::warn!(deployment.id = %self.0.key.0, lines, "the server has more of a log than was left here");
+        }
+        while (state.progress.len() as u64) < progress {
+            self.0.push_progress(&mut state, Progress::Noted { text: String::new() }, 0);
+        }
+    }
+
+    /// Writes down what is only in memory; what cannot be written ends the job. Blocking.
+    pub(crate) fn write_down(&self) {
+        let mut state = self.0.state.lock();
+        let tail = state.tail.as_mut().map_or(Ok(()), Tail::flush);
+        if let Err(error) = tail.and_then(|()| self.0.flush(&mut state)) {
+            self.0.break_off(&error);
+        }
     }
 
     pub(super) fn report(&self) -> JobReport {
@@ -218,6 +240,7 @@ impl JobLog {
             deployment: self.0.key.0,
             attempt: self.0.key.1,
             done: state.done,
+            interrupted: state.interrupted,
             lines: state.lines,
             progress: state.progress.len() as u64,
         }
@@ -283,7 +306,7 @@ impl JobLog {
         loop {
             let mut chunk;
             {
-                let state = self.0.state.lock();
+                let mut state = self.0.state.lock();
                 if cursor.offset >= state.end() {
                     return Ok(None);
                 }
@@ -291,10 +314,16 @@ impl JobLog {
                     let from = usize::try_from(from).unwrap_or(usize::MAX);
                     let rest = state.buffer.get(from..).unwrap_or_default();
                     chunk = rest[..rest.len().min(max)].to_vec();
+                    // Written before it is sent. Where that fails the job ends, and what was said is sent from memory.
+                    if !self.0.broken.is_cancelled()
+                        && let Err(error) = self.0.flush(&mut state)
+                    {
+                        self.0.break_off(&error);
+                    }
                 } else {
                     let left = usize::try_from(state.written - cursor.offset).unwrap_or(usize::MAX);
-                    chunk = vec![0; left.min(max)];
                     drop(state);
+                    chunk = vec![0; left.min(max)];
                     // What is written never changes, so this needs no lock.
                     self.0.file.read_exact_at(&mut chunk, cursor.offset)?;
                 }
@@ -341,16 +370,16 @@ impl Inner {
         }
         let size = (record::HEADER + line.len()) as u64;
         if state.tail.is_none() {
-            let tail = self.limits.per_deployment / TAIL_PART;
+            let tail = self.limits.tail();
             let over = state.end() + size > self.limits.per_deployment - tail
                 || self.held.load(Ordering::Relaxed) + size > self.limits.total;
             if over {
-                state.tail = Some(Tail::new(self.folder.clone(), tail));
+                state.tail = Some(Tail::new(self.folder.clone(), tail, state.lines));
                 let text = format!(
                     "the log is long: what follows line {} is shown when the work is over, and of it only the end",
                     state.lines
                 );
-                self.push_progress(state, Progress::Noted { text });
+                self.push_progress(state, Progress::Noted { text }, 0);
             }
         }
         let result = match &mut state.tail {
@@ -361,6 +390,12 @@ impl Inner {
             }
         };
         if let Err(error) = result {
+            self.break_off(&error);
+        }
+    }
+
+    fn break_off(&self, error: &io::Error) {
+        if !self.broken.is_cancelled() {
             tracing::error!(deployment.id = %self.key.0, %error, "failed to spool a log; its job is ended");
             self.broken.cancel();
         }
@@ -368,19 +403,12 @@ impl Inner {
 
     /// Numbers a line and appends it to what is in memory.
     fn push(&self, state: &mut State, meta: LineMeta, line: &[u8]) {
-        if state.lines.is_multiple_of(INDEX_EVERY) {
-            let end = state.end();
-            state.index.push(end);
+        if state.buffer.is_empty() {
+            self.bell.unwritten.notify_one();
         }
+        state.number(state.end(), meta, line);
         record::write(&mut state.buffer, meta, line);
-        state.checksum.update(line);
-        state.checksum.update(b"\n");
-        state.lines += 1;
-        state.bytes += line.len() as u64 + 1;
         state.since_urgent += record::HEADER + line.len();
-        if meta.stream != Stream::Sdp {
-            state.last_printed = state.lines;
-        }
         self.held.fetch_add((record::HEADER + line.len()) as u64, Ordering::Relaxed);
     }
 
@@ -392,15 +420,16 @@ impl Inner {
         Ok(())
     }
 
-    fn push_progress(&self, state: &mut State, what: Progress) {
+    fn push_progress(&self, state: &mut State, what: Progress, dropped: u64) {
         let number = state.progress.len() as u64 + 1;
-        let item = ProgressItem { number, after_line: state.lines, what };
-        // The copy on disk is for people and for the journal; what is sent comes from memory.
-        if let Ok(mut text) = serde_json::to_vec(&item) {
-            text.push(b'\n');
-            if let Err(error) = state.progress_file.write_all(&text) {
-                tracing::warn!(deployment.id = %self.key.0, %error, "failed to write progress to the spool");
-            }
+        let item = ProgressItem { number, after_line: state.lines, what, dropped };
+        // Its lines first, then itself, and all that before it is sent.
+        let written = match self.broken.is_cancelled() {
+            true => Ok(()),
+            false => self.flush(state),
+        };
+        if let Err(error) = written.and_then(|()| state.journal.append(&item)) {
+            self.break_off(&error);
         }
         state.progress.push(item);
     }
@@ -447,22 +476,6 @@ impl Inner {
         let step = state.step();
         let meta = LineMeta { length: length(text.as_bytes()), at_ms: now_ms(), step, stream: Stream::Sdp };
         self.push(state, meta, text.as_bytes());
-    }
-}
-
-impl State {
-    /// Where the next record begins.
-    fn end(&self) -> u64 {
-        self.written + self.buffer.len() as u64
-    }
-
-    /// The step that it is in.
-    fn step(&self) -> Step {
-        let started = self.progress.iter().rev().find_map(|item| match item.what {
-            Progress::StepStarted { step } => Some(step),
-            _ => None,
-        });
-        started.unwrap_or(Step::Resolve)
     }
 }
 

@@ -1,7 +1,14 @@
+mod recovery;
+
+use std::collections::{BTreeMap, BTreeSet};
+
 use proptest::prelude::*;
+use sdp_core::catalog::{Builder, HealthCheck, Limits};
 use sdp_core::deployment::Step;
+use sdp_core::id::{DeploymentNumber, InstanceId};
+use sdp_core::name::{GitRef, RepoPath, RepoUrl, SandboxName, ServiceName};
 use sdp_core::wire::link::AgentFrame;
-use sdp_core::wire::{CUT_MARKER, FromAgent, JobResult, MAX_LINE, Progress, Stream};
+use sdp_core::wire::{CUT_MARKER, FromAgent, JobResult, MAX_LINE, Progress, StepLimits, Stream, Totals};
 
 use super::*;
 
@@ -69,6 +76,31 @@ fn spool(folder: &tempfile::TempDir, limits: SpoolLimits) -> Arc<Spool> {
     Arc::new(Spool::open(folder.path().join("spool"), limits).unwrap())
 }
 
+fn create(spool: &Spool, key: JobKey) -> JobLog {
+    let spec = JobSpec {
+        number: DeploymentNumber(1),
+        service: ServiceName::parse("hello").unwrap(),
+        sandbox: SandboxName::parse("alice").unwrap(),
+        instance: InstanceId::from(uuid::Uuid::nil()),
+        repo: RepoUrl::parse("/srv/git/hello.git").unwrap(),
+        git_ref: GitRef::parse("main").unwrap(),
+        commit: None,
+        reuse_build: false,
+        subdir: RepoPath::parse(".").unwrap(),
+        builder: Builder::Command { build: Vec::new(), run: vec!["./serve".to_owned()] },
+        health: HealthCheck::Tcp {},
+        env: BTreeMap::new(),
+        port: None,
+        image: None,
+        limits: Limits::default(),
+        writable: BTreeSet::new(),
+        release: None,
+        labels: BTreeSet::new(),
+        step_limits: StepLimits::default(),
+    };
+    spool.create(key, &spec).unwrap()
+}
+
 /// Sends all that may be sent now, acknowledging each batch if `ack`.
 async fn send_all(outflow: &Outflow, received: &mut Received, key: JobKey, ack: bool) {
     loop {
@@ -94,7 +126,7 @@ async fn lines_and_progress_arrive_in_order_with_counts_and_checksum() {
     let folder = tempfile::tempdir().unwrap();
     let spool = spool(&folder, SpoolLimits::default());
     let (key, mut received) = (key(), Received::default());
-    let log = spool.create(key).unwrap();
+    let log = create(&spool, key);
     let outflow = Outflow::new(spool.clone());
     outflow.send_after(key, 0, 0);
     log.progress(Progress::StepStarted { step: Step::Build });
@@ -121,7 +153,7 @@ async fn a_new_connection_goes_on_where_the_server_says() {
     let folder = tempfile::tempdir().unwrap();
     let spool = spool(&folder, SpoolLimits::default());
     let (key, mut received) = (key(), Received::default());
-    let log = spool.create(key).unwrap();
+    let log = create(&spool, key);
     for number in 0..5000 {
         log.line(Step::Build, Stream::Stdout, format!("line {number} {}", "x".repeat(100)).as_bytes());
     }
@@ -154,11 +186,11 @@ async fn unacknowledged_lines_are_bounded_and_jobs_take_turns() {
     let folder = tempfile::tempdir().unwrap();
     let spool = spool(&folder, SpoolLimits::default());
     let (noisy, quiet) = (key(), key());
-    let log = spool.create(noisy).unwrap();
+    let log = create(&spool, noisy);
     for _ in 0..200_000 {
         log.line(Step::Build, Stream::Stdout, &[b'x'; 100]);
     }
-    let other = spool.create(quiet).unwrap();
+    let other = create(&spool, quiet);
     other.line(Step::Build, Stream::Stdout, b"here");
     let outflow = Outflow::new(spool.clone());
     outflow.send_after(noisy, 0, 0);
@@ -182,7 +214,7 @@ async fn a_log_that_is_too_long_keeps_its_beginning_and_end_and_says_exactly_wha
     let limits = SpoolLimits { per_deployment: 1 << 20, total: 1 << 30 };
     let spool = spool(&folder, limits);
     let (key, mut received) = (key(), Received::default());
-    let log = spool.create(key).unwrap();
+    let log = create(&spool, key);
     let outflow = Outflow::new(spool.clone());
     outflow.send_after(key, 0, 0);
     let printed: Vec<String> = (1..=100_000).map(|number| format!("line {number}")).collect();
@@ -228,7 +260,7 @@ async fn a_log_that_just_fits_has_no_marker() {
     let limits = SpoolLimits { per_deployment: 1 << 20, total: 1 << 30 };
     let spool = spool(&folder, limits);
     let (key, mut received) = (key(), Received::default());
-    let log = spool.create(key).unwrap();
+    let log = create(&spool, key);
     // Over the part for the beginning, but with the part for the end it fits.
     let count = (15 << 16) / (100 + record::HEADER);
     for _ in 0..count {
@@ -248,7 +280,7 @@ async fn all_logs_together_are_bounded() {
     let folder = tempfile::tempdir().unwrap();
     let limits = SpoolLimits { per_deployment: 1 << 20, total: 1 << 20 };
     let spool = spool(&folder, limits);
-    let logs: Vec<JobLog> = (0..4).map(|_| spool.create(key()).unwrap()).collect();
+    let logs: Vec<JobLog> = (0..4).map(|_| create(&spool, key())).collect();
     for _ in 0..20_000 {
         for log in &logs {
             log.line(Step::Build, Stream::Stdout, &[b'x'; 50]);
@@ -272,7 +304,7 @@ async fn a_line_that_is_too_long_is_cut_with_a_marker() {
     let folder = tempfile::tempdir().unwrap();
     let spool = spool(&folder, SpoolLimits::default());
     let (key, mut received) = (key(), Received::default());
-    let log = spool.create(key).unwrap();
+    let log = create(&spool, key);
     log.line(Step::Build, Stream::Stdout, &vec![b'x'; MAX_LINE + 1]);
     let cut_before = [vec![b'y'; MAX_LINE], CUT_MARKER.into()].concat();
     log.line(Step::Build, Stream::Stdout, &cut_before);
@@ -293,7 +325,7 @@ async fn a_full_disk_ends_the_job_and_the_log_says_what_is_missing() {
     let job = folder.path().join("spool").join(format!("{}-1", key.0));
     std::fs::create_dir_all(&job).unwrap();
     std::os::unix::fs::symlink("/dev/full", job.join("lines")).unwrap();
-    let log = spool.create(key).unwrap();
+    let log = create(&spool, key);
     let mut printed = 0u64;
     while !log.broken().is_cancelled() {
         log.line(Step::Build, Stream::Stdout, &[b'x'; 1000]);
@@ -315,15 +347,6 @@ async fn a_full_disk_ends_the_job_and_the_log_says_what_is_missing() {
     );
 }
 
-#[test]
-fn what_an_earlier_life_left_is_removed() {
-    let folder = tempfile::tempdir().unwrap();
-    drop(spool(&folder, SpoolLimits::default()).create(key()).unwrap());
-    assert_eq!(std::fs::read_dir(folder.path().join("spool")).unwrap().count(), 1);
-    drop(spool(&folder, SpoolLimits::default()));
-    assert_eq!(std::fs::read_dir(folder.path().join("spool")).unwrap().count(), 0);
-}
-
 /// What a connection may do to an outflow.
 #[derive(Clone, Debug)]
 enum Act {
@@ -331,6 +354,7 @@ enum Act {
     Send(usize),
     Ack,
     Lose(usize, usize),
+    Restart,
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -339,21 +363,23 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         3 => (1usize..8).prop_map(Act::Send),
         1 => Just(Act::Ack),
         1 => (0usize..100, 0usize..100).prop_map(|(lines, progress)| Act::Lose(lines, progress)),
+        1 => Just(Act::Restart),
     ];
     prop::collection::vec(act, 1..30)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
-    /// Whatever is lost or acknowledged on the way, the server ends up with exactly what was said.
+    /// Whatever is lost or acknowledged on the way, and however often the agent is killed, the server ends up with exactly what was
+    /// said; what a killed agent had only in memory was heard by nobody.
     #[test]
     fn nothing_is_lost_or_doubled(acts in acts()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let folder = tempfile::tempdir().unwrap();
-            let spool = spool(&folder, SpoolLimits::default());
+            let mut spool = spool(&folder, SpoolLimits::default());
             let (key, mut received) = (key(), Received::default());
-            let log = spool.create(key).unwrap();
+            let mut log = create(&spool, key);
             let mut printed: Vec<Vec<u8>> = Vec::new();
             let mut outflow = Outflow::new(spool.clone());
             outflow.send_after(key, 0, 0);
@@ -382,6 +408,17 @@ proptest! {
                         received.progress.retain(|(after, _)| *after <= durable);
                         outflow = Outflow::new(spool.clone());
                         outflow.send_after(key, durable, received.progress.len() as u64);
+                    }
+                    Act::Restart => {
+                        drop((outflow, log));
+                        spool = self::spool(&folder, SpoolLimits::default());
+                        log = spool.find(key).expect("it is still there");
+                        let held = log.report();
+                        let (lines, progress) = (received.lines.len() as u64, received.progress.len() as u64);
+                        assert!(held.lines >= lines && held.progress >= progress, "what was sent was written");
+                        printed.truncate(usize::try_from(held.lines).unwrap());
+                        outflow = Outflow::new(spool.clone());
+                        outflow.send_after(key, lines, progress);
                     }
                 }
             }

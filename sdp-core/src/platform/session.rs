@@ -17,10 +17,10 @@ use super::input::{Hello, Input, Report, Welcomed};
 use super::output::Followers;
 use crate::api::OutputChunk;
 use crate::id::{CommandId, DeploymentId, Epoch};
-use crate::logs::{Appended, Logs, LogsError};
+use crate::logs::{Appended, LogTotals, Logs, LogsError};
 use crate::name::AgentName;
 use crate::wire::link::{AgentFrame, ServerEnd};
-use crate::wire::{ByeReason, FromAgent, JobAction, LinesBatch, PROTOCOL, Progress, ToAgent};
+use crate::wire::{ByeReason, FromAgent, JobAction, LinesBatch, PROTOCOL, Progress, ToAgent, Totals};
 
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 const WAITING_PROGRESS: usize = 10_000;
@@ -118,6 +118,7 @@ pub(super) async fn serve(
         Ok(Some(_)) | Err(_) => return bye(&end.tx, ByeReason::BadFrame).await,
     };
     let Some(hello) = checked(hello) else { return bye(&end.tx, ByeReason::Protocol).await };
+    let said: HashMap<DeploymentId, u64> = hello.jobs.iter().map(|job| (job.deployment, job.lines)).collect();
     let (answer, answered) = oneshot::channel();
     if inputs.send(Input::Hello { agent: agent.clone(), hello, answer }).await.is_err() {
         return bye(&end.tx, ByeReason::Restart).await;
@@ -125,8 +126,22 @@ pub(super) async fn serve(
     let Ok(Ok(welcomed)) = answered.await else { return bye(&end.tx, ByeReason::Restart).await };
     let Welcomed { epoch, mut jobs, instances, mut outbox } = welcomed;
     for decision in &mut jobs {
-        if let JobAction::Send { lines, .. } | JobAction::Cancel { lines, .. } = &mut decision.action {
-            *lines = logs.held(decision.deployment).await.unwrap_or(0);
+        if let JobAction::Send { lines, ahead, .. } | JobAction::Cancel { lines, ahead, .. } =
+            &mut decision.action
+        {
+            let id = decision.deployment;
+            *lines = logs.held(id).await.unwrap_or(0);
+            // Its machine lost what it had sent: it goes on behind that.
+            if said.get(&id).is_some_and(|said| said < lines) {
+                match logs.totals(id).await {
+                    Ok(LogTotals { lines: held, bytes, checksum }) => {
+                        (*lines, *ahead) = (held, Some(Totals { bytes, checksum }));
+                    }
+                    Err(error) => {
+                        tracing::error!(%agent, deployment = %id, %error, "a job log could not be read");
+                    }
+                }
+            }
         }
     }
     tracing::info!(%agent, %epoch, "agent connected");

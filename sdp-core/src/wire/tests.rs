@@ -47,7 +47,14 @@ fn from_agent() -> Vec<FromAgent> {
             capacity: 2,
             runtimes: vec!["process".into()],
             preflight: vec![Preflight { check: "disk".into(), ok: true, detail: "80 GiB free".into() }],
-            jobs: vec![JobReport { deployment, attempt: 1, done: false, lines: 7, progress: 3 }],
+            jobs: vec![JobReport {
+                deployment,
+                attempt: 1,
+                done: false,
+                interrupted: true,
+                lines: 7,
+                progress: 3,
+            }],
             instances: vec![running.clone()],
             degraded: None,
             router: Some(RouterReport {
@@ -194,8 +201,12 @@ fn to_agent() -> Vec<ToAgent> {
         ToAgent::Welcome {
             epoch: Epoch(3),
             jobs: vec![
-                decide(JobAction::Send { lines: 7, progress: 3 }),
-                decide(JobAction::Cancel { lines: 7, progress: 3 }),
+                decide(JobAction::Send { lines: 7, progress: 3, ahead: None }),
+                decide(JobAction::Cancel {
+                    lines: 7,
+                    progress: 3,
+                    ahead: Some(Totals { bytes: 70, checksum: 5 }),
+                }),
                 decide(JobAction::Forget {}),
             ],
             instances: vec![
@@ -236,7 +247,7 @@ fn what_an_agent_says() {
     let frames = from_agent().into_iter().map(AgentFrame::from);
     let texts: Vec<_> = frames.map(|frame| text(frame.encode().expect("encodes"))).collect();
     insta::assert_snapshot!(texts.join("\n"), @r###"
-    {"type":"hello","protocol":2,"boot_id":"…3","version":"0.1.0","labels":["linux"],"capacity":2,"runtimes":["process"],"preflight":[{"check":"disk","ok":true,"detail":"80 GiB free"}],"jobs":[{"deployment":"…1","attempt":1,"done":false,"lines":7,"progress":3}],"instances":[{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":0,"last_exit":null}}],"degraded":null,"router":{"kind":"builtin","base_url":"http://127.0.0.1:8081/","applied":9}}
+    {"type":"hello","protocol":3,"boot_id":"…3","version":"0.1.0","labels":["linux"],"capacity":2,"runtimes":["process"],"preflight":[{"check":"disk","ok":true,"detail":"80 GiB free"}],"jobs":[{"deployment":"…1","attempt":1,"done":false,"interrupted":true,"lines":7,"progress":3}],"instances":[{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":0,"last_exit":null}}],"degraded":null,"router":{"kind":"builtin","base_url":"http://127.0.0.1:8081/","applied":9}}
     {"type":"accepted","command":"…4"}
     {"type":"rejected","command":"…4","reason":"busy","message":"2 jobs already"}
     {"type":"progress","deployment":"…1","attempt":1,"number":1,"after_line":7,"what":{"type":"step_started","step":"resolve"}}
@@ -269,7 +280,7 @@ fn what_an_agent_says() {
 fn what_the_server_says() {
     let texts: Vec<_> = to_agent().iter().map(|message| text(message.encode().expect("encodes"))).collect();
     insta::assert_snapshot!(texts.join("\n"), @r###"
-    {"type":"welcome","epoch":3,"jobs":[{"deployment":"…1","attempt":1,"action":{"type":"send","lines":7,"progress":3}},{"deployment":"…1","attempt":1,"action":{"type":"cancel","lines":7,"progress":3}},{"deployment":"…1","attempt":1,"action":{"type":"forget"}}],"instances":[{"instance":"…2","action":"keep"},{"instance":"…5","action":"remove"}]}
+    {"type":"welcome","epoch":3,"jobs":[{"deployment":"…1","attempt":1,"action":{"type":"send","lines":7,"progress":3}},{"deployment":"…1","attempt":1,"action":{"type":"cancel","lines":7,"progress":3,"ahead":{"bytes":70,"checksum":5}}},{"deployment":"…1","attempt":1,"action":{"type":"forget"}}],"instances":[{"instance":"…2","action":"keep"},{"instance":"…5","action":"remove"}]}
     {"type":"deploy","command":"…4","deployment":"…1","attempt":1,"spec":{"number":412,"service":"hello","sandbox":"alice","instance":"…2","repo":"https://bitbucket.org/team/hello.git","git_ref":"feature/greeting","commit":null,"reuse_build":false,"subdir":".","builder":{"type":"go","main_package":"cmd/hello","args":[]},"health":{"type":"http","path":"/healthz"},"env":{"GREETING":"hi"},"port":9000,"image":"alpine:3.20","limits":{"memory_mib":256,"cpu_millis":null,"pids":100},"writable":["storage"],"release":["./migrate","up"],"labels":["go-1.23"],"step_limits":{"fetch":600,"build":1800,"start":120,"check":120}},"credential":{"username":"alice","password":"not printed anywhere else"}}
     {"type":"cancel","command":"…4","deployment":"…1"}
     {"type":"stop_instance","command":"…4","instance":"…2"}

@@ -249,8 +249,8 @@ async fn a_job_that_is_being_taken_while_the_agent_begins_to_drain_is_not_starte
     agent.drain().await;
     let deployment = DeploymentId::new();
     let order = crate::job::Order { deployment, attempt: 1, spec: world.spec(&[], SLEEP), credential: None };
-    let log = agent.spool.create((deployment, 1)).unwrap();
-    assert!(!agent.start_job(order, 1, log, None));
+    let log = agent.spool.create((deployment, 1), &order.spec).unwrap();
+    assert!(!agent.start_job(order, Begin::Anew, log, None));
     assert!(agent.running.lock().is_empty() && agent.tasks.is_empty());
     world.stop().await;
 }

@@ -67,13 +67,6 @@ impl Server {
     pub(super) fn new() -> (Connector, Self) {
         let (dial, dialled) = mpsc::channel(4);
         let up = Arc::new(Lock::new(Some(dial)));
-        let door = up.clone();
-        let connect = move || {
-            let dial = door.lock().clone()?;
-            let (agent, server) = pair();
-            dial.try_send(server).ok()?;
-            Some(agent)
-        };
         let server = Self {
             dialled,
             up,
@@ -87,7 +80,19 @@ impl Server {
             decide: BTreeMap::new(),
             epoch: Epoch::default(),
         };
-        (Connector::InProcess(Arc::new(connect)), server)
+        (server.connector(), server)
+    }
+
+    /// For another life of the agent.
+    pub(super) fn connector(&self) -> Connector {
+        let door = self.up.clone();
+        let connect = move || {
+            let dial = door.lock().clone()?;
+            let (agent, server) = pair();
+            dial.try_send(server).ok()?;
+            Some(agent)
+        };
+        Connector::InProcess(Arc::new(connect))
     }
 
     /// Takes the agent's next connection and its hello, and answers it.
@@ -100,7 +105,7 @@ impl Server {
             let job = self.jobs.get(deployment);
             let lines = job.map_or(0, |job| job.lines.len() as u64);
             let progress = job.map_or(0, |job| job.progress.len() as u64);
-            self.decide.get(deployment).cloned().unwrap_or(JobAction::Send { lines, progress })
+            self.decide.get(deployment).cloned().unwrap_or(JobAction::Send { lines, progress, ahead: None })
         };
         let jobs = jobs
             .iter()
@@ -128,6 +133,12 @@ impl Server {
     /// The connection is cut, as by a network that went away.
     pub(super) fn cut(&mut self) {
         self.end = None;
+    }
+
+    /// Nobody is at the other end any more, of any connection.
+    pub(super) fn hang_up(&mut self) {
+        self.cut();
+        while self.dialled.try_recv().is_ok() {}
     }
 
     /// No connection comes about any more.

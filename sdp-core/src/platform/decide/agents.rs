@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::super::input::{Hello, Report};
 use super::super::world::{Note, Open, Unfit, World};
-use super::{Act, abandoned, after, cancelled, ended, stop_command};
+use super::{Act, abandoned, after, cancelled, ended, failed, stop_command};
 use crate::deployment::{Outcome, State, Step};
 use crate::event::{About, EventKind};
 use crate::failure::{Failure, FailureReason};
@@ -45,8 +45,18 @@ pub(crate) fn hello(
                     }
                     let progress = open.job.progress;
                     match open.cancel_asked {
-                        Some(_) => JobAction::Cancel { lines: 0, progress },
-                        None => JobAction::Send { lines: 0, progress },
+                        Some(_) => JobAction::Cancel { lines: 0, progress, ahead: None },
+                        None if job.interrupted && has_lost_credential(open) => {
+                            let detail = "agent and server were both restarted before the fetch was over";
+                            acts.extend(failed(open, FailureReason::CredentialsGone, detail.into()));
+                            JobAction::Forget {}
+                        }
+                        None => {
+                            if job.interrupted {
+                                acts.push(Act::SendJob(open.deployment.number));
+                            }
+                            JobAction::Send { lines: 0, progress, ahead: None }
+                        }
                     }
                 }
             };
@@ -106,6 +116,11 @@ pub(crate) fn hello(
         ));
     }
     (acts, jobs, instances)
+}
+
+/// Whether a job that begins again would have to ask its git host without the credential that it came with.
+fn has_lost_credential(open: &Open) -> bool {
+    open.job.had_credential && open.credential.is_none() && !open.deployment.kind.may_reuse_build()
 }
 
 fn instance_action(world: &World, agent: &AgentName, report: &InstanceReport) -> InstanceAction {

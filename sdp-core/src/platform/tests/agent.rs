@@ -137,7 +137,14 @@ impl PlayedAgent {
             unreachable!()
         };
         self.say(FromAgent::Accepted { command }).await;
-        self.jobs.push(JobReport { deployment, attempt, done: false, lines: 0, progress: 0 });
+        self.jobs.push(JobReport {
+            deployment,
+            attempt,
+            done: false,
+            interrupted: false,
+            lines: 0,
+            progress: 0,
+        });
         let credential = credential.is_some();
         PlayedJob { command, deployment, attempt, spec: *spec, credential, progress: 0, lines: Vec::new() }
     }

@@ -10,6 +10,7 @@ use crate::sandbox::{InstanceState, StopReason};
 use crate::secret::Secret;
 use crate::wire::{
     ByeReason, Exit, FromAgent, InstanceReport, InstanceStatus, JobAction, JobResult, Progress, ToAgent,
+    Totals,
 };
 
 fn failed_with(deployment: &Deployment) -> Option<FailureReason> {
@@ -77,7 +78,9 @@ async fn after_a_cut_the_agent_goes_on_where_the_server_is() {
     agent.reconnect(&bench.platform).await;
     let Some(ToAgent::Welcome { epoch, jobs, .. }) = agent.welcome.clone() else { panic!("no welcome") };
     assert_eq!(epoch.0, 2);
-    assert_eq!(jobs[0].action, JobAction::Send { lines: 2, progress: 1 });
+    // This agent says that it holds no line: it is told what they add up to.
+    let ahead = Some(Totals { bytes: 8, checksum: crc32fast::hash(b"one\ntwo\n") });
+    assert_eq!(jobs[0].action, JobAction::Send { lines: 2, progress: 1, ahead });
     job.lines(&agent, &["three"]).await;
     job.progress(&agent, Progress::Resolved { commit: commit('a') }).await;
     job.end(&agent, JobResult::Cancelled {}).await;
@@ -118,6 +121,54 @@ async fn what_dies_with_an_agent_is_said_when_it_is_back() {
     assert_eq!(gone.state, InstanceState::Stopped { reason: StopReason::AgentRestarted {} });
 }
 
+/// A job whose agent was restarted before it had built anything.
+async fn interrupted(bench: &Bench, credential: Option<GitCredential>) -> (PlayedAgent, Deployment) {
+    let mut agent = bench.agent("vm-1").await;
+    let order = Deploy { credential, ..Deploy::new(name("hello")) };
+    let deployment = bench.platform.deploy(&alice(), order).await.expect("taken");
+    let mut job = agent.take_job().await;
+    job.progress(&agent, Progress::StepStarted { step: Step::Resolve }).await;
+    agent.hear(|message| matches!(message, ToAgent::Ack { progress: 1, .. })).await;
+    agent.boot = BootId::new();
+    agent.jobs[0].interrupted = true;
+    (agent, deployment)
+}
+
+fn login() -> Option<GitCredential> {
+    Some(GitCredential { username: "alice".into(), password: Secret::new("pw") })
+}
+
+#[tokio::test]
+async fn a_job_that_was_interrupted_is_sent_again_with_its_credential() {
+    let bench = Bench::start().await;
+    let (mut agent, deployment) = interrupted(&bench, login()).await;
+    agent.reconnect(&bench.platform).await;
+    let Some(ToAgent::Welcome { jobs, .. }) = agent.welcome.clone() else { panic!("no welcome") };
+    assert!(matches!(jobs[0].action, JobAction::Send { progress: 1, .. }));
+    let again = agent.hear(|message| matches!(message, ToAgent::Deploy { .. })).await;
+    let ToAgent::Deploy { deployment: id, attempt: 1, credential: Some(login), .. } = again else {
+        panic!("{again:?}")
+    };
+    assert_eq!((id, login.password.expose()), (deployment.id, "pw"));
+}
+
+#[tokio::test]
+async fn a_job_that_was_interrupted_and_whose_credential_is_gone_fails_at_once() {
+    let mut bench = Bench::start().await;
+    let (mut agent, deployment) = interrupted(&bench, login()).await;
+    bench.restart().await;
+    agent.reconnect(&bench.platform).await;
+    let Some(ToAgent::Welcome { jobs, .. }) = agent.welcome.clone() else { panic!("no welcome") };
+    assert_eq!(jobs[0].action, JobAction::Forget {});
+    assert_eq!(failed_with(&bench.ended(&deployment).await), Some(FailureReason::CredentialsGone));
+    // Without one there is nothing to be gone.
+    let mut bench = Bench::start().await;
+    let (mut agent, _) = interrupted(&bench, None).await;
+    bench.restart().await;
+    agent.reconnect(&bench.platform).await;
+    agent.hear(|message| matches!(message, ToAgent::Deploy { attempt: 1, credential: None, .. })).await;
+}
+
 #[tokio::test]
 async fn an_agent_that_stays_away_loses_its_deployments_and_instances() {
     let bench = Bench::with(|config| config.lost_after = Duration::from_millis(100)).await;
@@ -148,7 +199,7 @@ async fn after_a_restart_of_the_server_deployments_go_on() {
     bench.restart().await;
     agent.reconnect(&bench.platform).await;
     let Some(ToAgent::Welcome { jobs, instances, .. }) = agent.welcome.clone() else { panic!("no welcome") };
-    assert_eq!(jobs[0].action, JobAction::Send { lines: 1, progress: 1 });
+    assert!(matches!(jobs[0].action, JobAction::Send { lines: 1, progress: 1, .. }));
     assert_eq!(instances[0].action, crate::wire::InstanceAction::Keep);
     job.progress(&agent, Progress::Resolved { commit: commit('b') }).await;
     let address = "127.0.0.1:5002".parse().expect("an address");
