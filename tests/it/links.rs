@@ -1,10 +1,14 @@
 //! Agents and servers that come and go in the middle of things.
 
+use std::collections::BTreeSet;
+
+use sdp_core::client::EventFilter;
 use sdp_core::deployment::{Outcome, State, Step};
+use sdp_core::event::EventKind;
 use sdp_core::failure::FailureReason;
 use serde_json::json;
 
-use crate::harness::{greeter, run_test};
+use crate::harness::{greeter, run_test, run_test_with};
 
 #[test]
 fn a_server_that_is_restarted_in_the_middle_of_a_build_loses_nothing() {
@@ -61,5 +65,87 @@ fn what_dies_with_an_agent_is_said_when_it_is_back() {
         sdp.until("the router says so", async |sdp| sdp.get(&url).await.0 == 503).await;
         sdp.deployed("hello", "main").await;
         assert_eq!(sdp.get(&url).await.2, "hello from main");
+    });
+}
+
+#[test]
+fn a_server_that_is_told_to_end_changes_no_outcome_of_twenty_running_deployments() {
+    let twenty = |_: &mut sdp_server::Config, agent: &mut sdp_agent::Config| agent.capacity = 20;
+    run_test_with(twenty, async |sdp| {
+        // Half of them fail in the end, each with a number of its own.
+        let script = "while [ ! -e \"$1\" ]; do sleep 0.05; done; read -r status <status.txt; exit $status";
+        let enough = sdp.folder.path().join("enough");
+        let build = json!([["sh", "-c", script, "sh", enough]]);
+        let mut wanted = Vec::new();
+        for n in 1..=20 {
+            let (service, status) = (format!("service-{n}"), if n % 2 == 0 { 0 } else { n });
+            sdp.push(&service, "main", &[("greeting.txt", &service), ("status.txt", &format!("{status}\n"))]);
+            let builder = json!({ "type": "command", "build": build, "run": [greeter()] });
+            sdp.service(&service, json!({ "builder": builder })).await;
+            wanted.push((sdp.request(&service, "main").await, status));
+        }
+        sdp.until("all build", async |sdp| {
+            for (created, _) in &wanted {
+                let view = sdp.admin.deployment(created.id.into()).await.expect("known");
+                if view.deployment.state != (State::Running { step: Step::Build }) {
+                    return false;
+                }
+            }
+            true
+        })
+        .await;
+        let newest = sdp.admin.deployment(wanted[19].0.id.into()).await.expect("known").deployment.version;
+        sdp.stop_server().await;
+        // Some end while nobody is there to hear of it.
+        std::fs::write(&enough, "").expect("written");
+        sdp.start_server().await;
+        for (created, status) in &wanted {
+            let ended = sdp.wait(created.id.into()).await.deployment;
+            match (ended.outcome(), status) {
+                (Some(Outcome::Succeeded {}), 0) => {}
+                (Some(Outcome::Failed { failure }), status) => {
+                    assert_eq!(
+                        (failure.reason, failure.exit_code),
+                        (FailureReason::BuildFailed, Some(*status))
+                    );
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        // The feed goes on behind what was heard before, with each end once.
+        let mut feed = sdp.admin.events(newest, EventFilter::default());
+        let mut ended = BTreeSet::new();
+        while ended.len() < 20 {
+            let event = feed.next().await.expect("a feed").expect("an event");
+            if let EventKind::DeploymentEnded { .. } = event.kind {
+                assert!(ended.insert(event.about.deployment), "ended twice: {event:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_agent_that_is_restarted_goes_on_with_what_it_was_checking() {
+    run_test(async |sdp| {
+        sdp.hello().await;
+        sdp.push("hello", "late", &[("greeting.txt", "late, but here"), ("behaviour.txt", "deaf")]);
+        let created = sdp.request("hello", "late").await;
+        sdp.until("it is checked", async |sdp| {
+            let view = sdp.admin.deployment(created.id.into()).await.expect("known");
+            view.deployment.state == State::Running { step: Step::Check }
+        })
+        .await;
+        sdp.stop_agent().await;
+        sdp.start_agent().await;
+        let view = sdp.admin.deployment(created.id.into()).await.expect("known").deployment;
+        assert_eq!(view.state, State::Running { step: Step::Check });
+        sdp.until("it says so", async |sdp| {
+            let view = sdp.admin.deployment(created.id.into()).await.expect("known");
+            view.deployment.notes == ["the agent was restarted; it goes on where it was"]
+        })
+        .await;
+        sdp.admin.cancel(created.id.into()).await.expect("asked");
+        let ended = sdp.wait(created.id.into()).await.deployment;
+        assert!(matches!(ended.outcome(), Some(Outcome::Cancelled { .. })), "{:?}", ended.outcome());
     });
 }

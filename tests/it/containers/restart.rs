@@ -1,11 +1,12 @@
 //! What ends by itself, and what outlives its agent.
 
 use sdp_core::client::InstanceFilter;
+use sdp_core::deployment::{Outcome, State, Step};
 use sdp_core::sandbox::{InstanceState, StopReason};
 use serde_json::json;
 
 use super::engine::Engine;
-use super::{payments, push_payments, run_container_test};
+use super::{payments, push_payments, push_shop, run_container_test, shop};
 
 #[test]
 #[ignore = "needs Docker, Go and the base images; scripts/test runs it"]
@@ -27,6 +28,30 @@ fn a_container_outlives_its_agent_and_answers_from_the_same_place_afterwards() {
         sdp.deployed("payments", "main").await;
         sdp.until("the old one is gone", async |sdp| Engine::containers(sdp).is_disjoint(&before.0)).await;
         assert_eq!(sdp.get(&url).await.2, "paid again / with its files");
+    });
+}
+
+#[test]
+#[ignore = "needs Docker, Go and the base images; scripts/test runs it"]
+fn a_container_that_is_being_checked_when_its_agent_ends_is_the_one_that_goes_live() {
+    run_container_test(async |sdp| {
+        push_shop(sdp, "main", "hello");
+        shop(sdp, json!({ "health": { "type": "uptime", "seconds": 4 } })).await;
+        let created = sdp.request("shop", "main").await;
+        sdp.until("it is checked", async |sdp| {
+            let view = sdp.admin.deployment(created.id.into()).await.expect("known");
+            view.deployment.state == State::Running { step: Step::Check }
+        })
+        .await;
+        let before = Engine::containers(sdp);
+        assert_eq!(before.len(), 1);
+        sdp.stop_agent().await;
+        sdp.start_agent().await;
+        let ended = sdp.wait(created.id.into()).await.deployment;
+        assert_eq!(ended.outcome(), Some(&Outcome::Succeeded {}), "{:?}", ended.notes);
+        assert_eq!(ended.steps.iter().filter(|taken| taken.step == Step::Start).count(), 1);
+        assert_eq!(Engine::containers(sdp), before);
+        assert!(sdp.get(ended.url.expect("it has a URL")).await.2.starts_with("hello / for alice"));
     });
 }
 
