@@ -177,8 +177,11 @@ async fn connection(shared: Arc<Shared>, mut agent: TcpStream) {
         () = dying => {}
         () = passing => return,
     }
-    reset(to_agent.as_ref());
-    reset(to_server.as_ref());
+    for half in [to_agent, to_server] {
+        reset(half.as_ref());
+        // Dropped as it is, it would say an orderly end first.
+        half.forget();
+    }
 }
 
 /// The far side sees a reset when the stream is dropped, not an orderly end.

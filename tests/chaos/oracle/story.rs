@@ -83,7 +83,7 @@ fn told_wrongly(events: &[&Event], deployment: &Deployment) -> Vec<String> {
             // With another attempt, and with a job that its agent begins again, the first steps come again.
             EventKind::DeploymentSent { .. } => step = None,
             EventKind::StepStarted { step: next, .. } => {
-                let begun_again = *next == Step::Resolve && step <= Some(Step::Fetch);
+                let begun_again = *next <= Step::Fetch && step <= Some(Step::Fetch);
                 if step >= Some(*next) && !begun_again {
                     faults.push(format!("event {}: {next} begins in or after {step:?}", event.seq));
                 }
@@ -115,8 +115,6 @@ fn unexplained(plan: &Plan, deployment: &Deployment, stops: &[Kind], docker: boo
             (FailureReason::BuildFailed, Some(Step::Build)) if plan.ends == Ends::Fails => None,
             (FailureReason::BuildFailed, _) => say("its build does not fail"),
             (FailureReason::AgentRestarted, _) if stops.is_empty() => say("its agent was not restarted"),
-            // An agent that is told to stop ends its jobs wherever they are.
-            (FailureReason::AgentRestarted, _) if stops.contains(&Kind::Terminate) => None,
             (FailureReason::AgentRestarted, Some(Step::Build)) => None,
             // A container that is not there yet, and a process that died with its agent.
             (FailureReason::AgentRestarted, Some(Step::Start)) => None,
