@@ -116,12 +116,16 @@ impl Console {
             let mut typed_in = 0;
             while !stop.is_cancelled() && !is_known(&client, &plan).await? {
                 let life = self.lives.lock().await.len();
-                if life > typed_in && self.types(&plan.command()).await {
-                    typed_in = life;
-                    sleep(LOOKS_AFTER).await;
-                } else {
-                    sleep(POLL).await;
+                if life > typed_in {
+                    if typed_in > 0 {
+                        // It may have been on its way to the server when the bot was killed.
+                        sleep(LOOKS_AFTER).await;
+                    }
+                    if !is_known(&client, &plan).await? && self.types(&plan.command()).await {
+                        typed_in = life;
+                    }
                 }
+                sleep(POLL).await;
             }
         }
         Ok(())

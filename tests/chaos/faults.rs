@@ -14,7 +14,7 @@ use crate::processes::Kind;
 use crate::rng::Rng;
 
 /// Faults begin within so much time after the first deployment.
-const WINDOW: u64 = 9000;
+const WINDOW: u64 = 8000;
 /// One round of so many has a half-open link.
 const HALF_OPEN_EACH: u32 = 5;
 
