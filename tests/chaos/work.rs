@@ -16,7 +16,9 @@ use crate::report::Findings;
 use crate::rng::Rng;
 
 /// Sandboxes of a round.
-const SANDBOXES: [&str; 6] = ["anna", "ben", "qa-1", "qa-2", "x", "a-sandbox-with-a-long-name-0123456789"];
+const SANDBOXES: [&str; 4] = ["anna", "ben", "qa-1", "a-sandbox-with-a-long-name-0123456789"];
+/// So many services in sandboxes each agent has; the next deployments replace or supersede the first.
+const PAIRS: usize = 7;
 /// Between two tries to reach a server that is away.
 const AGAIN: Duration = Duration::from_millis(150);
 /// How long a server that is always away is tried.
@@ -70,10 +72,9 @@ impl Plan {
     pub(crate) fn draw(ground: &Ground, n: usize, typed: bool, rng: &mut Rng) -> anyhow::Result<Self> {
         let branch: GitRef = format!("plan-{n}").parse()?;
         let agent = n % ground.agents.len();
-        // Pairs of service and sandbox are distinct as far as they reach; those beyond replace or supersede.
-        let pair = n / ground.agents.len();
+        let pair = n / ground.agents.len() % PAIRS;
         let service = service_name(ground.agents[agent].name, pair % SERVICES);
-        let sandbox = SANDBOXES[pair / SERVICES % SANDBOXES.len()].parse()?;
+        let sandbox = SANDBOXES[pair / SERVICES].parse()?;
         let ends = match n % 10 {
             3 => Ends::Fails,
             7 if !typed => Ends::Hangs,
@@ -81,7 +82,7 @@ impl Plan {
             _ => Ends::Well,
         };
         // A console's deployments come one after the other, so that they take less time each.
-        let duration = if typed { rng.millis(100, 1200) } else { rng.millis(400, 5000) };
+        let duration = if typed { rng.millis(100, 1200) } else { rng.millis(400, 4000) };
         let lines = rng.between(20, 1500);
         // Builds that burst print half of their lines at once.
         let bursts = if rng.chance(40) { rng.between(10, 400) } else { 0 };
