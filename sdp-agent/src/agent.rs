@@ -4,8 +4,8 @@
 //!   open ─▶ ┌ connected: hello, welcome, commands ┐ ─▶ drain: jobs stopped, instances stopped, logs delivered ─▶ bye
 //!           └────────── away: wait, dial ─────────┘
 //! ```
-//! [`run`] is called by `main`, the quickstart and tests. `connection` speaks with the server, `commands` does what it
-//! says, [`crate::job`] does the work, [`crate::spool`] keeps what the work says.
+//! [`run`] is called by `main`, the quickstart and tests, [`run_on`] by who has an engine of its own. `connection` speaks
+//! with the server, `commands` does what it says, [`crate::job`] does the work, [`crate::spool`] keeps what the work says.
 //!
 //! The invariant: [`run`] returns only when all that it started has ended. What the server may ask for while it is away
 //! is not lost: commands come at least once, states are repeated in each hello, logs stay in the spool.
@@ -41,6 +41,7 @@ use crate::git::{Git, GitConfigError};
 use crate::job::{Begin, Stop, StopWhy};
 use crate::link::Connector;
 use crate::router::BuiltinRouter;
+use crate::runtime::process::RESTART_PAUSE;
 use crate::runtime::{DockerRuntime, DockerRuntimeConfig, ProcessRuntime, Runtime, RuntimeConfig};
 use crate::spool::{JobLog, Spool};
 use crate::sync::Lock;
@@ -106,7 +107,29 @@ pub async fn run(
     connector: Connector,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
-    let agent = Arc::new(Agent::open(config).await?);
+    live(config, None, connector, shutdown).await
+}
+
+/// The same, with the caller's own runtime for instances instead of one that the configuration names.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on(
+    runtime: Arc<dyn Runtime>,
+    config: Config,
+    connector: Connector,
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
+    live(config, Some(runtime), connector, shutdown).await
+}
+
+async fn live(
+    config: Config,
+    runtime: Option<Arc<dyn Runtime>>,
+    connector: Connector,
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
+    let agent = Arc::new(Agent::open(config, runtime).await?);
     let closing = &agent.closing;
     agent.go_on_with_what_was_left();
     let mut router = agent.start_router(closing);
@@ -216,11 +239,14 @@ impl Drained {
 }
 
 impl Agent {
-    async fn open(config: Config) -> Result<Self, AgentError> {
+    async fn open(config: Config, runtime: Option<Arc<dyn Runtime>>) -> Result<Self, AgentError> {
         let opened = tokio::task::spawn_blocking(move || Opened::open(config)).await;
         let Opened { config, lock, spool, git, workspaces, isolation } =
             opened.map_err(|_| AgentError::Fault)??;
-        let runtime = open_runtime(&config, isolation.clone()).await?;
+        let runtime = match runtime {
+            Some(runtime) => runtime,
+            None => open_runtime(&config, isolation.clone()).await?,
+        };
         let tools = Tools::new(&config, git, runtime, workspaces, isolation);
         let left = resume::decide(&tools, &spool).await;
         // No job is at work yet: what goes are half-done ones, and builds over the number to be kept that neither an instance runs
@@ -400,7 +426,10 @@ async fn open_runtime(config: &Config, isolation: Isolation) -> Result<Arc<dyn R
     let path_of_services = ("PATH".into(), config.build.path.clone().into());
     let base_env = runtime.env.iter().map(|(name, value)| (name.into(), value.into()));
     let base_env = base_env.chain([path_of_services]).collect();
-    let runtime = RuntimeConfig { data_dir: path.clone(), ports, advertise, stop_grace, base_env, isolation };
+    let data_dir = path.clone();
+    let restart_pause = RESTART_PAUSE;
+    let runtime =
+        RuntimeConfig { data_dir, ports, advertise, stop_grace, restart_pause, base_env, isolation };
     let opened = tokio::task::spawn_blocking(move || ProcessRuntime::new(runtime)).await;
     Ok(Arc::new(opened.map_err(|_| AgentError::Fault)?.map_err(at)?))
 }

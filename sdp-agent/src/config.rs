@@ -23,6 +23,7 @@ use sdp_core::secret::Secret;
 pub use file::{ConfigError, ConfigFile, Environment};
 pub use limits::{BuildLimits, DiskConfig};
 
+use crate::exec::Shim;
 use crate::network::NetworkConfig;
 use crate::router::RouterConfig;
 pub use crate::spool::SpoolLimits;
@@ -119,6 +120,9 @@ pub struct BuildConfig {
     pub user: Option<User>,
     /// How much a build may take of the machine.
     pub limits: BuildLimits,
+    /// What runs builds and services that are processes so that they die with the agent. Not for the configuration file: the
+    /// `sdp-agent` program sets it. Without one, what an agent that was killed leaves behind is ended when it starts again.
+    pub shim: Option<Shim>,
     /// More variables of all builds, e.g. `GOPROXY`.
     pub env: BTreeMap<String, String>,
     /// What composer shall know, as its `config.json`: mirrors, logins.
@@ -151,12 +155,13 @@ impl fmt::Debug for Toolchain {
 impl fmt::Debug for BuildConfig {
     // Values of variables may be secrets: names only.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { keep, path, user, limits, env, composer_config, toolchains, network } = self;
+        let Self { keep, path, user, limits, shim, env, composer_config, toolchains, network } = self;
         f.debug_struct("BuildConfig")
             .field("keep", keep)
             .field("path", path)
             .field("user", user)
             .field("limits", limits)
+            .field("shim", shim)
             .field("env", &env.keys().collect::<Vec<_>>())
             .field("composer_config", composer_config)
             .field("toolchains", toolchains)
@@ -261,6 +266,7 @@ impl Default for BuildConfig {
             path: crate::builder::DEFAULT_PATH.to_owned(),
             user: None,
             limits: BuildLimits::default(),
+            shim: None,
             env: BTreeMap::new(),
             composer_config: None,
             toolchains: Vec::new(),

@@ -1,40 +1,39 @@
 //! Runs programs that are not ours (builds, services): no shell, nothing inherited, every line read, nothing left alive.
 //!
 //! [`run`] is called by the job for each build command; `runtime::process` uses the same `spawn` and `supervise` for
-//! services. A program gets exactly the environment in [`Program::env`], no standard input and a session of its own; a
-//! build adopts its orphaned descendants, so that `tree` finds them all. As whom it runs and what it may take is its
-//! [`Isolation`].
+//! services. A program gets exactly the environment in [`Program::env`], no standard input and a session of its own; its
+//! orphaned descendants are adopted, so that `tree` finds them all. As whom it runs and what it may take is its
+//! [`Isolation`]; where that has a [`Shim`], it runs under one (`shim`), else as the agent's own child (`start`).
 //!
 //! Invariant: when a function here returns, the program and whatever it left behind are gone. When its future is dropped
-//! they are killed, too.
+//! they are killed, too; and under a shim, when the agent's process ends in whatever way.
 //!
 //! | limit | at it |
 //! | --- | --- |
 //! | a line: [`sdp_core::wire::MAX_LINE`] | the rest is dropped and counted in the marker |
 //! | the caller's time limit | `SIGTERM`, [`Options::grace`], `SIGKILL` to all that is left |
 //! | `PIPE_GRACE` after the program has ended | whoever still holds its pipe is killed |
+//! | `start::START_LIMIT` for a shim to start it | it counts as not started |
 //! | [`Isolation::limits`] | no more processes; out of memory, somebody is killed, and that is said |
 //! | [`Reserve`]: so much stays free on the disk | `SIGTERM`, [`Options::grace`], `SIGKILL` |
 //!
 //! Needs Linux 5.3 (pidfd).
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::{Pin, pin};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sdp_core::wire::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::net::unix::pipe;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -43,12 +42,16 @@ use crate::redact::Redactor;
 mod cgroup;
 mod isolation;
 pub(crate) mod lines;
+mod shim;
+mod start;
 pub(crate) mod tree;
 
 pub use cgroup::Limits;
-use isolation::Entry;
-pub use isolation::{Isolation, hide_own_memory};
+pub use isolation::{Isolation, Processes, hide_own_memory};
 use lines::Lines;
+pub use shim::{Shim, take_over};
+use start::Tie;
+pub(crate) use start::spawn;
 use tree::Tree;
 pub use tree::kill_leftovers;
 
@@ -60,8 +63,6 @@ const REAP_LIMIT: Duration = Duration::from_secs(2);
 const CHUNK: usize = 64 * 1024;
 /// How often it is looked whether a program fills the disk.
 const LOOK_AT_DISK: Duration = Duration::from_secs(1);
-/// How often a start is tried again when the file is still open for writing in a process that was just forked.
-const BUSY_RETRIES: u32 = 20;
 
 /// A program to run.
 #[derive(Clone, PartialEq, Eq)]
@@ -232,6 +233,8 @@ pub(crate) struct Running {
     stdout: Option<Pipe>,
     stderr: Option<Pipe>,
     tree: Tree,
+    /// What holds it, under a shim.
+    tie: Option<Tie>,
     over: bool,
 }
 
@@ -249,136 +252,6 @@ impl Drop for Running {
             self.tree.kill_now();
         }
     }
-}
-
-/// Starts a program.
-pub(crate) async fn spawn(
-    program: &Program,
-    kind: Kind,
-    isolation: &Isolation,
-) -> Result<Running, ExecError> {
-    let (path, entry) = {
-        let (program, isolation) = (program.clone(), isolation.clone());
-        let prepare = move || Ok((resolve(&program)?, isolation.prepare(kind).map_err(ExecError::Spawn)?));
-        tokio::task::spawn_blocking(prepare)
-            .await
-            .map_err(|error| ExecError::Spawn(io::Error::other(error)))??
-    };
-    let marker = tree::new_marker();
-    let mut tries = 0;
-    let (mut child, pipe) = loop {
-        match start(program, &path, &marker, &entry) {
-            Ok(started) => break started,
-            // A file that was just written may still be open in another child of ours, between its fork and exec.
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_RETRIES => {
-                tries += 1;
-                sleep(Duration::from_millis(5 * u64::from(tries))).await;
-            }
-            Err(error) => return Err(ExecError::Spawn(error)),
-        }
-    };
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-    if let Some(pid) = pid
-        && kind == Kind::Build
-    {
-        prefer_for_oom(pid);
-    }
-    let tree = match pid.map(|pid| Tree::new(pid, marker, entry.group.clone())) {
-        Some(Ok(tree)) => tree,
-        other => {
-            // Without pidfd nothing could be watched or killed safely.
-            drop(child.start_kill());
-            drop(child.wait().await);
-            let error = match other {
-                Some(Err(error)) => error,
-                _ => io::Error::other("it has no process id"),
-            };
-            return Err(ExecError::Spawn(error));
-        }
-    };
-    let stdout = pipe.or_else(|| Some(Box::new(child.stdout.take()?)));
-    let stderr = child.stderr.take().map(|pipe| Box::new(pipe) as Pipe);
-    Ok(Running { child, stdout, stderr, tree, over: false })
-}
-
-/// The child, and its pipe if it has only one.
-fn start(program: &Program, path: &Path, marker: &str, entry: &Entry) -> io::Result<(Child, Option<Pipe>)> {
-    let mut command = command(program, path, marker, entry.clone());
-    if entry.kind == Kind::Build {
-        return command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map(|child| (child, None));
-    }
-    let (reader, writer) = io::pipe()?;
-    let pipe = pipe::Receiver::from_owned_fd(reader.into())?;
-    let child = command.stdout(writer.try_clone()?).stderr(writer).spawn()?;
-    Ok((child, Some(Box::new(pipe))))
-}
-
-fn command(program: &Program, path: &Path, marker: &str, entry: Entry) -> Command {
-    let mut command = Command::new(path);
-    command
-        .arg0(program.argv.first().map_or(OsStr::new(""), |name| name))
-        .args(program.argv.iter().skip(1))
-        .current_dir(&program.cwd)
-        .env_clear()
-        .envs(&program.env)
-        .env(tree::MARKER, marker)
-        .stdin(Stdio::null());
-    let setup = move || entry.enter();
-    #[expect(unsafe_code, reason = "between fork and exec: system calls only, no allocation, no lock")]
-    // SAFETY: rustix makes plain system calls, and its errors become io::Error without allocating.
-    unsafe {
-        command.pre_exec(setup);
-    }
-    command
-}
-
-/// Makes a process the one to go when memory runs out. Where the system forbids it, the build is still right.
-fn prefer_for_oom(pid: i32) {
-    drop(std::fs::write(format!("/proc/{pid}/oom_score_adj"), "500"));
-}
-
-/// Finds the program's file: what `execvp` would do, but with the program's own `PATH` and folder, and a clear answer.
-fn resolve(program: &Program) -> Result<PathBuf, ExecError> {
-    let Some(name) = program.argv.first().filter(|name| !name.is_empty()) else {
-        return Err(ExecError::Spawn(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty")));
-    };
-    let not_found = || ExecError::NotFound { program: name.to_string_lossy().into_owned() };
-    if !program.cwd.is_dir() {
-        let text = format!("its folder {} is not there", program.cwd.display());
-        return Err(ExecError::Spawn(io::Error::new(io::ErrorKind::NotADirectory, text)));
-    }
-    let path = if name.as_encoded_bytes().contains(&b'/') {
-        // A file that may not be executed is for the system to refuse, with its own words.
-        Some(program.cwd.join(name)).filter(|path| path.is_file())
-    } else {
-        let path = program.env.get(OsStr::new("PATH")).map(OsString::as_os_str).unwrap_or_default();
-        std::env::split_paths(path)
-            .filter(|folder| folder.is_absolute())
-            .map(|folder| folder.join(name))
-            .find(|path| is_executable(path))
-    }
-    .ok_or_else(not_found)?;
-    if let Some(interpreter) = interpreter(&path)
-        && !interpreter.is_file()
-    {
-        let program = format!("{} (the interpreter of {})", interpreter.display(), name.to_string_lossy());
-        return Err(ExecError::NotFound { program });
-    }
-    Ok(path)
-}
-
-fn is_executable(path: &Path) -> bool {
-    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-}
-
-/// What a script's first line names; a missing one makes the system say "no such file" of the script itself.
-fn interpreter(path: &Path) -> Option<PathBuf> {
-    use std::io::Read as _;
-    let mut start = [0; 256];
-    let read = std::fs::File::open(path).ok()?.read(&mut start).ok()?;
-    let line = start[..read].strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;
-    let word = line.split(|b| matches!(b, b' ' | b'\t')).find(|word| !word.is_empty())?;
-    Some(PathBuf::from(std::str::from_utf8(word).ok()?)).filter(|path| path.is_absolute())
 }
 
 /// How it came to an end.
@@ -417,6 +290,7 @@ pub(crate) async fn supervise(
     limit: Option<Duration>,
 ) -> End {
     let tree = running.tree();
+    let mut tie = running.tie.take();
     let mut out = Lines::new(Stream::Stdout, &options.redactor, on_line);
     let mut err = Lines::new(Stream::Stderr, &options.redactor, on_line);
     let why;
@@ -433,7 +307,7 @@ pub(crate) async fn supervise(
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => Why::Stopped,
-                    () = tree.leader_exited() => Why::Exited,
+                    () = program_ended(tie.as_mut(), &tree) => Why::Exited,
                     () = async { match limit { Some(limit) => sleep(limit).await, None => std::future::pending().await } } => Why::TimedOut,
                     left = disk_is_full(options.reserve.as_ref()) => Why::OutOfDisk { left },
                 }
@@ -449,23 +323,48 @@ pub(crate) async fn supervise(
         }
         // Before it is kept from forking for the kill, which would count.
         ran_out = tree.ran_out();
-        survivors = draining.during(tree.kill()).await;
+        survivors = draining.during(end_all(tie.as_mut(), &tree)).await;
         draining.finish(&CancellationToken::new()).await;
     }
     out.finish();
     err.finish();
     running.over = true;
     // Only now: as long as it is not reaped nobody else can have its process id.
-    let status = match timeout(REAP_LIMIT, running.child.wait()).await {
-        Ok(Ok(status)) => status,
-        // Unkillable, or reaped by somebody else: not to be known. As if by SIGKILL, which is what it was sent.
-        Ok(Err(_)) | Err(_) => ExitStatus::from_raw(9),
+    let reaped = timeout(REAP_LIMIT, running.child.wait()).await;
+    // Unkillable, or reaped by somebody else: not to be known. As if by SIGKILL, which is what it was sent.
+    let unknown = ExitStatus::from_raw(9);
+    let status = match tie {
+        // A shim that does not say how its program ended was killed before it could.
+        Some(tie) => tie.status().unwrap_or(unknown),
+        None => reaped.ok().and_then(Result::ok).unwrap_or(unknown),
     };
     if !survivors.is_empty() {
         tracing::error!(pids = ?survivors, "processes cannot be killed");
     }
     tree.remove_group().await;
     End { why, status, out_of_memory: ran_out.memory, out_of_processes: ran_out.pids, survivors }
+}
+
+/// Returns when the program itself has ended, or the shim that would say so.
+async fn program_ended(tie: Option<&mut Tie>, tree: &Tree) {
+    match tie {
+        Some(tie) => tie.program_ended().await,
+        None => tree.leader_exited().await,
+    }
+}
+
+/// Makes sure that nothing is left; returns those that would not go.
+async fn end_all(tie: Option<&mut Tie>, tree: &Tree) -> Vec<i32> {
+    let Some(tie) = tie else { return tree.kill().await };
+    if tie.end_all().await {
+        return Vec::new();
+    }
+    let survivors = tree.kill().await;
+    if survivors.is_empty() {
+        // What the shim had said before it went, too.
+        drop(timeout(REAP_LIMIT, tie.program_ended()).await);
+    }
+    survivors
 }
 
 /// Returns what is left when that is too little.

@@ -26,6 +26,6 @@ mod sync;
 mod tools;
 pub mod workspace;
 
-pub use agent::{AgentError, run};
+pub use agent::{AgentError, run, run_on};
 pub use config::Config;
 pub use link::Connector;

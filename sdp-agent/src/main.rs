@@ -1,4 +1,6 @@
 //! The `sdp-agent` program: reads its configuration, runs the agent until it is told to stop.
+//!
+//! Started by itself as `sdp-agent exec …` it is what a build runs under; [`sdp_agent::exec::take_over`] knows.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -7,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use sdp_agent::config::{Config, ConfigFile};
+use sdp_agent::exec::Shim;
 use sdp_agent::link::Connector;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -90,13 +93,17 @@ Containers run on; the next start takes them over.
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the program's own output")]
 fn main() -> ExitCode {
+    // Before anything else: what runs a build is to be there in no time, and keeps the capabilities that the agent gave it.
+    if let Some(code) = sdp_agent::exec::take_over() {
+        return code;
+    }
     let arguments = Arguments::parse();
     // What the unit lets the agent do (become the build's user, …) is for the agent, not for the programs that it starts, which
     // would be given it otherwise. Before there is a second thread. Where it fails, the kernel knows no such capabilities.
     let _known_to_the_kernel = rustix::thread::clear_ambient_capability_set();
     let configuration = ConfigFile::load(arguments.config.as_deref(), &|name| std::env::var_os(name))
         .and_then(|file| Ok((file.config()?, file.connector()?)));
-    let (config, connector) = match configuration {
+    let (mut config, connector) = match configuration {
         Ok(configuration) => configuration,
         Err(error) => {
             eprintln!("sdp-agent: {:#}", anyhow::Error::new(error));
@@ -107,6 +114,7 @@ fn main() -> ExitCode {
         println!("ok");
         return ExitCode::SUCCESS;
     }
+    config.build.shim = Some(Shim::own());
     start_logging(arguments.log_json);
     if let Err(error) = sdp_agent::exec::hide_own_memory() {
         tracing::warn!("the agent's memory can be dumped: {error}");
@@ -155,7 +163,7 @@ async fn run(config: Config, connector: Connector) -> Result<()> {
         signal = told => tracing::info!(signal, "ending: builds and services that are processes are being stopped"),
     }
     shutdown.cancel();
-    // A second one is for the impatient: processes are killed by the next start.
+    // A second one is for the impatient: processes are killed when this one ends.
     tokio::select! {
         ended = &mut agent => Ok(ended?),
         _ = terminate.recv() => anyhow::bail!("ended at once, as told twice"),

@@ -25,6 +25,7 @@ use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{DeploymentId, DeploymentNumber, InstanceId};
 use sdp_core::name::{SandboxName, ServiceName, WritablePath};
 use sdp_core::wire::{InstanceReport, OutputLine, Preflight};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::builder::RunPlan;
@@ -49,7 +50,8 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// What it found out about the machine; asked again from time to time.
     fn preflight(&self) -> BoxFuture<'_, Vec<Preflight>>;
 
-    /// Starts an instance and returns where it will listen. The same instance again: its address, nothing else happens.
+    /// Starts an instance and returns where it will listen. The same instance again: its address, nothing else happens, also where
+    /// it has ended by itself (its check says how).
     ///
     /// # Errors
     /// When it cannot be started; then nothing is left of it.
@@ -70,7 +72,8 @@ pub trait Runtime: fmt::Debug + Send + Sync {
         limit: Duration,
     ) -> BoxFuture<'a, Result<(), StartError>>;
 
-    /// Waits until an instance is healthy; returns how long that took.
+    /// Waits until an instance is healthy; returns how long that took. From then on it is started again when it ends with an error,
+    /// a few times, and checked again after each start.
     ///
     /// # Errors
     /// At once when it ends, or `stop` says so; after `limit` with what was wrong last.
@@ -107,8 +110,8 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// Forgets an instance, its port and its files; one that still runs is stopped first.
     fn forget(&self, instance: InstanceId);
 
-    /// The agent ends. What cannot outlive it is stopped; returns when nothing of the runtime's own is left. Nothing can be
-    /// started after that.
+    /// The agent ends. What cannot outlive it is stopped, for the agent's next life to start again; returns when nothing of the
+    /// runtime's own is left. Nothing can be started after that.
     fn shut_down(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -122,7 +125,7 @@ pub struct Printed {
 }
 
 /// An instance to start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StartSpec {
     /// Its id.
     pub instance: InstanceId,
@@ -148,7 +151,12 @@ pub struct StartSpec {
     pub limits: Limits,
     /// Folders that it may write to.
     pub writable: BTreeSet<WritablePath>,
-    /// What may not be seen in its output.
+    /// How to tell that it is healthy, which is asked again whenever it was started again.
+    pub health: HealthCheck,
+    /// How long that may take.
+    pub check_limit: Duration,
+    /// What may not be seen in its output; in memory only.
+    #[serde(skip)]
     pub redactor: Redactor,
 }
 
@@ -170,8 +178,8 @@ pub enum StartError {
     /// Its folder cannot be made.
     #[error("cannot make the instance's folder")]
     Folder(#[source] io::Error),
-    /// There is an instance of that id which does not run any more.
-    #[error("the instance has ended already")]
+    /// There is an instance of that id which was stopped.
+    #[error("the instance was stopped already")]
     Over,
     /// It was told to stop.
     #[error("cancelled")]

@@ -24,7 +24,7 @@ use sdp_core::api::{DeploymentView, Instance};
 use sdp_core::deployment::{Deployment, Outcome, State};
 use sdp_core::event::{Event, EventKind};
 use sdp_core::name::CommitId;
-use sdp_core::sandbox::{InstanceState, LastRestart, StopReason};
+use sdp_core::sandbox::{InstanceState, LastRestart, StopReason, Unhealthy};
 use url::Url;
 
 use crate::message::{Message, deployment as say};
@@ -51,6 +51,8 @@ pub struct Facts {
     pub waiting_for: Option<String>,
     /// How often what it left running was started again.
     pub restarts: Option<Restarts>,
+    /// Whether what it left running passes its check.
+    pub health: Health,
     /// How long such a deployment usually takes.
     pub usual: Option<Duration>,
     /// Since when the server has been away.
@@ -74,7 +76,19 @@ pub struct Serving {
     pub url: Option<Url>,
 }
 
-/// How often an instance ended by itself and was started again.
+/// Whether an instance that runs passes its check.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// Not known (yet): nothing is said about it.
+    #[default]
+    Unknown,
+    /// It does.
+    Well,
+    /// It does not.
+    Unhealthy(Unhealthy),
+}
+
+/// How often an instance was started again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restarts {
     /// How often so far.
@@ -142,6 +156,7 @@ impl Thread {
             queue_position: None,
             waiting_for: None,
             restarts: None,
+            health: Health::Unknown,
             usual: None,
             away_since: None,
             serving: None,
@@ -167,6 +182,7 @@ impl Thread {
     /// From now on events wait until a view has come: some before them may have been missed.
     pub fn await_view(&mut self) {
         self.waiting.get_or_insert_default();
+        self.facts.health = Health::Unknown;
     }
 
     /// No view will come; whether the events that waited changed anything.
@@ -211,6 +227,10 @@ impl Thread {
                 self.becomes(After::Stopped { reason: reason.clone(), last_lines: last_lines.clone() })
             }
             EventKind::InstanceLive { .. } => self.after.take().is_some(),
+            EventKind::InstanceUnhealthy { detail } => {
+                self.health_is(Health::Unhealthy(Unhealthy { since: event.at, detail: detail.clone() }))
+            }
+            EventKind::InstanceRecovered {} => self.health_is(Health::Well),
             EventKind::InstanceRestarted { reason, restarts, last_lines } => {
                 let last = LastRestart { at: event.at, reason: reason.clone() };
                 self.restarted(*restarts, Some(last), last_lines.clone())
@@ -222,6 +242,12 @@ impl Thread {
     fn becomes(&mut self, after: After) -> bool {
         let changed = self.after.as_ref() != Some(&after);
         self.after = Some(after);
+        changed
+    }
+
+    fn health_is(&mut self, health: Health) -> bool {
+        let changed = self.facts.health != health;
+        self.facts.health = health;
         changed
     }
 
@@ -267,6 +293,15 @@ impl Thread {
         }
         let last = instance.last_restart.clone();
         let restarted = self.restarted(instance.restarts, last, instance.last_lines.clone());
+        // What events said is as new, or newer.
+        let restarted = match (&instance.state, &instance.unhealthy) {
+            _ if self.facts.health != Health::Unknown => restarted,
+            (InstanceState::Unhealthy {}, Some(unhealthy)) => {
+                self.health_is(Health::Unhealthy(unhealthy.clone())) || restarted
+            }
+            (InstanceState::Live {}, _) => self.health_is(Health::Well) || restarted,
+            _ => restarted,
+        };
         let becomes = match &instance.state {
             InstanceState::Draining { reason } => self.becomes(After::Draining { reason: reason.clone() }),
             InstanceState::Lost {} => self.becomes(After::Lost),
@@ -359,11 +394,30 @@ impl Thread {
         if let Some(restarts) = &self.facts.restarts {
             tell(format!("restart:{}", restarts.first), say::restarted(deployment, restarts));
         }
+        // Each time that it turns out not to be well is told once, and its end, by the moment at which it began.
+        let told = self.told.iter().filter_map(|key| key.strip_prefix("unhealthy:"));
+        match &self.facts.health {
+            _ if self.after.is_some() => {}
+            Health::Unhealthy(unhealthy) => {
+                tell(moment("unhealthy", unhealthy), say::unhealthy(deployment, unhealthy));
+            }
+            Health::Well => {
+                if let Some(since) = told.max() {
+                    tell(format!("recovered:{since}"), say::recovered(deployment));
+                }
+            }
+            Health::Unknown => {}
+        }
         if let Some(after) = &self.after
-            && let Some(message) = say::broke(deployment, after)
+            && let Some(message) = say::broke(deployment, after, self.facts.restarts.as_ref())
         {
             tell("broke".to_owned(), message);
         }
         due
     }
+}
+
+/// The key of a reply about a time in which an instance was not well; those of one thread sort by time.
+fn moment(what: &str, unhealthy: &Unhealthy) -> String {
+    format!("{what}:{:015}", unhealthy.since.as_millisecond())
 }

@@ -165,7 +165,7 @@ pub struct Limits {
     pub pids: Option<u32>,
 }
 
-/// When a new instance counts as healthy. Until then the old one serves.
+/// When a new instance counts as healthy. Until then the old one serves. Asked again whenever an instance was started again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]

@@ -149,15 +149,22 @@ pub enum EventKind {
         /// Where people reach it.
         url: Option<Url>,
     },
-    /// It ended by itself and was started again at the same place.
+    /// It did not run for a while, and was started again at the same place.
     InstanceRestarted {
-        /// Why it had ended.
+        /// Why it had not: it had ended by itself, or with its agent, engine or machine.
         reason: StopReason,
         /// How many times that has happened to it so far.
         restarts: u32,
-        /// The last lines that it printed before it ended.
+        /// The last lines that it printed before it ended, if it did so by itself.
         last_lines: Vec<String>,
     },
+    /// It was started again and does not pass its check; requests are sent to it all the same.
+    InstanceUnhealthy {
+        /// What was wrong, as a clause.
+        detail: String,
+    },
+    /// It passes its check again.
+    InstanceRecovered {},
     /// No new requests are sent to it; it finishes those it has and is stopped then.
     InstanceDraining {
         /// Why it will be stopped.

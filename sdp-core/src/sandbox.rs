@@ -3,10 +3,11 @@
 //! ```text
 //!            Starting ──healthy──▶ Live ──replaced──▶ Draining ──▶ Stopped(replaced)
 //!               │                   │ ▲
-//!               │            check fails│ passes
+//!               │   started again:  │ │
+//!               │   the check fails │ │ passes
 //!               │                   ▼ │
 //!               │               Unhealthy
-//!               └──▶ Stopped(reason) ◀──┴── crash, stop by a person, expiry        Lost: its agent is gone
+//!               └──▶ Stopped(reason) ◀──┴── given up after restarts, stop by a person, expiry    Lost: its agent is gone
 //! ```
 //! [`route_table`] is pure: from services and instances follows what the router must do.
 
@@ -67,12 +68,26 @@ pub struct Instance {
     /// The last lines that it printed before it stopped by itself, or before it was started again.
     #[serde(default)]
     pub last_lines: Vec<String>,
-    /// How many times it ended by itself and was started again.
+    /// How many times it was started again: because it had ended by itself, or with its agent, engine or machine.
     #[serde(default)]
     pub restarts: u32,
     /// The last time that happened.
     #[serde(default)]
     pub last_restart: Option<LastRestart>,
+    /// What is wrong with it, while it is `unhealthy`.
+    #[serde(default)]
+    pub unhealthy: Option<Unhealthy>,
+}
+
+/// Since when an instance does not pass its check, and what was wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Unhealthy {
+    /// When that was found.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub since: Timestamp,
+    /// What was wrong, as a clause.
+    pub detail: String,
 }
 
 /// When and why an instance was started again.
@@ -82,7 +97,7 @@ pub struct LastRestart {
     /// When it was.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub at: Timestamp,
-    /// Why it had ended.
+    /// Why it had not run for a while.
     pub reason: StopReason,
 }
 
@@ -96,7 +111,7 @@ pub enum InstanceState {
     Starting {},
     /// It is healthy; requests are sent to it.
     Live {},
-    /// It runs, but does not pass its check any more.
+    /// It runs and requests are sent to it, but since it was started again it does not pass its check.
     Unhealthy {},
     /// No new requests are sent to it; it finishes those it has.
     Draining {
@@ -149,6 +164,13 @@ pub enum StopReason {
     },
     /// Its agent was restarted, and it with it.
     AgentRestarted {},
+    /// The container engine or the machine was restarted, and it with it.
+    EngineRestarted {},
+    /// It had ended, and could not be started again.
+    NotStarted {
+        /// Why, as a clause.
+        detail: String,
+    },
 }
 
 /// Whether people should be told by an error, rather than be sent to the baseline, when they ask for the instance:
@@ -162,6 +184,12 @@ pub(crate) fn keeps_route(instance: &Instance) -> Option<&'static str> {
         }
         InstanceState::Stopped { reason: StopReason::Crashed { .. } } => Some("it crashed"),
         InstanceState::Stopped { reason: StopReason::AgentRestarted {} } => Some("its agent was restarted"),
+        InstanceState::Stopped { reason: StopReason::EngineRestarted {} } => {
+            Some("its machine was restarted")
+        }
+        InstanceState::Stopped { reason: StopReason::NotStarted { .. } } => {
+            Some("it could not be started again")
+        }
         InstanceState::Lost {} => Some("its agent is gone"),
         _ => None,
     }

@@ -36,7 +36,9 @@ use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
-pub use instance::{Exit, InstanceAction, InstanceDecision, InstanceReport, InstanceStatus, OutputLine};
+pub use instance::{
+    Exit, Health, InstanceAction, InstanceDecision, InstanceReport, InstanceStatus, OutputLine, RestartCause,
+};
 pub use lines::{LineMeta, LinesBatch, Stream};
 
 use crate::catalog::{Builder, HealthCheck, Limits};

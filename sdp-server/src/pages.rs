@@ -151,7 +151,10 @@ async fn read_running(platform: &Platform) -> Result<Vec<(Instance, Option<Deplo
             instance.state,
             InstanceState::Lost {}
                 | InstanceState::Stopped {
-                    reason: StopReason::Crashed { .. } | StopReason::AgentRestarted {}
+                    reason: StopReason::Crashed { .. }
+                        | StopReason::AgentRestarted {}
+                        | StopReason::EngineRestarted {}
+                        | StopReason::NotStarted { .. }
                 }
         );
         if !instance.state.is_over() || (is_newest && broke) {

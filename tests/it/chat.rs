@@ -89,7 +89,7 @@ fn what_a_service_prints_is_shown_in_chat_as_it_comes_until_it_ends() {
             until("/instances/").await;
             sdp.get(url.join("print/3").expect("a URL")).await;
             until("line 3").await;
-            drop(sdp.http.get(url.join("crash").expect("a URL")).send().await);
+            drop(sdp.http.get(url.join("end").expect("a URL")).send().await);
             until("has ended; its last words").await;
             keys.write_all(b"quit\n").await.expect("typed");
             // A line is said once, however often the message is edited.

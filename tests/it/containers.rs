@@ -9,6 +9,8 @@ mod php;
 mod replace;
 mod restart;
 
+use std::path::Path;
+
 use sdp_agent::config::{DockerConfig, User};
 use serde_json::{Value, json};
 
@@ -20,9 +22,14 @@ const USER: User = User { uid: 64_100, gid: 64_100 };
 
 /// Runs a test against a whole SDP whose agent runs containers; none of them is left afterwards.
 fn run_container_test(test: impl AsyncFnOnce(&mut Sdp)) {
+    run_container_test_at(&DockerConfig::default().socket, test);
+}
+
+/// The same; the engine is reached at this socket.
+fn run_container_test_at(socket: &Path, test: impl AsyncFnOnce(&mut Sdp)) {
     run_test_with(
         |_, agent| {
-            agent.docker = Some(DockerConfig::default());
+            agent.docker = Some(DockerConfig { socket: socket.to_owned(), ..DockerConfig::default() });
             agent.build.user = Some(USER);
             agent.build.env.insert("GOPROXY".to_owned(), "off".to_owned());
         },

@@ -114,18 +114,18 @@ fn many_sandboxes_at_once_each_get_their_own() {
 }
 
 #[test]
-fn a_crash_is_seen_and_never_covered_up_by_the_baseline() {
+fn an_end_is_seen_and_never_covered_up_by_the_baseline() {
     run_test(async |sdp| {
         sdp.hello().await;
         let url = sdp.deployed("hello", "main").await;
-        drop(sdp.http.get(url.join("crash").expect("a URL")).send().await);
+        drop(sdp.http.get(url.join("end").expect("a URL")).send().await);
         sdp.until("the router says so", async |sdp| sdp.get(&url).await.0 == 503).await;
         let (_, served_by, body) = sdp.get(&url).await;
         assert_eq!(served_by, "router");
         assert!(body.contains("hello") && body.contains("alice") && body.contains("crashed"), "{body}");
         let filter = InstanceFilter { all: true, ..InstanceFilter::default() };
         let instance = sdp.admin.instances(&filter).await.expect("a list").remove(0);
-        assert!(instance.last_lines.iter().any(|line| line.contains("asked to crash")), "{instance:?}");
+        assert!(instance.last_lines.iter().any(|line| line.contains("asked to end")), "{instance:?}");
         sdp.deployed("hello", "main").await;
         assert_eq!(sdp.get(&url).await.0, 200);
     });

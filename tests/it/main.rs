@@ -15,3 +15,4 @@ mod go;
 mod harness;
 mod links;
 mod output;
+mod restart;

@@ -46,7 +46,7 @@ fn left_out(chunks: &[OutputChunk]) -> u64 {
 }
 
 #[test]
-fn what_a_service_prints_is_followed_live_in_order_until_it_crashes_with_its_last_lines() {
+fn what_a_service_prints_is_followed_live_in_order_until_it_ends_with_its_last_lines() {
     run_test(async |sdp| {
         sdp.hello().await;
         let url = sdp.deployed("hello", "main").await;
@@ -66,8 +66,8 @@ fn what_a_service_prints_is_followed_live_in_order_until_it_crashes_with_its_las
         let mut other = sdp.admin.follow_output(id, 2).await.expect("followed");
         let tail = until(&mut other, "GET /print/1000").await;
         assert_eq!(texts(&tail), ["line 1000", "GET /print/1000"]);
-        drop(sdp.http.get(url.join("crash").expect("a URL")).send().await);
-        until(&mut stream, "fatal: asked to crash").await;
+        drop(sdp.http.get(url.join("end").expect("a URL")).send().await);
+        until(&mut stream, "asked to end").await;
         for stream in [&mut stream, &mut other] {
             let end = loop {
                 if let OutputItem::End(end) = next(stream).await {
@@ -83,15 +83,15 @@ fn what_a_service_prints_is_followed_live_in_order_until_it_crashes_with_its_las
         })
         .await;
         let over = sdp.admin.instance(id).await.expect("known");
-        let InstanceState::Stopped { reason: StopReason::Crashed { exit_code: Some(3), .. } } = over.state
+        let InstanceState::Stopped { reason: StopReason::Crashed { exit_code: Some(0), .. } } = over.state
         else {
             panic!("{:?}", over.state)
         };
         assert_eq!(over.last_lines.len(), 200);
-        assert_eq!(over.last_lines.last().map(String::as_str), Some("fatal: asked to crash"));
+        assert_eq!(over.last_lines.last().map(String::as_str), Some("asked to end"));
         let mut stream = sdp.admin.follow_output(id, 1).await.expect("followed");
         let OutputItem::Lines(chunk) = next(&mut stream).await else { panic!("no lines") };
-        assert_eq!(texts(&[chunk]), ["fatal: asked to crash"]);
+        assert_eq!(texts(&[chunk]), ["asked to end"]);
         assert!(matches!(next(&mut stream).await, OutputItem::End(_)));
     });
 }

@@ -1,7 +1,9 @@
 //! The service that the tests deploy: a small web server on `PORT` that answers with the file `greeting.txt` of its commit.
-//! `GET /slow` answers after 500 ms, `GET /env/NAME` with a variable, `GET /crash` ends the process with code 3.
+//! `GET /slow` answers after 500 ms, `GET /env/NAME` with a variable, `GET /crash` ends the process with code 3,
+//! `GET /end` without an error.
 //! `GET /print/N` prints N numbered lines, `GET /print/flood` prints for as long as it lives.
 //! The file `behaviour.txt`, if there is one, says what is odd about it: `deaf` never listens, `ends` ends at once with code 7.
+//! While there is a file `sick` in its folder all its answers are 500.
 //!
 //! It is compiled once, by `rustc`, and not part of the test binary.
 
@@ -50,6 +52,10 @@ fn serve(stream: TcpStream, greeting: &str) -> std::io::Result<()> {
                 eprintln!("fatal: asked to crash");
                 std::process::exit(3);
             }
+            "/end" => {
+                println!("asked to end");
+                std::process::exit(0);
+            }
             "/slow" => {
                 std::thread::sleep(Duration::from_millis(500));
                 greeting.to_owned()
@@ -69,7 +75,9 @@ fn serve(stream: TcpStream, greeting: &str) -> std::io::Result<()> {
             },
         };
         println!("GET {path}");
-        write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\ncontent-type: text/plain\r\n\r\n{body}", body.len())?;
+        let sick = std::path::Path::new("sick").exists();
+        let status = if sick { "500 Internal Server Error" } else { "200 OK" };
+        write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {}\r\ncontent-type: text/plain\r\n\r\n{body}", body.len())?;
         stream.flush()?;
     }
 }

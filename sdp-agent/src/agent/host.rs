@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use sdp_core::wire::Preflight;
 
 use crate::config::{Config, User};
-use crate::exec::Isolation;
+use crate::exec::{Isolation, Processes};
 
 /// The first Linux that opens a folder beneath another without races (openat2).
 const LEAST_KERNEL: (u32, u32) = (5, 6);
@@ -20,7 +20,11 @@ const LEAST_KERNEL: (u32, u32) = (5, 6);
 /// All of it. Blocks.
 pub(super) fn checks(config: &Config, isolation: &Isolation) -> Vec<Preflight> {
     let asked = config.build.limits.enforce;
-    let mut checks = vec![build_user(config, asked), build_limits(isolation, asked)];
+    let mut checks = vec![
+        build_user(config, isolation.processes(), asked),
+        build_limits(isolation, asked),
+        build_processes(isolation.processes(), asked),
+    ];
     checks.extend(docker_socket(config, asked));
     checks.extend(kernel());
     if asked {
@@ -29,7 +33,7 @@ pub(super) fn checks(config: &Config, isolation: &Isolation) -> Vec<Preflight> {
     if config.build.user.is_some() {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         checks.push(data_folder(&config.data_dir));
-        checks.push(processes(&mounts));
+        checks.push(processes(&mounts, isolation.processes()));
     }
     checks
 }
@@ -38,7 +42,7 @@ fn line(check: &str, ok: bool, detail: impl Into<String>) -> Preflight {
     Preflight { check: check.to_owned(), ok, detail: detail.into() }
 }
 
-fn build_user(config: &Config, asked: bool) -> Preflight {
+fn build_user(config: &Config, processes: Processes<'_>, asked: bool) -> Preflight {
     let own = User::own();
     let Some(user) = config.build.user else {
         let who =
@@ -64,9 +68,14 @@ fn build_user(config: &Config, asked: bool) -> Preflight {
         return line("build_user", false, detail);
     }
     let services = if config.docker.is_some() { "services in containers" } else { "services" };
+    let reach = if processes == Processes::Namespace {
+        "a build reaches their files, not their processes"
+    } else {
+        "a build can end them and read their environment"
+    };
     let detail = format!(
         "builds run as uid {uid}, gid {gid}: they can read their own folders, the caches and what is open to all; builds and \
-         {services} of this agent are one user to each other: a build can end them and read their environment"
+         {services} of this agent are one user to each other: {reach}"
     );
     line("build_user", true, detail)
 }
@@ -139,6 +148,28 @@ fn build_limits(isolation: &Isolation, asked: bool) -> Preflight {
     }
 }
 
+/// Either way they die with the agent; a namespace also keeps them from each other, and costs the agent a capability with which
+/// it could do almost anything. So its lack is said, and is no fault.
+fn build_processes(processes: Processes<'_>, asked: bool) -> Preflight {
+    match processes {
+        Processes::Namespace => {
+            let detail = "each build has a PID namespace of its own: it sees no other processes, and ends with the agent";
+            line("build_processes", true, detail)
+        }
+        Processes::Subreaper { why } => {
+            let detail = format!(
+                "builds end with the agent, found by their parents; they have no PID namespaces, because {why}"
+            );
+            line("build_processes", true, detail)
+        }
+        Processes::Children => {
+            let detail = "if the agent is killed its builds go on until it starts again: its program is not one that runs them \
+                          (shim in BuildConfig)";
+            line("build_processes", !asked, detail)
+        }
+    }
+}
+
 /// Who may write to the engine's socket is root.
 fn docker_socket(config: &Config, asked: bool) -> Option<Preflight> {
     let user = config.build.user.unwrap_or_else(User::own);
@@ -204,7 +235,10 @@ fn data_folder(folder: &Path) -> Preflight {
     line("data_folder", false, detail)
 }
 
-fn processes(mounts: &str) -> Preflight {
+fn processes(mounts: &str, processes: Processes<'_>) -> Preflight {
+    if processes == Processes::Namespace {
+        return line("hidepid", true, "builds see their own processes alone");
+    }
     let proc = mounts.lines().rfind(|line| line.split(' ').nth(4) == Some("/proc")).unwrap_or_default();
     let options = proc.rsplit(' ').next().unwrap_or_default();
     let hidden = options

@@ -356,6 +356,7 @@ async fn a_go_service_with_its_main_package_in_a_subfolder_builds_runs_and_is_he
         ports: 20_000..=29_999,
         advertise: std::net::Ipv4Addr::LOCALHOST.into(),
         stop_grace: Duration::from_secs(10),
+        restart_pause: Duration::from_millis(10),
         base_env: BTreeMap::new(),
         isolation: crate::exec::Isolation::default(),
     })
@@ -373,6 +374,8 @@ async fn a_go_service_with_its_main_package_in_a_subfolder_builds_runs_and_is_he
         port: None,
         limits: Limits::default(),
         writable: BTreeSet::new(),
+        health: sdp_core::catalog::HealthCheck::Http { path: "/healthz".into() },
+        check_limit: Duration::from_secs(60),
         redactor: crate::redact::Redactor::default(),
     };
     let instance = spec.instance;

@@ -130,6 +130,11 @@ impl Group {
         &self.procs
     }
 
+    /// Where those files are, for a process that is not a child of this one.
+    pub(crate) fn entrance_paths(&self) -> Vec<PathBuf> {
+        self.places.folders().into_iter().map(|folder| folder.join("cgroup.procs")).collect()
+    }
+
     fn limit(&self, limits: &Limits) -> io::Result<()> {
         let Places { pids, memory, cpu, .. } = &self.places;
         if let Some(most) = limits.pids {
@@ -253,7 +258,7 @@ impl Drop for Group {
 }
 
 /// Returns when a process has ended, or after a while.
-fn wait(fd: &OwnedFd) {
+pub(super) fn wait(fd: &OwnedFd) {
     let millis = i64::try_from(KILL_ROUND.as_millis()).unwrap_or(i64::MAX);
     let limit = rustix::event::Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000) * 1_000_000 };
     let _ = poll(&mut [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)], Some(&limit));

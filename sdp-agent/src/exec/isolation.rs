@@ -1,12 +1,13 @@
-//! As whom, and within which limits, programs that are not ours run.
+//! As whom, within which limits, and held together how, programs that are not ours run.
 //!
 //! The agent makes an [`Isolation`] at its start and gives it to every build ([`super::Options`]) and to the process runtime;
-//! `exec::spawn` has the child [enter](Entry::enter) it between fork and exec.
+//! `exec::spawn` has the child [enter](Admission::enter) it between fork and exec: the agent's own child, or the shim's.
 //!
 //! What every program gets: a session of its own, no way to gain rights (`no_new_privs`), no core file, umask 022. With a
 //! build user also that user's id and group alone, and none of the agent's capabilities. With control groups a group of its
 //! own; without them a build user's processes are at least counted ([`LOOSE_PROCESSES`]).
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -14,16 +15,20 @@ use std::sync::Arc;
 
 use rustix::process::{Gid, Resource, Rlimit, Uid};
 
-use super::Kind;
 use super::cgroup::{Group, Groups, Limits};
+use super::shim::{Mode, Shim};
+use super::{Kind, start};
 use crate::config::{BuildConfig, User};
 
 /// The most files that one process of a build may have open.
 const OPEN_FILES: u64 = 16_384;
+/// Of a build, for the kernel to choose it when memory runs out: half of the memory more than it has.
+pub(super) const OOM_SCORE: &str = "500";
 /// Without control groups: the most processes of the build user, all its builds and services together.
 const LOOSE_PROCESSES: u64 = 4096;
 
-/// As whom, and within which limits, programs run. The default: as the agent itself, without limits. Cheap to clone.
+/// As whom, within which limits, and held together how, programs run. The default: as the agent itself, without limits, as its
+/// children. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Isolation {
     user: Option<User>,
@@ -31,11 +36,40 @@ pub struct Isolation {
     groups: Option<Arc<Groups>>,
     /// Why there are no groups, as a clause.
     why_loose: Option<Arc<str>>,
+    tie: Tie,
+}
+
+/// What ties programs to the agent.
+#[derive(Clone, Debug, Default)]
+enum Tie {
+    /// Nothing: they are its children.
+    #[default]
+    None,
+    Shim {
+        program: Arc<Path>,
+        mode: Mode,
+        /// Why not in a namespace, as a clause.
+        why: Option<Arc<str>>,
+    },
+}
+
+/// How the processes of one program are held together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processes<'a> {
+    /// Each program has a PID namespace of its own, which ends with the agent.
+    Namespace,
+    /// They are found by their parents; they end with the agent, too.
+    Subreaper {
+        /// Why they have no namespace, as a clause.
+        why: &'a str,
+    },
+    /// The agent finds them while it lives, or when it starts again.
+    Children,
 }
 
 impl Isolation {
     /// What the configuration asks for, as far as the machine lets it. Ends what an earlier agent of that folder left in its
-    /// control groups. Blocks.
+    /// control groups, and tries whether a namespace can be made. Blocks.
     ///
     /// # Errors
     /// When the agent may not run programs as the configured user, as a clause.
@@ -57,7 +91,14 @@ impl Isolation {
             Ok(groups) => (Some(Arc::new(groups)), None),
             Err(why) => (None, Some(why.into())),
         };
-        Ok(Self { user: config.user, limits, groups, why_loose })
+        let tie = config.shim.as_ref().map_or(Tie::None, |shim| {
+            let (mode, why) = match may_make_namespaces(shim) {
+                Ok(()) => (Mode::Namespace, None),
+                Err(why) => (Mode::Subreaper, Some(why.into())),
+            };
+            Tie::Shim { program: shim.program.as_path().into(), mode, why }
+        });
+        Ok(Self { user: config.user, limits, groups, why_loose, tie })
     }
 
     /// As whom programs run, if not as the agent.
@@ -87,6 +128,24 @@ impl Isolation {
             (Some(groups), _) => Ok(groups.describe()),
             (None, Some(why)) => Err(why),
             (None, None) => Err("nobody asked for them"),
+        }
+    }
+
+    /// How the processes of a program are held together.
+    #[must_use]
+    pub fn processes(&self) -> Processes<'_> {
+        match &self.tie {
+            Tie::None => Processes::Children,
+            Tie::Shim { why: Some(why), .. } => Processes::Subreaper { why },
+            Tie::Shim { why: None, .. } => Processes::Namespace,
+        }
+    }
+
+    /// What runs the programs, if not the agent itself.
+    pub(super) fn shim(&self) -> Option<(&Path, Mode)> {
+        match &self.tie {
+            Tie::None => None,
+            Tie::Shim { program, mode, .. } => Some((program, *mode)),
         }
     }
 
@@ -142,6 +201,20 @@ fn may_become(user: User) -> Result<(), String> {
     Err(format!("the agent lacks {}; start it as root or with these capabilities", missing.join(", ")))
 }
 
+/// Whether each program can have a PID namespace with a `/proc` of its own. An unprivileged user namespace would allow it, too,
+/// but in there every file that is not the agent's belongs to nobody, which compilers and package managers take amiss.
+fn may_make_namespaces(shim: &Shim) -> Result<(), String> {
+    use rustix::thread::{CapabilitySet, capabilities};
+    if !shim.namespaces {
+        return Err("they are switched off".to_owned());
+    }
+    if !capabilities(None).is_ok_and(|have| have.effective.contains(CapabilitySet::SYS_ADMIN)) {
+        return Err("the agent lacks CAP_SYS_ADMIN".to_owned());
+    }
+    // What it may by its capabilities a container or a filter of system calls may still refuse.
+    start::try_namespace(&shim.program).map_err(|error| error.to_string())
+}
+
 /// A program's place, made before the fork.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
@@ -151,33 +224,66 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// Takes the calling process in. Between fork and exec: system calls only, no allocation, no lock.
-    pub(super) fn enter(&self) -> io::Result<()> {
+    /// What the child does to get there.
+    pub(super) fn admission(&self, by: By) -> Admission {
+        Admission { kind: self.kind, user: self.user, counted: self.group.is_none(), by }
+    }
+}
+
+/// Who starts a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Agent,
+    Shim,
+}
+
+/// What a process does between fork and exec to become a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Admission {
+    pub(super) kind: Kind,
+    pub(super) user: Option<User>,
+    /// Whether it has no control group, so that the user's processes are counted.
+    pub(super) counted: bool,
+    pub(super) by: By,
+}
+
+impl Admission {
+    /// Takes the calling process in, and into the groups with these files. Between fork and exec: system calls only, no
+    /// allocation, no lock.
+    pub(super) fn enter(&self, entrances: &[File]) -> io::Result<()> {
         use rustix::{process, thread};
         process::setsid()?;
         // Still as the agent, who may.
-        for file in self.group.iter().flat_map(|group| group.entrances()) {
+        for file in entrances {
             rustix::io::write(file.as_fd(), b"0")?;
         }
         // A core file would be a copy of the memory, secrets and all, and fill the disk.
         limit(Resource::Core, 0)?;
         if self.kind == Kind::Build {
             limit(Resource::Nofile, OPEN_FILES)?;
-            // Orphans come to the program, not to init, so that they stay in its tree. (Any process id means "yes".) Not
-            // for services: one that runs for weeks would collect dead children that it does not know of.
-            process::set_child_subreaper(Some(process::getpid()))?;
+            match self.by {
+                // Orphans come to the program, not to init, so that they stay in its tree. (Any process id means "yes".) Not
+                // for services: one that runs for weeks would collect dead children that it does not know of.
+                By::Agent => process::set_child_subreaper(Some(process::getpid()))?,
+                // Orphans come to the shim. Nobody else knows this process yet: the agent would do it for its own child.
+                By::Shim => prefer_for_oom(),
+            }
             // Where the system forbids it, the build is still right, only less polite.
             let _ = process::nice(10);
         }
         if let Some(user) = self.user {
-            if self.group.is_none() {
+            if self.counted {
                 limit(Resource::Nproc, LOOSE_PROCESSES)?;
             }
             let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
             thread::set_thread_groups(&[])?;
             thread::set_thread_res_gid(gid, gid, gid)?;
             thread::set_thread_res_uid(uid, uid, uid)?;
-            // An agent that is not root but has capabilities would hand them on.
+        }
+        // An agent that is not root but has capabilities would hand them on to the build's user; and gives them to a shim, so that
+        // it can do all this. Root as itself keeps what root has.
+        let by_shim = self.by == By::Shim;
+        if self.user.is_some() || by_shim && !process::geteuid().is_root() {
             thread::clear_ambient_capability_set()?;
             let none = thread::CapabilitySet::empty();
             thread::set_capabilities(
@@ -185,10 +291,38 @@ impl Entry {
                 thread::CapabilitySets { effective: none, permitted: none, inheritable: none },
             )?;
         }
+        if by_shim {
+            // Forgotten by whoever becomes another user, so not before. (A shim has one thread.)
+            process::set_parent_process_death_signal(Some(process::Signal::KILL))?;
+        }
         thread::set_no_new_privs(true)?;
         process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
         Ok(())
     }
+}
+
+/// Makes the calling process the one to go when memory runs out. Where the system forbids it, the build is still right.
+fn prefer_for_oom() {
+    use rustix::fs::{Mode, OFlags, open};
+    if let Ok(file) = open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+        let _ = rustix::io::write(file, OOM_SCORE.as_bytes());
+    }
+}
+
+/// Gives the calling process's capabilities to the program that it is about to become: to the shim, which does for the agent what
+/// needs them. Root's programs have them anyway. Between fork and exec: system calls only, no allocation, no lock.
+pub(super) fn keep_capabilities() -> io::Result<()> {
+    use rustix::thread;
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let mut have = thread::capabilities(None)?;
+    have.inheritable = have.permitted;
+    thread::set_capabilities(None, have)?;
+    for one in have.permitted.iter() {
+        thread::configure_capability_in_ambient_set(one, true)?;
+    }
+    Ok(())
 }
 
 /// Lowers a limit for good; one that is lower already stays.

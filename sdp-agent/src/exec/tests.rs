@@ -3,6 +3,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use sdp_core::wire::{CUT_MARKER, MAX_LINE};
+use tokio::process::Command;
 
 use super::*;
 

@@ -1,7 +1,8 @@
 //! Finds and kills all processes of a program, however they tried to get away, and no others.
 //!
-//! A process is the program's if it is the program itself, in its session or process group, a descendant of one that is
-//! (a build adopts orphans, so descent holds while it lives), or carries the program's marker in its environment
+//! The *leader* is the agent's child: the program itself, or the [shim](super::shim) that runs it, which is asked for nothing but
+//! goes with the rest. A process is the program's if it is the leader, in its session or process group, a descendant of one that
+//! is (a build adopts orphans, and a shim does, so descent holds while that lives), or carries the program's marker in its environment
 //! (which holds after it has ended), or is in its control group, where it has one. Without one, a process that clears its
 //! environment, leaves the session *and* outlives a program that nobody asked to stop is not found.
 //!
@@ -20,7 +21,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep, timeout};
@@ -56,6 +57,8 @@ pub(crate) struct Tree(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     leader: i32,
+    /// The leader and its child are a shim, not the program.
+    shim: bool,
     marker: Vec<u8>,
     /// Readable when the program has ended.
     leader_fd: AsyncFd<OwnedFd>,
@@ -99,14 +102,14 @@ struct Stat {
 }
 
 impl Tree {
-    pub(crate) fn new(leader: i32, marker: String, group: Option<Arc<Group>>) -> io::Result<Self> {
+    pub(crate) fn new(leader: i32, shim: bool, marker: &str, group: Option<Arc<Group>>) -> io::Result<Self> {
         let fd = open(leader)?;
         let leader_fd = wait_on(fd)?;
         let marker = format!("{MARKER}={marker}").into_bytes();
-        Ok(Self(Arc::new(Shared { leader, marker, leader_fd, group, known: Mutex::default() })))
+        Ok(Self(Arc::new(Shared { leader, shim, marker, leader_fd, group, known: Mutex::default() })))
     }
 
-    /// Returns when the program itself has ended; it is not reaped by that.
+    /// Returns when the leader has ended; it is not reaped by that.
     pub(crate) async fn leader_exited(&self) {
         if let Err(error) = self.0.leader_fd.readable().await {
             tracing::warn!(%error, "cannot wait for a process");
@@ -136,11 +139,17 @@ impl Tree {
     /// Asks all of them to end.
     pub(crate) async fn terminate(&self) {
         self.blocking(|tree| {
-            for process in tree.members() {
+            for process in tree.members().into_iter().filter(|process| !tree.is_shim(*process)) {
                 signal(process, Signal::TERM);
             }
         })
         .await;
+    }
+
+    /// Whether it is there only to run the program: watcher and init end when there is nobody left to watch.
+    fn is_shim(&self, process: Process) -> bool {
+        let leader = self.0.leader;
+        self.0.shim && (process.pid == leader || stat(process.pid).is_some_and(|stat| stat.parent == leader))
     }
 
     /// Returns when none is left.
@@ -335,19 +344,27 @@ fn grow(ours: &mut BTreeSet<i32>, all: &BTreeMap<i32, Stat>) {
 pub fn kill_leftovers(root: &Path) -> usize {
     let home = [b"HOME=".as_slice(), root.as_os_str().as_bytes(), b"/"].concat();
     let marker = format!("{MARKER}=").into_bytes();
+    let frozen = freeze_all(|all| {
+        let is_ours = |pid: &i32| {
+            let environ = environ(*pid).unwrap_or_default();
+            let has = |start: &[u8]| environ.split(|b| *b == 0).any(|entry| entry.starts_with(start));
+            has(&marker) && has(&home)
+        };
+        all.keys().copied().filter(is_ours).collect()
+    });
+    for process in &frozen {
+        signal(*process, Signal::KILL);
+    }
+    frozen.len()
+}
+
+/// Stops these and their descendants until no new ones turn up. Returns whom.
+fn freeze_all(roots: impl Fn(&BTreeMap<i32, Stat>) -> BTreeSet<i32>) -> BTreeSet<Process> {
     let mut frozen = BTreeSet::new();
     for _ in 0..FREEZE_ROUNDS {
         let all: BTreeMap<_, _> =
             process_ids().into_iter().filter_map(|pid| Some((pid, stat(pid)?))).collect();
-        let mut ours: BTreeSet<i32> = all
-            .keys()
-            .copied()
-            .filter(|pid| {
-                let environ = environ(*pid).unwrap_or_default();
-                let has = |start: &[u8]| environ.split(|b| *b == 0).any(|entry| entry.starts_with(start));
-                has(&marker) && has(&home)
-            })
-            .collect();
+        let mut ours = roots(&all);
         grow(&mut ours, &all);
         let found: Vec<_> = ours
             .iter()
@@ -363,10 +380,35 @@ pub fn kill_leftovers(root: &Path) -> usize {
             signal(process, Signal::STOP);
         }
     }
-    for process in &frozen {
-        signal(*process, Signal::KILL);
+    frozen
+}
+
+/// Kills all descendants of the calling process, which adopts orphans. Blocks until none is left; false if some would not go.
+pub(super) fn kill_descendants() -> bool {
+    let deadline = std::time::Instant::now() + KILL_LIMIT;
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    loop {
+        let frozen = freeze_all(|_| BTreeSet::from([own]));
+        let killed: Vec<_> = frozen.iter().filter_map(|process| open_checked(*process)).collect();
+        for fd in &killed {
+            // It may have ended meanwhile, which is what was wanted.
+            let _ = pidfd_send_signal(fd, Signal::KILL);
+        }
+        for fd in &killed {
+            super::cgroup::wait(fd);
+        }
+        // What one look does not see is a child that still has to be reaped.
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+                Ok(None) => break,
+                Err(_) => return true,
+            }
+        }
+        if std::time::Instant::now() >= deadline {
+            return false;
+        }
     }
-    frozen.len()
 }
 
 /// Every process, the newest first (as a rule), without ourselves and init.

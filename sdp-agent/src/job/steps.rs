@@ -390,6 +390,8 @@ impl<'a> Steps<'a> {
             port: spec.port,
             limits: spec.limits,
             writable: spec.writable.clone(),
+            health: spec.health.clone(),
+            check_limit: seconds(spec.step_limits.check),
             redactor: Redactor::default(),
         }
     }

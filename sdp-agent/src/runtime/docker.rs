@@ -1,14 +1,14 @@
 //! Instances as containers of an engine on this machine (Docker 20.10 or newer), which outlive the agent.
 //!
 //! Called by the job (release, start, check) and by the agent (stop, reports, output, forget). `body` says what a container
-//! is, `files` what it sees, `start` and `release` make one, `watch` follows what becomes of them, `output` reads what they
-//! print, `preflight` looks at the engine.
+//! is, `files` what it sees, `start` and `release` make one, `check` asks whether it is well, `watch` follows what becomes of
+//! them, `output` reads what they print, `preflight` looks at the engine.
 //!
 //! ```text
 //!   start ──▶ Running ──ends with an error──▶ Running, restarts + 1  (at most 3, with the engine's own pauses)
 //!               │  ▲                             └──▶ Exited   gave up, or ended without an error; kept with its output
-//!               │  └── the engine, the machine or the agent was away: whatever is down then is started again, unless it gave
-//!               │      up; an end without an error cannot be told from the engine's own shutdown
+//!               │  └── the engine, the machine or the agent was away: whatever is down then is started again and counted once
+//!               │      more, unless it gave up; an end without an error cannot be told from the engine's own shutdown
 //!               └──stop──▶ Stopped                             both until `forget`
 //! ```
 //! Invariants: an agent touches only what bears its own label. "Cannot list" is never "there are none": while the engine does
@@ -21,6 +21,7 @@
 //! `STOP_PATIENCE` for an engine that does not answer, and is made up for when it does.
 
 mod body;
+mod check;
 mod engine;
 mod files;
 mod label;
@@ -36,7 +37,7 @@ mod tests;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,13 +48,13 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use sdp_core::catalog::HealthCheck;
 use sdp_core::id::{DeploymentId, InstanceId};
-use sdp_core::wire::{DOCKER, Exit, InstanceReport, InstanceStatus, Preflight};
+use sdp_core::wire::{DOCKER, Exit, Health, InstanceReport, InstanceStatus, Preflight};
 use tokio::sync::watch as channel;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::health::{CheckError, inside, until_healthy};
+use super::health::CheckError;
 use super::ports::Ports;
 use super::{Printed, Runtime, StartError, StartSpec};
 use crate::config::{DockerConfig, User};
@@ -132,6 +133,10 @@ struct Entry {
     finishing: AtomicBool,
     redactor: Redactor,
     facts: Lock<Facts>,
+    /// Its deployment's check was passed: it is checked again after each start.
+    passed: AtomicBool,
+    /// Ends the check of an earlier run.
+    checking: Lock<CancellationToken>,
 }
 
 /// What events said that an inspection does not show any more.
@@ -155,13 +160,20 @@ impl Entry {
             container,
             found,
             address,
-            status: channel::Sender::new(InstanceStatus::Running { address, restarts: 0, last_exit: None }),
+            status: channel::Sender::new(InstanceStatus::Running {
+                address,
+                restarts: 0,
+                last_restart: None,
+                health: Health::Checking {},
+            }),
             pulse: channel::Sender::new(0),
             unwanted: AtomicBool::new(false),
             forgotten: AtomicBool::new(false),
             finishing: AtomicBool::new(false),
             redactor,
             facts: Lock::default(),
+            passed: AtomicBool::new(false),
+            checking: Lock::default(),
         }
     }
 
@@ -223,62 +235,6 @@ impl DockerRuntime {
         }
         let engine = Engine::new(&self.0.config.engine.socket).map_err(|error| said(&error))?;
         Ok(self.0.engine.get_or_init(|| engine))
-    }
-
-    async fn check(
-        &self,
-        instance: InstanceId,
-        check: &HealthCheck,
-        limit: Duration,
-        stop: &CancellationToken,
-    ) -> Result<Duration, CheckError> {
-        let begin = Instant::now();
-        let Some(entry) = self.entry(instance) else {
-            return Err(CheckError::NotHealthy { detail: "there is no such instance on this agent".into() });
-        };
-        let mut status = entry.status.subscribe();
-        let over = async {
-            // Whoever is started again has not been healthy.
-            let over = status.wait_for(|s| !matches!(s, InstanceStatus::Running { restarts: 0, .. })).await;
-            match over.as_deref() {
-                Ok(
-                    InstanceStatus::Exited { exit } | InstanceStatus::Running { last_exit: Some(exit), .. },
-                ) => CheckError::Exited(exit.clone()),
-                Ok(InstanceStatus::Running { .. }) => CheckError::Exited(Exit::default()),
-                _ => CheckError::Cancelled,
-            }
-        };
-        let healthy = async {
-            let (ip, pid) = self.place(&entry).await?;
-            let address = SocketAddr::new(ip, entry.found.port);
-            let container = entry.container.clone();
-            let judge = inside(address, pid, move || is_of(pid, &container));
-            until_healthy(check, address, judge, limit).await
-        };
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => Err(CheckError::Cancelled),
-            error = over => Err(error),
-            healthy = healthy => match healthy {
-                Ok(()) => Ok(begin.elapsed()),
-                Err(detail) => Err(CheckError::NotHealthy { detail }),
-            },
-        }
-    }
-
-    /// Where a container is on its network, and its first process.
-    async fn place(&self, entry: &Entry) -> Result<(IpAddr, i32), String> {
-        let found = self.engine()?.inspect(&entry.container).await.map_err(|error| said(&error))?;
-        let found = found.ok_or("its container has been removed")?;
-        let pid =
-            found.state.and_then(|state| state.pid).and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
-        let networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
-        let ip = networks.get(&self.0.agent.network()).and_then(|network| network.ip_address.as_deref());
-        match ip.and_then(|ip| ip.parse::<Ipv4Addr>().ok()) {
-            Some(ip) => Ok((ip.into(), pid)),
-            // It has ended: its end, which is on its way here, says more.
-            None => std::future::pending().await,
-        }
     }
 
     async fn stop(&self, instance: InstanceId) {
@@ -446,11 +402,6 @@ fn agent_id(data: &Path) -> io::Result<AgentId> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// Whether a process is still of that container: its number may be somebody else's by now, or in another namespace.
-fn is_of(pid: i32, container: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(container))
 }
 
 impl Runtime for DockerRuntime {

@@ -1,5 +1,6 @@
 //! Whether an instance is healthy: asked again and again, first after `FIRST`, then less often, until it is, its process
-//! ends, or the time is up. Called by both runtimes; knows nothing of how an instance runs but its address and a `Judge`.
+//! ends, or the time is up; after a restart also beyond that ([`until_well`]). One that is well is not asked. Called by both
+//! runtimes; knows nothing of how an instance runs but its address and a `Judge`.
 //!
 //! An answer counts only if it comes from the instance. Of a process: the socket that listens on its port must be held by
 //! one of its own (`own_sockets`). Of a container: it is asked at its own address, not at the published one, which takes
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use sdp_core::catalog::HealthCheck;
-use sdp_core::wire::Exit;
+use sdp_core::wire::{Exit, Health};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -23,6 +24,8 @@ use tokio::time::{Instant, sleep, timeout};
 const FIRST: Duration = Duration::from_millis(10);
 /// The longest pause.
 const SLOWEST: Duration = Duration::from_millis(250);
+/// The longest pause before one that was given up is asked again.
+const PATIENT: Duration = Duration::from_secs(5);
 /// How long an instance may take for one answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -104,6 +107,29 @@ pub(super) async fn until_healthy(
         sleep(pause.min(left)).await;
         pause = (pause * 2).min(SLOWEST);
     }
+}
+
+/// Asks until the check passes, however long that takes. `tell` hears what is wrong once `limit` is over, and that all is well when
+/// it is.
+pub(super) async fn until_well(
+    check: &HealthCheck,
+    address: SocketAddr,
+    judge: Judge,
+    limit: Duration,
+    tell: impl Fn(Health),
+) {
+    if let Err(detail) = until_healthy(check, address, judge.clone(), limit).await {
+        tell(Health::Unhealthy { detail });
+        let mut pause = SLOWEST;
+        loop {
+            sleep(pause).await;
+            if probe(check, address, judge.clone()).await.is_ok() {
+                break;
+            }
+            pause = (pause * 2).min(PATIENT);
+        }
+    }
+    tell(Health::Healthy {});
 }
 
 async fn probe(check: &HealthCheck, address: SocketAddr, judge: Judge) -> Result<(), String> {

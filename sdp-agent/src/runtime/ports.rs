@@ -53,6 +53,19 @@ impl Ports {
         leases.taken.entry(port).or_insert_with(|| (instance, lock(port)));
     }
 
+    /// Whether an instance that is to be started again can have its port now; it keeps it in any case.
+    pub(super) fn reclaim(&self, instance: InstanceId, port: u16) -> bool {
+        let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let (holder, held) = leases.taken.entry(port).or_insert_with(|| (instance, None));
+        if *holder != instance {
+            return false;
+        }
+        if held.is_none() {
+            *held = lock(port);
+        }
+        held.is_some() && self.is_free(port)
+    }
+
     /// Gives an instance's ports back.
     pub(super) fn release(&self, instance: InstanceId) {
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
@@ -109,6 +122,24 @@ mod tests {
         assert_eq!(ports.lease(b), None);
         ports.release(a);
         assert_eq!(ports.lease(b), Some(port));
+    }
+
+    #[test]
+    fn a_port_is_had_again_when_nobody_else_uses_it_and_is_nobody_elses_meanwhile() {
+        let (listener, port) = listener();
+        let ports = Ports::new(port..=port, Ipv4Addr::LOCALHOST.into());
+        let (a, b) = (InstanceId::new(), InstanceId::new());
+        ports.claim(a, port);
+        assert!(!ports.reclaim(a, port), "somebody listens there");
+        drop(listener);
+        assert!(ports.reclaim(a, port));
+        assert!(ports.reclaim(a, port), "as often as it is started");
+        assert!(!ports.reclaim(b, port));
+        let another = Ports::new(port..=port, Ipv4Addr::LOCALHOST.into());
+        another.claim(b, port);
+        assert!(!another.reclaim(b, port), "another agent's instance has it");
+        drop(ports);
+        assert!(another.reclaim(b, port));
     }
 
     #[test]

@@ -1,18 +1,25 @@
 //! Instances as plain processes of the agent: each with a port of its own, its output kept, its end seen at once.
 //!
-//! Called by the job (start, check) and by the agent (stop, reports, output, forget). Uses `exec` to start and to end.
+//! Called by the job (start, check) and by the agent (stop, reports, output, forget). Uses `exec` to start and to end; `life`
+//! follows each from run to run, `record` is what is kept of it on disk.
 //!
 //! ```text
-//!            start ──▶ Running ──ends by itself──▶ Exited (kept with its last lines)
-//!                         └──────stop────────────▶ Stopped           both until `forget`
+//!   start ──▶ Running ──ends with an error──▶ Running, restarts + 1     (at most 3, see `record`; once its check was passed)
+//!               │  ▲                              └──▶ Exited   gave up, or ended otherwise; kept with its last lines
+//!               │  └── the agent was restarted: whatever ran then is started again
+//!               └──stop──▶ Stopped                              both until `forget`
 //! ```
-//! Invariant: an instance is reported `Exited` or `Stopped` only when none of its processes is left, and its port stays
-//! its own until it is forgotten. Every change moves a generation on, so a reader that waits for "newer than what I have
-//! seen" misses none, however slow it is, and nothing is queued for it.
+//! Invariants: an instance is reported `Exited` or `Stopped` only when none of its processes is left, and its port stays
+//! its own until it is forgotten, also across restarts of the agent. Every change moves a generation on, so a reader that waits
+//! for "newer than what I have seen" misses none, however slow it is, and nothing is queued for it.
 //!
 //! What they print on both streams comes through one pipe, so that it stays in order; all of it counts as standard output.
-//! Instances end with the agent; what an agent that was killed left behind is killed when the next one starts.
+//! Their processes end with the agent; what an agent that was killed left behind is killed when the next one starts, which then
+//! starts the instances again, each at its port and from its build. The agent's end is no crash and is not counted as one.
 //! Limits: the range of ports bounds how many there are; `output` bounds what is kept of their words.
+
+mod life;
+mod record;
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
@@ -20,8 +27,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,21 +37,27 @@ use futures_util::stream::BoxStream;
 use sdp_core::catalog::HealthCheck;
 use sdp_core::failure::FailureReason;
 use sdp_core::id::{DeploymentId, InstanceId};
-use sdp_core::wire::{Exit, InstanceReport, InstanceStatus, PROCESS, Preflight};
+use sdp_core::wire::{Health, InstanceReport, InstanceStatus, PROCESS, Preflight};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::health::{CheckError, own_sockets, until_healthy};
-use super::output::{Output, TAIL_LINES};
+use super::health::{CheckError, until_healthy};
+use super::output::Output;
 use super::ports::Ports;
 use super::{LastLine, Printed, Runtime, StartError, StartSpec, release_failed, release_timed_out};
 use crate::builder::with_basics;
-use crate::exec::{
-    self, ExecError, Isolation, Kind, Limits, OnLine, Options, Program, Running, Why, tree::Tree,
-};
+use crate::exec::{self, ExecError, Isolation, OnLine, Options, Program, Running, tree::Tree};
+use crate::sync::Lock;
 use crate::workspace::let_through;
+use record::Record;
+
+/// Before an instance that ended is started again for the first time; doubled with each that follows soon.
+pub const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// How the folder of a release command is named, after its instance's id.
+const RELEASE: &str = "-release";
 
 /// How instances are run.
 #[derive(Clone, Debug)]
@@ -57,6 +70,8 @@ pub struct RuntimeConfig {
     pub advertise: IpAddr,
     /// Between being asked to end and being killed.
     pub stop_grace: Duration,
+    /// Before the first restart in a row, see [`RESTART_PAUSE`].
+    pub restart_pause: Duration,
     /// What the operator gives to all of them, such as `PATH`.
     pub base_env: BTreeMap<OsString, OsString>,
     /// As whom they run, and how much they may take where their service says nothing.
@@ -71,7 +86,7 @@ pub struct ProcessRuntime(Arc<Shared>);
 struct Shared {
     config: RuntimeConfig,
     ports: Ports,
-    entries: Mutex<BTreeMap<InstanceId, Entry>>,
+    entries: Mutex<BTreeMap<InstanceId, Arc<Entry>>>,
     /// Starts are made one by one: the same instance twice must be one.
     starting: tokio::sync::Mutex<()>,
     generation: watch::Sender<u64>,
@@ -79,21 +94,55 @@ struct Shared {
     tasks: TaskTracker,
 }
 
-#[derive(Clone, Debug)]
+/// An instance that is not forgotten.
+#[derive(Debug)]
 struct Entry {
+    instance: InstanceId,
     deployment: DeploymentId,
+    build: DeploymentId,
     address: SocketAddr,
     status: watch::Sender<InstanceStatus>,
+    /// Ends its processes.
     stop: CancellationToken,
+    /// It was asked for that; if not, the agent ends, and the next one starts it again.
+    unwanted: AtomicBool,
     output: Arc<Output>,
-    tree: Tree,
+    /// Of its present run.
+    tree: Lock<Option<Tree>>,
+    record: Arc<tokio::sync::Mutex<Record>>,
+}
+
+impl Entry {
+    fn new(record: Record, address: SocketAddr, folder: PathBuf) -> Arc<Self> {
+        Arc::new(Self {
+            instance: record.spec.instance,
+            deployment: record.spec.deployment,
+            build: record.spec.build,
+            address,
+            status: watch::Sender::new(record.status(address)),
+            stop: CancellationToken::new(),
+            unwanted: AtomicBool::new(false),
+            output: Output::new(folder),
+            tree: Lock::default(),
+            record: Arc::new(tokio::sync::Mutex::new(record)),
+        })
+    }
+
+    fn is_running(&self) -> bool {
+        matches!(&*self.status.borrow(), InstanceStatus::Running { .. })
+    }
+
+    fn is_unwanted(&self) -> bool {
+        self.unwanted.load(Ordering::Acquire)
+    }
 }
 
 impl ProcessRuntime {
-    /// A runtime without instances; what an earlier agent with this folder left running is killed. Blocks.
+    /// A runtime with the instances that an earlier agent of this folder had: what is left of their processes is killed, and those
+    /// that ran are started again. Blocks; within a tokio runtime.
     ///
     /// # Errors
-    /// When the folder cannot be made.
+    /// When the folder cannot be made or read.
     pub fn new(mut config: RuntimeConfig) -> io::Result<Self> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.data_dir)?;
         config.data_dir = config.data_dir.canonicalize()?;
@@ -102,14 +151,45 @@ impl ProcessRuntime {
         if left > 0 {
             tracing::warn!(processes = left, "killed what an earlier agent left running");
         }
-        Ok(Self(Arc::new(Shared {
+        let runtime = Self(Arc::new(Shared {
             ports: Ports::new(config.ports.clone(), config.advertise),
             config,
             entries: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             generation: watch::Sender::new(0),
             tasks: TaskTracker::new(),
-        })))
+        }));
+        runtime.resume()?;
+        Ok(runtime)
+    }
+
+    /// Takes up the instances whose folders are here; a folder without a record is removed. What is no instance's stays.
+    fn resume(&self) -> io::Result<()> {
+        for found in std::fs::read_dir(&self.0.config.data_dir)? {
+            let found = found?;
+            let Some(name) = found.file_name().to_str().map(str::to_owned) else { continue };
+            let Ok(instance) = name.strip_suffix(RELEASE).unwrap_or(&name).parse::<InstanceId>() else {
+                continue;
+            };
+            let kept = if name.ends_with(RELEASE) { None } else { Record::read(&found.path(), instance) };
+            let Some(mut record) = kept else {
+                self.remove_folder(found.path());
+                continue;
+            };
+            let again = record.resume();
+            // Before anybody else can get it.
+            self.0.ports.claim(instance, record.port);
+            let entry = Entry::new(record.clone(), life::address(self, record.port), found.path());
+            self.entries().insert(instance, entry.clone());
+            self.changed();
+            if again {
+                tracing::info!(instance.id = %instance, deployment.id = %entry.deployment, address = %entry.address, "starting an instance again");
+                self.begin(entry, None);
+            } else {
+                entry.output.close();
+            }
+        }
+        Ok(())
     }
 
     /// Starts an instance and returns where it will listen. The same instance again: its address, nothing else happens.
@@ -120,8 +200,8 @@ impl ProcessRuntime {
         let _one_by_one = self.0.starting.lock().await;
         if let Some(entry) = self.entry(spec.instance) {
             return match &*entry.status.borrow() {
-                InstanceStatus::Running { address, .. } => Ok(*address),
-                _ => Err(StartError::Over),
+                InstanceStatus::Stopped {} => Err(StartError::Over),
+                _ => Ok(entry.address),
             };
         }
         if self.0.tasks.is_closed() {
@@ -137,18 +217,38 @@ impl ProcessRuntime {
         let prepared = tokio::task::spawn_blocking(move || {
             let folder = shared.folder(instance);
             shared.make(&folder)?;
-            Ok::<_, io::Error>((folder, shared.ports.lease(instance)))
+            let Some(port) = shared.ports.lease(instance) else { return Ok((folder, None)) };
+            let record = Record::new(spec, port);
+            // Before it runs: should the agent end, the next one knows of it.
+            record.write(&folder)?;
+            Ok::<_, io::Error>((folder, Some(record)))
         })
         .await
         .map_err(io::Error::other)
         .and_then(|prepared| prepared);
         let started = match prepared {
-            Ok((folder, Some(port))) => self.spawn(spec, folder, port).await,
+            Ok((folder, Some(record))) => self.start_first(record, folder).await,
             Ok((_, None)) => Err(StartError::NoPort(self.0.config.ports.clone())),
             Err(error) => Err(StartError::Folder(error)),
         };
         undo.armed = started.is_err();
         started
+    }
+
+    async fn start_first(&self, record: Record, folder: PathBuf) -> Result<SocketAddr, StartError> {
+        let address = life::address(self, record.port);
+        let running = self.spawn(&record.spec, folder.clone(), record.port).await?;
+        let entry = Entry::new(record, address, folder);
+        *entry.tree.lock() = Some(running.tree());
+        self.entries().insert(entry.instance, entry.clone());
+        self.changed();
+        self.begin(entry, Some(running));
+        Ok(address)
+    }
+
+    fn begin(&self, entry: Arc<Entry>, first: Option<Running>) {
+        self.0.tasks.spawn(entry.output.clone().write());
+        self.0.tasks.spawn(self.clone().live(entry, first));
     }
 
     async fn release(
@@ -164,7 +264,7 @@ impl ProcessRuntime {
         }
         let config = &self.0.config;
         // Not the instance's: that begins empty.
-        let folder = config.data_dir.join(format!("{}-release", spec.instance));
+        let folder = config.data_dir.join(format!("{}{RELEASE}", spec.instance));
         let _scratch = Scratch { runtime: self, folder: &folder };
         let (shared, place) = (self.0.clone(), folder.clone());
         let made = tokio::task::spawn_blocking(move || shared.make(&place)).await;
@@ -194,67 +294,6 @@ impl ProcessRuntime {
         }
     }
 
-    async fn spawn(&self, spec: StartSpec, folder: PathBuf, port: u16) -> Result<SocketAddr, StartError> {
-        let config = &self.0.config;
-        let mut env = config.base_env.clone();
-        env.extend(spec.env.into_iter().map(|(name, value)| (name.into(), value.into())));
-        let mut env = with_basics(&env, folder.join("home"), folder.join("tmp"));
-        env.insert("PORT".into(), port.to_string().into());
-        let argv = spec.run.argv.iter().map(Into::into).collect();
-        let program = Program { argv, cwd: spec.run.cwd, env };
-        // A service that says nothing has the pids of a build, so that it cannot take them all; the rest is its own affair.
-        let limits = Limits {
-            pids: spec.limits.pids.or(config.isolation.limits().pids),
-            memory_mib: spec.limits.memory_mib,
-            cpu_millis: spec.limits.cpu_millis,
-        };
-        let isolation = config.isolation.with_limits(limits);
-        let running =
-            exec::spawn(&program, Kind::Service, &isolation).await.map_err(|error| match error {
-                ExecError::NotFound { program } => StartError::ToolMissing { program },
-                ExecError::Spawn(error) => StartError::Spawn(error),
-                other => StartError::Spawn(io::Error::other(other)),
-            })?;
-        let address = SocketAddr::new(config.advertise, port);
-        let entry = Entry {
-            deployment: spec.deployment,
-            address,
-            status: watch::Sender::new(InstanceStatus::Running { address, restarts: 0, last_exit: None }),
-            stop: CancellationToken::new(),
-            output: Output::new(folder),
-            tree: running.tree(),
-        };
-        self.entries().insert(spec.instance, entry.clone());
-        self.changed();
-        self.0.tasks.spawn(entry.output.clone().write());
-        let options =
-            Options { redactor: spec.redactor, grace: config.stop_grace, isolation, ..Options::default() };
-        self.0.tasks.spawn(self.clone().watch(entry, running, options));
-        Ok(address)
-    }
-
-    /// Reads what an instance prints until it ends, and says how it ended.
-    async fn watch(self, entry: Entry, running: Running, options: Options) {
-        let on_line: OnLine = {
-            let output = entry.output.clone();
-            Arc::new(move |stream, line| output.line(stream, line))
-        };
-        let end = Box::pin(exec::supervise(running, &options, &on_line, &entry.stop, None)).await;
-        entry.output.close();
-        entry.status.send_replace(match end.why {
-            Why::Stopped | Why::TimedOut | Why::OutOfDisk { .. } => InstanceStatus::Stopped {},
-            Why::Exited => InstanceStatus::Exited {
-                exit: Exit::new(
-                    end.status.code(),
-                    end.status.signal(),
-                    end.out_of_memory,
-                    entry.output.tail(TAIL_LINES),
-                ),
-            },
-        });
-        self.changed();
-    }
-
     /// Waits until an instance is healthy; returns how long that took.
     ///
     /// # Errors
@@ -271,9 +310,7 @@ impl ProcessRuntime {
             return Err(CheckError::NotHealthy { detail: "there is no such instance on this agent".into() });
         };
         let mut status = entry.status.subscribe();
-        let tree = entry.tree.clone();
-        let judge = own_sockets(entry.address, move || tree.pids());
-        let healthy = until_healthy(check, entry.address, judge, limit);
+        let healthy = until_healthy(check, entry.address, entry.judge(), limit);
         let over = async {
             let over = status.wait_for(|status| !matches!(status, InstanceStatus::Running { .. })).await;
             match over.as_deref() {
@@ -281,14 +318,20 @@ impl ProcessRuntime {
                 _ => CheckError::Cancelled,
             }
         };
+        let healthy = async {
+            healthy.await.map_err(|detail| CheckError::NotHealthy { detail })?;
+            if self.keep(&entry, Record::passed).await {
+                self.health_is(&entry, Health::Healthy {});
+                return Ok(begin.elapsed());
+            }
+            // It ended at the same moment: how is on its way.
+            std::future::pending().await
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => Err(CheckError::Cancelled),
             error = over => Err(error),
-            healthy = healthy => match healthy {
-                Ok(()) => Ok(begin.elapsed()),
-                Err(detail) => Err(CheckError::NotHealthy { detail }),
-            },
+            healthy = healthy => healthy,
         }
     }
 
@@ -296,10 +339,8 @@ impl ProcessRuntime {
     /// left as it is.
     pub async fn stop(&self, instance: InstanceId) {
         if let Some(entry) = self.entry(instance) {
-            entry.stop.cancel();
-            let mut status = entry.status.subscribe();
-            // The sender is in the entry, which we hold: this cannot fail.
-            drop(status.wait_for(|status| !matches!(status, InstanceStatus::Running { .. })).await);
+            entry.unwanted.store(true, Ordering::Release);
+            end(&entry).await;
         }
     }
 
@@ -307,7 +348,7 @@ impl ProcessRuntime {
     #[must_use]
     pub fn reports(&self) -> Vec<InstanceReport> {
         let entries = self.entries();
-        let report = |(instance, entry): (&InstanceId, &Entry)| InstanceReport {
+        let report = |(instance, entry): (&InstanceId, &Arc<Entry>)| InstanceReport {
             instance: *instance,
             deployment: entry.deployment,
             status: entry.status.borrow().clone(),
@@ -327,20 +368,20 @@ impl ProcessRuntime {
 
     /// The last lines that an instance printed, oldest first; none if it is unknown.
     pub async fn output(&self, instance: InstanceId, lines: usize) -> Option<Vec<String>> {
-        let output = self.entry(instance)?.output;
+        let output = self.entry(instance)?.output.clone();
         tokio::task::spawn_blocking(move || output.last(lines)).await.ok()
     }
 
     /// What an instance prints, from its last lines on, until it has ended; none if it is unknown.
     #[must_use]
     pub fn follow(&self, instance: InstanceId, tail: usize) -> Option<BoxStream<'static, Printed>> {
-        Some(self.entry(instance)?.output.follow(tail))
+        Some(self.entry(instance)?.output.clone().follow(tail))
     }
 
     /// Forgets an instance, its port and its files; one that still runs is stopped first.
     pub fn forget(&self, instance: InstanceId) {
         let Some(entry) = self.entry(instance) else { return };
-        if matches!(&*entry.status.borrow(), InstanceStatus::Running { .. }) {
+        if entry.is_running() {
             let runtime = self.clone();
             self.0.tasks.spawn(async move {
                 runtime.stop(instance).await;
@@ -351,14 +392,15 @@ impl ProcessRuntime {
         }
     }
 
-    /// Ends all instances at once; returns when nothing runs any more. None can be started after that.
+    /// Ends the processes of all instances at once, for the agent's next life to start them again; returns when nothing runs any
+    /// more. None can be started after that.
     pub async fn stop_all(&self) {
         {
             let _no_start_is_under_way = self.0.starting.lock().await;
             self.0.tasks.close();
         }
-        let instances: Vec<_> = self.entries().keys().copied().collect();
-        futures_util::future::join_all(instances.into_iter().map(|instance| self.stop(instance))).await;
+        let entries: Vec<_> = self.entries().values().cloned().collect();
+        futures_util::future::join_all(entries.iter().map(|entry| end(entry))).await;
         self.0.tasks.wait().await;
     }
 
@@ -385,17 +427,25 @@ impl ProcessRuntime {
         self.0.tasks.spawn(async move { drop(removal.await) });
     }
 
-    fn entry(&self, instance: InstanceId) -> Option<Entry> {
+    fn entry(&self, instance: InstanceId) -> Option<Arc<Entry>> {
         self.entries().get(&instance).cloned()
     }
 
-    fn entries(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Entry>> {
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Arc<Entry>>> {
         self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn changed(&self) {
         self.0.generation.send_modify(|generation| *generation += 1);
     }
+}
+
+/// Ends the processes of an instance; returns when none is left.
+async fn end(entry: &Entry) {
+    entry.stop.cancel();
+    let mut status = entry.status.subscribe();
+    // The sender is in the entry, which we hold: this cannot fail.
+    drop(status.wait_for(|status| !matches!(status, InstanceStatus::Running { .. })).await);
 }
 
 impl Runtime for ProcessRuntime {
@@ -441,8 +491,7 @@ impl Runtime for ProcessRuntime {
     }
 
     fn builds_in_use(&self) -> Option<HashSet<DeploymentId>> {
-        // They end with the agent, whose jobs know.
-        Some(HashSet::new())
+        Some(self.entries().values().map(|entry| entry.build).collect())
     }
 
     fn reports(&self) -> Vec<InstanceReport> {

@@ -51,6 +51,7 @@ fn tools(folder: &Path) -> Tools {
         ports: 40_000..=60_000,
         advertise: [127, 0, 0, 1].into(),
         stop_grace: Duration::from_secs(1),
+        restart_pause: Duration::from_millis(10),
         isolation: isolation.clone(),
         base_env: BTreeMap::new(),
     };

@@ -274,6 +274,10 @@ fn instance_row(instance: &Instance, name: &str, branches: &Branches, now: Times
         return text.strong("DOWN").plain(format!(": {reason}"));
     }
     let text = text.plain(state_word(&instance.state));
+    let text = match &instance.unhealthy {
+        Some(unhealthy) => text.plain(format!(" ({})", unhealthy.detail)),
+        None => text,
+    };
     let text = if serves(&instance.state) {
         text.dim(format!(" for {}", ago(instance.started_at, now)))
     } else {

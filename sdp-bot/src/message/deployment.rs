@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use sdp_core::deployment::{DeployKind, Deployment, Outcome, State, Step, StepTime};
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::name::{CommitId, GitRef};
-use sdp_core::sandbox::StopReason;
+use sdp_core::sandbox::{StopReason, Unhealthy};
 use url::Url;
 
 use super::{Message, Tone, down, duration, elapsed, ordinal};
 use crate::command::{Deploy, Wanted};
 use crate::text::Text;
-use crate::thread::{After, Facts, Restarts, Serving};
+use crate::thread::{After, Facts, Health, Restarts, Serving};
 
 /// The message of a deployment: always true, edited in place.
 #[must_use]
@@ -174,6 +174,10 @@ fn state(deployment: &Deployment, facts: &Facts, after: Option<&After>, now: Tim
         State::Ended { outcome } => match (outcome, after) {
             (Outcome::Succeeded {}, None) => {
                 let text = Text::new().strong("running").plain(took(deployment));
+                if let Health::Unhealthy(unhealthy) = &facts.health {
+                    let text = text.plain(", but ").strong("unhealthy");
+                    return (Tone::Bad, text.plain(format!(": {}", unhealthy.detail)));
+                }
                 match facts
                     .restarts
                     .as_ref()
@@ -234,6 +238,13 @@ fn ended_after(after: &After) -> (Tone, Text) {
             }
             StopReason::AgentRestarted {} => {
                 (Tone::Bad, Text::new().strong("stopped").plain(": its agent was restarted"))
+            }
+            StopReason::EngineRestarted {} => {
+                (Tone::Bad, Text::new().strong("stopped").plain(": its machine was restarted"))
+            }
+            StopReason::NotStarted { detail } => {
+                let text = Text::new().plain("could ").strong("not be started again");
+                (Tone::Bad, text.plain(format!(": {detail}")))
             }
             _ => (Tone::Over, Text::new().strong("stopped")),
         },
@@ -398,7 +409,7 @@ pub fn superseded(number: impl std::fmt::Display) -> Message {
 
 /// What ran has ended by itself: the owner hears it once.
 #[must_use]
-pub fn broke(deployment: &Deployment, after: &After) -> Option<Message> {
+pub fn broke(deployment: &Deployment, after: &After, restarts: Option<&Restarts>) -> Option<Message> {
     let (tone, text) = ended_after(after);
     if tone != Tone::Bad {
         return None;
@@ -408,6 +419,11 @@ pub fn broke(deployment: &Deployment, after: &After) -> Option<Message> {
         None => Text::new(),
     };
     let title = called.plain(format!("{} in {} ", deployment.service, deployment.sandbox)).then(text);
+    let given_up = matches!(after, After::Stopped { reason: StopReason::Crashed { .. }, .. });
+    let title = match restarts.filter(|_| given_up).and_then(|again| down::so_often(again.times)) {
+        Some(so_often) => title.plain(format!("; it was restarted {so_often} before")),
+        None => title,
+    };
     let lines: &[String] = match after {
         After::Stopped { last_lines, .. } => last_lines,
         _ => &[],
@@ -421,7 +437,7 @@ pub fn broke(deployment: &Deployment, after: &After) -> Option<Message> {
     )
 }
 
-/// What runs ended by itself and was started again: the owner hears it once for several in a row; the message counts them.
+/// What runs was started again: the owner hears it once for several in a row; the message counts them.
 #[must_use]
 pub fn restarted(deployment: &Deployment, restarts: &Restarts) -> Message {
     let called = match deployment.requested_by.as_person() {
@@ -443,4 +459,37 @@ pub fn restarted(deployment: &Deployment, restarts: &Restarts) -> Message {
         .line(Text::new().dim("next ").code(&logs).plain(" shows whether it is well now"))
         .block(&restarts.last_lines[skipped..])
         .offer("Logs", logs)
+}
+
+/// What runs was started again and is not well: the owner hears it once, each time that it is found.
+#[must_use]
+pub fn unhealthy(deployment: &Deployment, unhealthy: &Unhealthy) -> Message {
+    let called = match deployment.requested_by.as_person() {
+        Some(person) => Text::new().mention(person).plain(" "),
+        None => Text::new(),
+    };
+    let place = format!("{} in {}", deployment.service, deployment.sandbox);
+    let title = called
+        .plain(format!("{place} runs, but is "))
+        .strong("unhealthy")
+        .plain(format!(": {}", unhealthy.detail));
+    let logs = format!("logs {place}");
+    Message::new(Tone::Bad, title)
+        .line(Text::new().plain("Requests still go to it; it is checked until it is well"))
+        .line(
+            Text::new()
+                .dim("next ")
+                .code(&logs)
+                .plain(" shows what it prints; ")
+                .code(format!("redeploy {}", deployment.number)),
+        )
+        .offer("Logs", logs)
+        .offer("Redeploy", format!("redeploy {}", deployment.number))
+}
+
+/// It is well again.
+#[must_use]
+pub fn recovered(deployment: &Deployment) -> Message {
+    let text = Text::new().plain(format!("{} in {} is ", deployment.service, deployment.sandbox));
+    Message::new(Tone::Good, text.strong("healthy").plain(" again"))
 }

@@ -24,7 +24,7 @@ pub fn broke(state: &InstanceState) -> Option<String> {
     }
 }
 
-/// Why it ended by itself, as a clause; none: it did not.
+/// Why it does not run, or did not for a while, as a clause; none: somebody wanted that.
 #[must_use]
 pub fn why(reason: &StopReason) -> Option<String> {
     match reason {
@@ -33,6 +33,8 @@ pub fn why(reason: &StopReason) -> Option<String> {
         StopReason::Crashed { signal: Some(signal), .. } => Some(format!("it crashed (signal {signal})")),
         StopReason::Crashed { .. } => Some("it crashed".to_owned()),
         StopReason::AgentRestarted {} => Some("its agent was restarted".to_owned()),
+        StopReason::EngineRestarted {} => Some("its machine was restarted".to_owned()),
+        StopReason::NotStarted { detail } => Some(format!("it could not be started again: {detail}")),
         _ => None,
     }
 }
@@ -40,14 +42,19 @@ pub fn why(reason: &StopReason) -> Option<String> {
 /// How often it was started again, and why at last: `restarted twice: it ran out of memory`; none: never.
 #[must_use]
 pub fn restarted(times: u32, last: Option<&LastRestart>) -> Option<String> {
-    let times = match times {
-        0 => return None,
-        1 => "once".to_owned(),
-        2 => "twice".to_owned(),
-        n => format!("{n} times"),
-    };
+    let times = so_often(times)?;
     let why = last.and_then(|last| why(&last.reason)).map(|why| format!(": {why}")).unwrap_or_default();
     Some(format!("restarted {times}{why}"))
+}
+
+/// `once`, `twice`, `3 times`; none: never.
+pub(super) fn so_often(times: u32) -> Option<String> {
+    match times {
+        0 => None,
+        1 => Some("once".to_owned()),
+        2 => Some("twice".to_owned()),
+        n => Some(format!("{n} times")),
+    }
 }
 
 /// Those that are down: nothing serves in their place, and nobody stopped that place on purpose since.

@@ -31,6 +31,7 @@ fn instance(service: &str, sandbox: &str, state: InstanceState) -> Instance {
         stopped_at: None,
         restarts: 0,
         last_restart: None,
+        unhealthy: None,
         last_lines: Vec::new(),
     }
 }
@@ -218,6 +219,7 @@ fn what_is_down_is_said_with_what_brings_it_back() {
     let crashed = |service: &str| Instance {
         restarts: 0,
         last_restart: None,
+        unhealthy: None,
         last_lines: (1..=5).map(|n| format!("line {n}")).collect(),
         ..instance(
             service,
@@ -279,6 +281,7 @@ fn what_is_said_to_be_down_is_what_the_router_answers_with_an_error() {
         stopped(StopReason::DeploymentEnded {}),
         stopped(StopReason::SandboxDeleted {}),
         stopped(StopReason::AgentRestarted {}),
+        stopped(StopReason::NotStarted { detail: "its build is gone".into() }),
         stopped(StopReason::Crashed { exit_code: Some(1), signal: None, out_of_memory: false }),
     ];
     for older in &states {

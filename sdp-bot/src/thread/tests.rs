@@ -1,5 +1,7 @@
 //! Whole stories of deployments, as a chat would show them.
 
+mod after;
+
 use std::fmt::Write as _;
 
 use insta::assert_snapshot;
@@ -44,6 +46,8 @@ impl Story {
                 kind,
                 EventKind::InstanceStarted { .. }
                     | EventKind::InstanceRestarted { .. }
+                    | EventKind::InstanceUnhealthy { .. }
+                    | EventKind::InstanceRecovered {}
                     | EventKind::InstanceStopped { .. }
                     | EventKind::InstanceDraining { .. }
             )
@@ -96,6 +100,27 @@ impl Story {
             }),
         ]);
         events
+    }
+
+    /// What it left running.
+    fn left(&self, state: InstanceState) -> Instance {
+        Instance {
+            id: self.instance,
+            service: "payments".parse().unwrap(),
+            sandbox: "alice".parse().unwrap(),
+            deployment: self.id,
+            commit: COMMIT.parse().unwrap(),
+            agent: "vm-1".parse().unwrap(),
+            address: None,
+            url: Some("http://payments.alice.localhost/".parse().unwrap()),
+            state,
+            started_at: at(1),
+            stopped_at: None,
+            restarts: 0,
+            last_restart: None,
+            unhealthy: None,
+            last_lines: vec!["panic: no money".into()],
+        }
     }
 
     fn ended(&mut self, outcome: Outcome) -> Event {
@@ -295,50 +320,6 @@ fn a_cancelled_and_a_superseded_one_say_by_whom() {
       log https://sdp.example.com/deployments/1
       [Log] https://sdp.example.com/deployments/1
     ");
-}
-
-#[test]
-fn a_crash_after_the_end_calls_the_owner_once() {
-    let mut story = Story::new();
-    let mut events = vec![story.requested("main", "alice")];
-    events.extend(story.until_it_runs());
-    let (mut thread, _) = told(&events, |_| {});
-    let reason = StopReason::Crashed { exit_code: Some(3), signal: None, out_of_memory: false };
-    let crash =
-        story.event(EventKind::InstanceStopped { reason, last_lines: vec!["panic: no money".into()] });
-    assert!(thread.apply(&crash));
-    let text = tell(&mut thread, |_| {}) + &thread.root(crash.at).to_plain();
-    assert!(!thread.apply(&crash) && thread.due().is_empty(), "said once");
-    assert!(thread.is_over());
-    assert_snapshot!(text, @r"
-        ✗ @alice payments in alice crashed with exit code 3
-          next redeploy 412
-          | panic: no money
-          [Redeploy] redeploy 412
-    ✗ #412 payments `main` → alice: crashed with exit code 3
-      `1a2b3c4d` Add refunds <!channel> · Åsa
-      with DEBUG
-      log https://sdp.example.com/deployments/1
-      [Log] https://sdp.example.com/deployments/1
-      [Redeploy] redeploy 412
-    ");
-}
-
-#[test]
-fn being_replaced_changes_the_message_and_bothers_nobody() {
-    let mut story = Story::new();
-    let mut events = vec![story.requested("main", "alice")];
-    events.extend(story.until_it_runs());
-    let (mut thread, _) = told(&events, |_| {});
-    for kind in [
-        EventKind::InstanceDraining { reason: StopReason::Replaced {} },
-        EventKind::InstanceStopped { reason: StopReason::Replaced {}, last_lines: vec![] },
-    ] {
-        assert!(thread.apply(&story.event(kind)));
-        assert!(thread.due().is_empty());
-        assert!(thread.root(at(99)).title.words().ends_with("replaced by a newer deployment"));
-    }
-    assert!(thread.is_over());
 }
 
 #[test]
@@ -550,22 +531,7 @@ fn the_status_of_one_that_runs_no_more_says_so() {
         superseded_by: None,
         waiting_for: None,
     };
-    let left = |state| Instance {
-        id: story.instance,
-        service: "payments".parse().unwrap(),
-        sandbox: "alice".parse().unwrap(),
-        deployment: story.id,
-        commit: COMMIT.parse().unwrap(),
-        agent: "vm-1".parse().unwrap(),
-        address: None,
-        url: Some("http://payments.alice.localhost/".parse().unwrap()),
-        state,
-        started_at: at(1),
-        stopped_at: None,
-        restarts: 0,
-        last_restart: None,
-        last_lines: vec!["panic: no money".into()],
-    };
+    let left = |state| story.left(state);
     let mut text = String::new();
     for reason in [
         StopReason::Replaced {},
@@ -599,62 +565,6 @@ fn the_status_of_one_that_runs_no_more_says_so() {
       [Log] https://sdp.example.com/deployments/1
       [Redeploy] redeploy 412
     ");
-}
-
-fn crashed(out_of_memory: bool) -> StopReason {
-    StopReason::Crashed { exit_code: None, signal: Some(9), out_of_memory }
-}
-
-#[test]
-fn restarts_in_a_row_are_told_once_with_reason_and_last_lines_and_counted_in_the_message() {
-    let mut story = Story::new();
-    let mut events = vec![story.requested("main", "alice")];
-    events.extend(story.until_it_runs());
-    for restarts in 1..=3 {
-        let last_lines = vec![format!("life {restarts}"), "allocating".to_owned()];
-        events.push(story.event(EventKind::InstanceRestarted {
-            reason: crashed(true),
-            restarts,
-            last_lines,
-        }));
-    }
-    let mut thread = begin(&events[0]);
-    let mut text = String::new();
-    for event in &events[1..] {
-        thread.apply(event);
-        for due in thread.due() {
-            let Due::Reply { key, message } = due else { continue };
-            if key.starts_with("restart") {
-                text += &message.to_plain();
-            }
-            thread.was_told(key);
-        }
-    }
-    text += &thread.root(at(99)).to_plain();
-    assert_snapshot!(text, @r"
-    ✗ @alice payments in alice was started again: it ran out of memory
-      next `logs payments in alice` shows whether it is well now
-      | life 1
-      | allocating
-      [Logs] logs payments in alice
-    ✓ #412 payments `main` → alice: running after 12 s, restarted 3 times: it ran out of memory
-      `1a2b3c4d` Add refunds <!channel> · Åsa
-      with DEBUG
-      url http://payments.alice.localhost/
-      log https://sdp.example.com/deployments/1
-      [Open] http://payments.alice.localhost/
-      [Log] https://sdp.example.com/deployments/1
-      [Redeploy] redeploy 412
-      [Roll back] rollback 412
-      [Stop] stop 412
-    ");
-    // Much later it is news again.
-    let mut event =
-        story.event(EventKind::InstanceRestarted { reason: crashed(false), restarts: 4, last_lines: vec![] });
-    event.at += IN_A_ROW;
-    assert!(thread.apply(&event));
-    let told: Vec<_> = thread.due();
-    assert!(matches!(told.as_slice(), [Due::Reply { key, .. }] if key == "restart:4"), "{told:?}");
 }
 
 #[test]

@@ -26,6 +26,10 @@ pub struct PlatformConfig {
     pub switch_limit: Duration,
     /// How long an agent may take to stop everything after a cancel.
     pub cancel_limit: Duration,
+    /// How often an agent is asked again whether it has cancelled something.
+    pub ask_again: Duration,
+    /// What a step may take beyond its limit before the platform stops believing that the agent ends it.
+    pub step_grace: Duration,
     /// How long a replaced instance may take to finish the requests it has.
     pub drain_limit: Duration,
     /// After how long an agent's absence fails its deployments.
@@ -50,6 +54,8 @@ impl PlatformConfig {
             accept_limit: Duration::from_secs(60),
             switch_limit: Duration::from_secs(30),
             cancel_limit: Duration::from_secs(75),
+            ask_again: Duration::from_secs(15),
+            step_grace: Duration::from_secs(60),
             drain_limit: Duration::from_secs(30),
             lost_after: Duration::from_secs(600),
             answer_limit: Duration::from_secs(30),

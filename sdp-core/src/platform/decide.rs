@@ -24,10 +24,8 @@ use crate::principal::Principal;
 use crate::sandbox::{InstanceState, StopReason, route_url};
 use crate::wire::{self, ToAgent};
 
-/// How often an agent is asked again whether it has cancelled or stopped something.
-const ASK_AGAIN: Duration = Duration::from_secs(15);
-/// What a step may take beyond its limit before the server stops believing that the agent ends it.
-const GRACE: Duration = Duration::from_secs(60);
+/// An agent is asked so many times less often whether it has stopped an instance: nobody waits for that.
+const STOP_AGAIN: u32 = 4;
 /// How many times a deployment is sent to agents that do not accept it.
 const ATTEMPTS: u32 = 3;
 
@@ -57,9 +55,10 @@ pub(super) fn deploy_command(deployment: DeploymentId, attempt: u32) -> CommandI
     derived(deployment.as_uuid(), 0x100 + u128::from(attempt))
 }
 
-/// The id of the command that cancels a deployment.
-pub(super) fn cancel_command(deployment: DeploymentId) -> CommandId {
-    derived(deployment.as_uuid(), 0x1)
+/// The id of the command that cancels this attempt. Another one for the next attempt: the agent that has answered one, perhaps
+/// because it took too long to accept the work, has done with it.
+pub(super) fn cancel_command(deployment: DeploymentId, attempt: u32) -> CommandId {
+    derived(deployment.as_uuid(), 0x1 | u128::from(attempt) << 48)
 }
 
 /// The id of the command that stops an instance: another for each time it is asked, since an agent that has answered one
@@ -282,7 +281,7 @@ fn working_due(
             Vec::new()
         };
     }
-    if now >= after(open.since.max(since), step_limit(open, limits) + GRACE) {
+    if now >= after(open.since.max(since), step_limit(open, limits) + limits.step_grace) {
         let detail = format!("{agent} did not end the step in time");
         return abandoned(open, agent, FailureReason::Timeout, detail, now);
     }
@@ -291,11 +290,12 @@ fn working_due(
 
 /// The end of a step whatever its agent does: its limit, and as long as an agent may be away.
 fn step_end(open: &Open, limits: &PlatformConfig) -> Timestamp {
-    after(open.since, step_limit(open, limits) + GRACE + limits.lost_after)
+    after(open.since, step_limit(open, limits) + limits.step_grace + limits.lost_after)
 }
 
 fn cancel(open: &Open, agent: &AgentName) -> Act {
-    let (command, deployment) = (cancel_command(open.deployment.id), open.deployment.id);
+    let (command, deployment) =
+        (cancel_command(open.deployment.id, open.deployment.attempt), open.deployment.id);
     Act::Send(agent.clone(), ToAgent::Cancel { command, deployment })
 }
 
@@ -334,7 +334,7 @@ fn cancelling_due(
         let detail = format!("{agent} did not confirm the cancel");
         return abandoned(open, agent, FailureReason::AgentUnresponsive, detail, now);
     }
-    if open.cancel_sent.is_none_or(|sent| now >= after(sent, ASK_AGAIN)) {
+    if open.cancel_sent.is_none_or(|sent| now >= after(sent, limits.ask_again)) {
         return vec![Act::Note(Note::CancelSent(open.deployment.number, now)), cancel(open, agent)];
     }
     Vec::new()
@@ -419,12 +419,15 @@ fn open_deadlines(world: &World, open: &Open, limits: &PlatformConfig) -> Vec<Ti
         None if !connected => vec![after(since, limits.lost_after).min(step_end(open, limits))],
         Some(_) if !connected => vec![after(since, limits.lost_after)],
         Some(asked) => {
-            let again = open.cancel_sent.map(|sent| after(sent, ASK_AGAIN));
+            let again = open.cancel_sent.map(|sent| after(sent, limits.ask_again));
             let end = after(asked.max(since), limits.cancel_limit).min(cancel_end(asked, limits));
             again.into_iter().chain([end]).collect()
         }
         None => {
-            vec![after(open.since.max(since), step_limit(open, limits) + GRACE).min(step_end(open, limits))]
+            vec![
+                after(open.since.max(since), step_limit(open, limits) + limits.step_grace)
+                    .min(step_end(open, limits)),
+            ]
         }
     }
 }
@@ -503,7 +506,7 @@ fn instance_due(world: &World, running: &Running, limits: &PlatformConfig, now: 
                 && world.routers().all(|router| running.drained_by.contains(&router.row.name));
             let ask = match running.stop_sent {
                 None => drained || !running.routed || now >= after(running.since, limits.drain_limit),
-                Some(sent) => now >= after(sent, ASK_AGAIN * 4),
+                Some(sent) => now >= after(sent, limits.ask_again * STOP_AGAIN),
             };
             if ask {
                 let stop =
@@ -527,7 +530,9 @@ fn instance_deadline(world: &World, running: &Running, limits: &PlatformConfig) 
             let of_open = world.open_by_id(running.instance.deployment).is_some_and(|open| !open.is_ready());
             (!of_open).then(|| after(since, limits.lost_after))
         }
-        (InstanceState::Draining { .. }, true, Some(sent)) => Some(after(sent, ASK_AGAIN * 4)),
+        (InstanceState::Draining { .. }, true, Some(sent)) => {
+            Some(after(sent, limits.ask_again * STOP_AGAIN))
+        }
         (InstanceState::Draining { .. }, true, None) => Some(after(running.since, limits.drain_limit)),
         _ => None,
     }

@@ -36,8 +36,10 @@ pub(super) enum Input {
         end: ServerEnd,
         ended: Option<oneshot::Sender<()>>,
     },
+    /// Answered with nothing if a later connection of the agent has said hello already.
     Hello {
         agent: AgentName,
+        connection: u64,
         hello: Hello,
         answer: oneshot::Sender<Result<Welcomed, PlatformError>>,
     },

@@ -62,6 +62,9 @@ pub(super) struct Run {
     queue: mpsc::Receiver<Input>,
     inputs: mpsc::WeakSender<Input>,
     outboxes: HashMap<AgentName, (Epoch, mpsc::Sender<ToAgent>)>,
+    /// How many connections there have been, and which of them each agent's newest accepted hello came by.
+    connections: u64,
+    newest: HashMap<AgentName, u64>,
     sessions: JoinSet<()>,
     asked: HashMap<CommandId, Asked>,
     followers: Arc<Followers>,
@@ -91,6 +94,8 @@ impl Run {
             queue,
             inputs: inputs.downgrade(),
             outboxes: HashMap::new(),
+            connections: 0,
+            newest: HashMap::new(),
             sessions: JoinSet::new(),
             asked: HashMap::new(),
             followers,
@@ -171,13 +176,21 @@ impl Run {
                 if let Some(inputs) = self.inputs.upgrade() {
                     let (logs, stopping) = (self.logs.clone(), self.stopping.subscribe());
                     let followers = self.followers.clone();
+                    self.connections += 1;
+                    let connection = self.connections;
                     self.sessions.spawn(async move {
-                        session::serve(name, end, inputs, logs, followers, stopping).await;
+                        session::serve(name, connection, end, inputs, logs, followers, stopping).await;
                         drop(ended);
                     });
                 }
             }
-            Input::Hello { agent, hello, answer } => self.hello(now, agent, hello, answer, turn),
+            Input::Hello { agent, connection, hello, answer } => {
+                // One that was cut may have left its hello behind, to be read after the agent's next one.
+                if self.newest.get(&agent).is_none_or(|newest| *newest < connection) {
+                    self.newest.insert(agent.clone(), connection);
+                    self.hello(now, agent, hello, answer, turn);
+                }
+            }
             Input::Report { agent, epoch, report, committed } => {
                 if self.outboxes.get(&agent).is_some_and(|(present, _)| *present == epoch) {
                     let acts = decide::agents::report(&self.world, now, &agent, report);
@@ -351,7 +364,7 @@ impl Run {
         answer: oneshot::Sender<Result<Welcomed, PlatformError>>,
         turn: &mut Turn,
     ) {
-        // The newest hello wins: the older connection is told why it ends, if it still listens.
+        // The hello of the newest connection wins: the older connection is told why it ends, if it still listens.
         if let Some((epoch, outbox)) = self.outboxes.get(&agent) {
             let bye = ToAgent::Bye { reason: ByeReason::Superseded, retry_after_ms: None };
             outbox.try_send(bye).ok();

@@ -98,9 +98,10 @@ struct Session {
 /// Ends a connection: the other side is gone, or said something that cannot be.
 struct End(Option<ByeReason>);
 
-/// Serves a connection until it ends.
+/// Serves a connection until it ends. Later ones have higher numbers.
 pub(super) async fn serve(
     agent: AgentName,
+    connection: u64,
     mut end: ServerEnd,
     inputs: mpsc::Sender<Input>,
     logs: Logs,
@@ -120,7 +121,7 @@ pub(super) async fn serve(
     let Some(hello) = checked(hello) else { return bye(&end.tx, ByeReason::Protocol).await };
     let said: HashMap<DeploymentId, u64> = hello.jobs.iter().map(|job| (job.deployment, job.lines)).collect();
     let (answer, answered) = oneshot::channel();
-    if inputs.send(Input::Hello { agent: agent.clone(), hello, answer }).await.is_err() {
+    if inputs.send(Input::Hello { agent: agent.clone(), connection, hello, answer }).await.is_err() {
         return bye(&end.tx, ByeReason::Restart).await;
     }
     let Ok(Ok(welcomed)) = answered.await else { return bye(&end.tx, ByeReason::Restart).await };

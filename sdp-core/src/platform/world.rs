@@ -15,7 +15,9 @@ use crate::deployment::{Deployment, State, Step};
 use crate::event::{About, Event, EventKind};
 use crate::id::{BootId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId, RouteVersion};
 use crate::name::{AgentName, IdempotencyKey, SandboxName, ServiceName};
-use crate::sandbox::{Instance, InstanceState, LastRestart, RouteTable, Sandbox, StopReason, route_table};
+use crate::sandbox::{
+    Instance, InstanceState, LastRestart, RouteTable, Sandbox, StopReason, Unhealthy, route_table,
+};
 use crate::secret::GitCredential;
 use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Writes, is_routed};
 
@@ -388,6 +390,7 @@ impl World {
                 last_lines: Vec::new(),
                 restarts: 0,
                 last_restart: None,
+                unhealthy: None,
             };
             let running = Running {
                 instance,
@@ -425,6 +428,11 @@ impl World {
                 self.unsaved.instances.insert(id);
                 return;
             }
+            EventKind::InstanceUnhealthy { detail } => {
+                instance.state = InstanceState::Unhealthy {};
+                instance.unhealthy = Some(Unhealthy { since: event.at, detail: detail.clone() });
+            }
+            EventKind::InstanceRecovered {} => instance.state = InstanceState::Live {},
             EventKind::InstanceLost {} => {
                 instance.state = InstanceState::Lost {};
                 instance.stopped_at = Some(event.at);
@@ -434,6 +442,9 @@ impl World {
         self.routes_changed = true;
         let Some(running) = self.instances.get_mut(&id) else { return };
         running.since = event.at;
+        if running.instance.state != (InstanceState::Unhealthy {}) {
+            running.instance.unhealthy = None;
+        }
         let over = running.instance.state.is_over();
         let on_purpose = matches!(
             &running.instance.state,

@@ -32,6 +32,7 @@ fn instance(n: u128, state: InstanceState) -> Instance {
         stopped_at: None,
         restarts: 0,
         last_restart: None,
+        unhealthy: None,
         last_lines: Vec::new(),
     }
 }
@@ -76,6 +77,8 @@ fn the_newest_that_serves_wins_and_only_a_stop_on_purpose_gives_way_to_the_basel
     }
     assert_eq!(route(&[instance(1, InstanceState::Lost {})]), "its agent is gone");
     assert_eq!(route(&[instance(1, stopped(StopReason::AgentRestarted {}))]), "its agent was restarted");
+    let not_started = StopReason::NotStarted { detail: "its build is gone".into() };
+    assert_eq!(route(&[instance(1, stopped(not_started))]), "it could not be started again");
 }
 
 #[test]

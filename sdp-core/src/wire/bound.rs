@@ -5,7 +5,7 @@
 //!
 //! Lengths are counted as JSON, since what must be escaped takes up to six times as much there.
 
-use super::{Answer, Exit, FromAgent, InstanceStatus, JobResult, OutputLine, Progress};
+use super::{Answer, Exit, FromAgent, Health, InstanceStatus, JobResult, OutputLine, Progress, RestartCause};
 use crate::deployment::CommitInfo;
 use crate::failure::Failure;
 
@@ -85,11 +85,14 @@ impl Exit {
     /// How something ended, with as many of its last lines, the newest, as may be told.
     #[must_use]
     pub fn new(exit_code: Option<i32>, signal: Option<i32>, out_of_memory: bool, lines: Vec<String>) -> Self {
-        Self { exit_code, signal, out_of_memory, last_lines: last_lines(lines) }
+        Self { exit_code, signal, out_of_memory, last_lines: last_lines(lines), not_started: None }
     }
 
     fn bound(&mut self) {
         self.last_lines = last_lines(std::mem::take(&mut self.last_lines));
+        if let Some(why) = &mut self.not_started {
+            cut(why, SENTENCE);
+        }
     }
 }
 
@@ -97,9 +100,18 @@ impl InstanceStatus {
     /// How it ended, the last time that it did.
     pub fn exit_mut(&mut self) -> Option<&mut Exit> {
         match self {
-            Self::Running { last_exit, .. } => last_exit.as_mut(),
-            Self::Exited { exit } => Some(exit),
-            Self::Stopped {} => None,
+            Self::Running { last_restart: Some(RestartCause::Exited { exit }), .. }
+            | Self::Exited { exit } => Some(exit),
+            Self::Running { .. } | Self::Stopped {} => None,
+        }
+    }
+
+    fn bound(&mut self) {
+        if let Some(exit) = self.exit_mut() {
+            exit.bound();
+        }
+        if let Self::Running { health: Health::Unhealthy { detail }, .. } = self {
+            cut(detail, SENTENCE);
         }
     }
 }
@@ -114,7 +126,7 @@ impl FromAgent {
                 runtimes.truncate(ITEMS);
                 runtimes.iter_mut().for_each(|runtime| cut(runtime, WORD));
                 bound_checks(preflight);
-                instances.iter_mut().filter_map(|report| report.status.exit_mut()).for_each(Exit::bound);
+                instances.iter_mut().for_each(|report| report.status.bound());
                 if let Some(why) = degraded {
                     cut(why, SENTENCE);
                 }
@@ -123,11 +135,7 @@ impl FromAgent {
             }
             Self::Rejected { message, .. } => cut(message, SENTENCE),
             Self::Progress { what, .. } => bound_progress(what),
-            Self::Instance { report } => {
-                if let Some(exit) = report.status.exit_mut() {
-                    exit.bound();
-                }
-            }
+            Self::Instance { report } => report.status.bound(),
             Self::Preflight { checks } => bound_checks(checks),
             Self::Output { left_out, lines, .. } => bound_output(left_out, lines),
             Self::OutputEnded { failure: Some(failure), .. }
@@ -224,10 +232,15 @@ mod tests {
         let (deployment, command) = (DeploymentId::new(), CommandId::new());
         let failure = Failure::new(None, FailureReason::BuildFailed, long());
         let progress = |what| FromAgent::Progress { deployment, attempt: 1, number: 1, after_line: 0, what };
-        let exit = Exit { last_lines: vec![long(); 300], ..Exit::default() };
+        let exit = Exit { last_lines: vec![long(); 300], not_started: Some(long()), ..Exit::default() };
         let status = InstanceStatus::Exited { exit: exit.clone() };
         let address = ([127, 0, 0, 1], 1).into();
-        let running = InstanceStatus::Running { address, restarts: 1, last_exit: Some(exit) };
+        let running = InstanceStatus::Running {
+            address,
+            restarts: 1,
+            last_restart: Some(RestartCause::Exited { exit }),
+            health: Health::Unhealthy { detail: long() },
+        };
         let report = |status| FromAgent::Instance {
             report: InstanceReport { instance: InstanceId::new(), deployment, status },
         };
@@ -244,7 +257,7 @@ mod tests {
         ];
         for message in said {
             let length = as_json(&message.bounded());
-            assert!(length <= LAST_LINES + 1024, "{length}");
+            assert!(length <= LAST_LINES + 2 * SENTENCE + 1024, "{length}");
         }
     }
 

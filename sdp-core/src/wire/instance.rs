@@ -29,10 +29,12 @@ pub enum InstanceStatus {
     Running {
         /// Where it listens.
         address: SocketAddr,
-        /// How many times it ended by itself and was started again.
+        /// How many times it was started again, whatever the cause; never fewer than were reported before.
         restarts: u32,
-        /// How it ended the last time that happened.
-        last_exit: Option<Exit>,
+        /// Why it was, the last time.
+        last_restart: Option<RestartCause>,
+        /// Whether it passes its check.
+        health: Health,
     },
     /// It ended by itself, and is not started again; kept until the server says `forget`.
     Exited {
@@ -41,6 +43,51 @@ pub enum InstanceStatus {
     },
     /// It was stopped as asked and is gone.
     Stopped {},
+}
+
+/// Why an instance was started again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RestartCause {
+    /// It had ended by itself.
+    Exited {
+        /// How.
+        exit: Exit,
+    },
+    /// Its agent was restarted, and it with it.
+    AgentRestarted {},
+    /// The container engine or the machine was restarted, and it with it.
+    EngineRestarted {},
+}
+
+impl RestartCause {
+    /// The same, as the reason why the instance did not run for a while.
+    #[must_use]
+    pub fn reason(&self) -> StopReason {
+        match self {
+            Self::Exited { exit } => exit.reason(),
+            Self::AgentRestarted {} => StopReason::AgentRestarted {},
+            Self::EngineRestarted {} => StopReason::EngineRestarted {},
+        }
+    }
+}
+
+/// Whether an instance passes its check, which is asked after each start until it does, and not while it is well.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Health {
+    /// Not known yet: it was started, or found again, a moment ago, and has as long as its check may take. What was known of it
+    /// before stands.
+    Checking {},
+    /// It passed.
+    Healthy {},
+    /// It had its time and does not pass; it is asked again and again.
+    Unhealthy {
+        /// What was wrong, as a clause.
+        detail: String,
+    },
 }
 
 /// How an instance ended by itself.
@@ -54,16 +101,21 @@ pub struct Exit {
     pub out_of_memory: bool,
     /// The last lines it printed (within the limits of [`bound`](super::bound), lossy UTF-8, redacted).
     pub last_lines: Vec<String>,
+    /// Why it could not be started again, as a clause; none: nobody tried.
+    pub not_started: Option<String>,
 }
 
 impl Exit {
     /// The same, as the reason why an instance does not run any more.
     #[must_use]
     pub fn reason(&self) -> StopReason {
-        StopReason::Crashed {
-            exit_code: self.exit_code,
-            signal: self.signal,
-            out_of_memory: self.out_of_memory,
+        match &self.not_started {
+            Some(detail) => StopReason::NotStarted { detail: detail.clone() },
+            None => StopReason::Crashed {
+                exit_code: self.exit_code,
+                signal: self.signal,
+                out_of_memory: self.out_of_memory,
+            },
         }
     }
 }
@@ -71,6 +123,9 @@ impl Exit {
 impl std::fmt::Display for Exit {
     /// As a clause: "exit status 1", "signal 9", "out of memory".
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(why) = &self.not_started {
+            return write!(f, "not started again: {why}");
+        }
         match (self.out_of_memory, self.exit_code, self.signal) {
             (true, _, _) => f.write_str("out of memory"),
             (_, Some(code), _) => write!(f, "exit status {code}"),

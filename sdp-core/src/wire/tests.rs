@@ -30,7 +30,16 @@ fn from_agent() -> Vec<FromAgent> {
     let running = InstanceReport {
         instance,
         deployment,
-        status: InstanceStatus::Running { address, restarts: 0, last_exit: None },
+        status: InstanceStatus::Running {
+            address,
+            restarts: 0,
+            last_restart: None,
+            health: Health::Healthy {},
+        },
+    };
+    let restarted = |cause, health| {
+        let status = InstanceStatus::Running { address, restarts: 3, last_restart: Some(cause), health };
+        FromAgent::Instance { report: InstanceReport { instance, deployment, status } }
     };
     let progress = |number, what| FromAgent::Progress { deployment, attempt: 1, number, after_line: 7, what };
     let failure = Failure {
@@ -103,12 +112,26 @@ fn from_agent() -> Vec<FromAgent> {
                 status: InstanceStatus::Running {
                     address,
                     restarts: 2,
-                    last_exit: Some(Exit {
-                        exit_code: Some(137),
-                        out_of_memory: true,
-                        last_lines: vec!["so much".into()],
-                        ..Exit::default()
+                    last_restart: Some(RestartCause::Exited {
+                        exit: Exit {
+                            exit_code: Some(137),
+                            out_of_memory: true,
+                            last_lines: vec!["so much".into()],
+                            ..Exit::default()
+                        },
                     }),
+                    health: Health::Checking {},
+                },
+            },
+        },
+        restarted(RestartCause::AgentRestarted {}, Health::Unhealthy { detail: "GET / answered 500".into() }),
+        restarted(RestartCause::EngineRestarted {}, Health::Healthy {}),
+        FromAgent::Instance {
+            report: InstanceReport {
+                instance,
+                deployment,
+                status: InstanceStatus::Exited {
+                    exit: Exit { not_started: Some("its build is gone".into()), ..Exit::default() },
                 },
             },
         },
@@ -247,7 +270,7 @@ fn what_an_agent_says() {
     let frames = from_agent().into_iter().map(AgentFrame::from);
     let texts: Vec<_> = frames.map(|frame| text(frame.encode().expect("encodes"))).collect();
     insta::assert_snapshot!(texts.join("\n"), @r###"
-    {"type":"hello","protocol":3,"boot_id":"…3","version":"0.1.0","labels":["linux"],"capacity":2,"runtimes":["process"],"preflight":[{"check":"disk","ok":true,"detail":"80 GiB free"}],"jobs":[{"deployment":"…1","attempt":1,"done":false,"interrupted":true,"lines":7,"progress":3}],"instances":[{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":0,"last_exit":null}}],"degraded":null,"router":{"kind":"builtin","base_url":"http://127.0.0.1:8081/","applied":9}}
+    {"type":"hello","protocol":3,"boot_id":"…3","version":"0.1.0","labels":["linux"],"capacity":2,"runtimes":["process"],"preflight":[{"check":"disk","ok":true,"detail":"80 GiB free"}],"jobs":[{"deployment":"…1","attempt":1,"done":false,"interrupted":true,"lines":7,"progress":3}],"instances":[{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":0,"last_restart":null,"health":{"type":"healthy"}}}],"degraded":null,"router":{"kind":"builtin","base_url":"http://127.0.0.1:8081/","applied":9}}
     {"type":"accepted","command":"…4"}
     {"type":"rejected","command":"…4","reason":"busy","message":"2 jobs already"}
     {"type":"progress","deployment":"…1","attempt":1,"number":1,"after_line":7,"what":{"type":"step_started","step":"resolve"}}
@@ -260,10 +283,13 @@ fn what_an_agent_says() {
     {"type":"progress","deployment":"…1","attempt":1,"number":7,"after_line":7,"what":{"type":"ended","result":{"type":"failed","failure":{"step":"build","reason":"build_failed","detail":"`make` ended with exit code 2","exit_code":2,"line":7}}}}
     {"type":"progress","deployment":"…1","attempt":1,"number":7,"after_line":7,"what":{"type":"ended","result":{"type":"cancelled"}}}
     {"type":"done","deployment":"…1","attempt":1,"progress":7,"lines":7,"bytes":70,"dropped":0,"checksum":3735928559}
-    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":0,"last_exit":null}}}
-    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"exited","exit":{"exit_code":null,"signal":9,"out_of_memory":false,"last_lines":["bye"]}}}}
+    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":0,"last_restart":null,"health":{"type":"healthy"}}}}
+    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"exited","exit":{"exit_code":null,"signal":9,"out_of_memory":false,"last_lines":["bye"],"not_started":null}}}}
     {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"stopped"}}}
-    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":2,"last_exit":{"exit_code":137,"signal":null,"out_of_memory":true,"last_lines":["so much"]}}}}
+    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":2,"last_restart":{"type":"exited","exit":{"exit_code":137,"signal":null,"out_of_memory":true,"last_lines":["so much"],"not_started":null}},"health":{"type":"checking"}}}}
+    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":3,"last_restart":{"type":"agent_restarted"},"health":{"type":"unhealthy","detail":"GET / answered 500"}}}}
+    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":3,"last_restart":{"type":"engine_restarted"},"health":{"type":"healthy"}}}}
+    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"exited","exit":{"exit_code":null,"signal":null,"out_of_memory":false,"last_lines":[],"not_started":"its build is gone"}}}}
     {"type":"preflight","checks":[{"check":"engine","ok":false,"detail":"Docker does not answer"}]}
     {"type":"output","command":"…4","left_out":3,"lines":[{"at":"2026-11-21T21:00:00Z","stream":"stdout","text":"listening"}]}
     {"type":"output_ended","command":"…4","failure":null}

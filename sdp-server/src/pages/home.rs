@@ -146,7 +146,7 @@ impl Home {
                     @if let Some(deployment) = deployment { span class="ref" { bdi { (words::visible(deployment.git_ref.as_str())) } } " " }
                     (parts::commit(Some(&instance.commit), info))
                 }
-                @if let Some(reason) = words::instance_reason(&instance.state) { p class="reason" { (reason) } }
+                @if let Some(reason) = words::instance_reason(instance) { p class="reason" { (reason) } }
                 @if let Some(restarted) = words::restarted(instance) { p class="reason" { (restarted) } }
                 @if let (true, [.., last]) = (tone == Tone::Bad, instance.last_lines.as_slice()) {
                     p class="last-line" { code { (words::visible(last)) } }

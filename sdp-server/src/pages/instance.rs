@@ -81,7 +81,7 @@ impl InstancePage {
                     @if let Some(address) = instance.address { " at " code { (address) } }
                     @if let Some(url) = &instance.url { " · " code { (url) } }
                 }
-                @if let Some(reason) = words::instance_reason(&instance.state) {
+                @if let Some(reason) = words::instance_reason(instance) {
                     p class="note" {
                         (reason)
                         @if let Some(newer) = self.newer { " " a href=(path(newer)) { "See what runs now" } "." }

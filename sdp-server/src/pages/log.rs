@@ -146,7 +146,7 @@ impl LogPage {
                     p class="note" { b { (by) } " asked for it to be cancelled. It ends when everything it started is gone." }
                 }
                 @if let Some(instance) = self.instance.as_ref().filter(|_| deployment.is_ended()) {
-                    @if let Some(reason) = words::instance_reason(&instance.state) {
+                    @if let Some(reason) = words::instance_reason(instance) {
                         @let (tone, word) = words::instance_state(&instance.state);
                         p class="note" {
                             (parts::badge(tone, word)) " " (reason)

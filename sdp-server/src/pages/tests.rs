@@ -11,7 +11,7 @@ use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{DeploymentId, DeploymentNumber, EventSeq, InstanceId};
 use sdp_core::name::{AgentName, CommitId, GitRef, PersonName, SandboxName, ServiceName};
 use sdp_core::principal::Principal;
-use sdp_core::sandbox::{Instance, InstanceState, LastRestart, Sandbox, StopReason};
+use sdp_core::sandbox::{Instance, InstanceState, LastRestart, Sandbox, StopReason, Unhealthy};
 
 use super::home::{Home, Prefill};
 use super::instance::InstancePage;
@@ -141,6 +141,7 @@ pub(super) fn instance(of: &Story, state: InstanceState, last_lines: &[&str]) ->
         stopped_at: None,
         restarts: 0,
         last_restart: None,
+        unhealthy: None,
         last_lines: last_lines.iter().map(|&line| line.to_owned()).collect(),
     }
 }
@@ -252,6 +253,15 @@ fn the_page_of_an_instance_says_what_runs_and_how_often_it_was_started_again() {
     It was started again twice. It took more memory than it may, and was ended. That was 30 s ago.
     Its last line before it was started againfatal: out of memory
     ");
+    page.instance.state = InstanceState::Unhealthy {};
+    let since = story.at + SignedDuration::from_secs(80);
+    page.instance.unhealthy = Some(Unhealthy { since, detail: "GET /healthz answered 500".into() });
+    let html = page.render();
+    assert!(read(&html, "head").contains("Unhealthyfor 1 min 30 s"), "{}", read(&html, "head"));
+    let why =
+        "It runs, but has not passed its health check since it was started again: GET /healthz answered 500.";
+    assert!(read(&html, "head").contains(why), "{}", read(&html, "head"));
+    page.instance.unhealthy = None;
     page.instance.state = InstanceState::Stopped { reason: crashed };
     page.instance.stopped_at = Some(story.at + SignedDuration::from_secs(75));
     let html = page.render();

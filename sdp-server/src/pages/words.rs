@@ -65,17 +65,26 @@ pub(super) fn instance_state(state: &InstanceState) -> (Tone, &'static str) {
         InstanceState::Unhealthy {} => (Tone::Bad, "Unhealthy"),
         InstanceState::Draining { .. } => (Tone::Off, "Finishing"),
         InstanceState::Stopped { reason: StopReason::Crashed { .. } } => (Tone::Bad, "Crashed"),
-        InstanceState::Stopped { reason: StopReason::AgentRestarted {} } => (Tone::Bad, "Down"),
+        InstanceState::Stopped {
+            reason:
+                StopReason::AgentRestarted {} | StopReason::EngineRestarted {} | StopReason::NotStarted { .. },
+        } => (Tone::Bad, "Down"),
         InstanceState::Stopped { .. } => (Tone::Off, "Stopped"),
         InstanceState::Lost {} => (Tone::Bad, "Lost"),
         _ => (Tone::Off, "Unknown"),
     }
 }
 
-/// Why an instance does not serve, as a sentence, where there is something to say.
-pub(super) fn instance_reason(state: &InstanceState) -> Option<String> {
-    match state {
-        InstanceState::Unhealthy {} => Some("It runs, but does not pass its health check.".to_owned()),
+/// Why an instance does not serve as it should, as a sentence, where there is something to say.
+pub(super) fn instance_reason(instance: &Instance) -> Option<String> {
+    match &instance.state {
+        InstanceState::Unhealthy {} => Some(match &instance.unhealthy {
+            Some(unhealthy) => {
+                let detail = visible(&unhealthy.detail);
+                format!("It runs, but has not passed its health check since it was started again: {detail}.")
+            }
+            None => "It runs, but does not pass its health check.".to_owned(),
+        }),
         InstanceState::Lost {} => Some("Its agent is gone, so nobody knows whether it runs.".to_owned()),
         InstanceState::Draining { reason } | InstanceState::Stopped { reason } => stop_reason(reason),
         _ => None,
@@ -96,11 +105,15 @@ fn stop_reason(reason: &StopReason) -> Option<String> {
         StopReason::Crashed { signal: Some(signal), .. } => Some(format!("It was ended by signal {signal}.")),
         StopReason::Crashed { .. } => Some("It ended by itself.".to_owned()),
         StopReason::AgentRestarted {} => Some("Its agent was restarted, and it with it.".to_owned()),
+        StopReason::EngineRestarted {} => Some("Its machine was restarted, and it with it.".to_owned()),
+        StopReason::NotStarted { detail } => {
+            Some(format!("It could not be started again: {}.", visible(detail)))
+        }
         _ => None,
     }
 }
 
-/// How often an instance ended by itself and was started again, and why it did last; as sentences.
+/// How often an instance was started again, and why at last; as sentences.
 pub(super) fn restarted(instance: &Instance) -> Option<String> {
     let times = match instance.restarts {
         0 => return None,

@@ -1,9 +1,13 @@
 //! The container engine, asked by its own program: what is there is what `docker` says, not what we say.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::Sdp;
 
@@ -54,7 +58,8 @@ impl Engine {
         Self { agent: agent.trim().to_owned() }
     }
 
-    fn docker(args: &[&str]) -> String {
+    /// What the program prints.
+    pub(super) fn docker(args: &[&str]) -> String {
         let out = Command::new("docker").args(args).output().expect("docker runs");
         assert!(out.status.success(), "docker {args:?}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).expect("UTF-8")
@@ -118,6 +123,55 @@ impl Engine {
         let out = Command::new("docker").args(["exec", container]).args(argv).output().expect("docker runs");
         let said = [out.stdout, out.stderr].concat();
         (out.status.success(), String::from_utf8_lossy(&said).into_owned())
+    }
+}
+
+/// A socket before the engine's, which can be cut: whoever asks there finds the engine away.
+pub(super) struct Wire {
+    folder: tempfile::TempDir,
+    connections: Option<(JoinSet<()>, CancellationToken)>,
+}
+
+impl Wire {
+    /// One that is cut.
+    pub(super) fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder"), connections: None }
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.folder.path().join("docker.sock")
+    }
+
+    pub(super) fn mend(&mut self) {
+        let listener = UnixListener::bind(self.socket()).expect("binds");
+        let cut = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let stopped = cut.clone();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let accepted = tokio::select! {
+                    accepted = listener.accept() => accepted,
+                    () = stopped.cancelled() => return,
+                };
+                let (mut near, _) = accepted.expect("accepts");
+                connections.spawn(async move {
+                    let mut far =
+                        UnixStream::connect("/var/run/docker.sock").await.expect("the engine is there");
+                    // Whichever side ends it.
+                    drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+                });
+            }
+        });
+        self.connections = Some((tasks, cut));
+    }
+
+    pub(super) async fn cut(&mut self) {
+        if let Some((tasks, cut)) = self.connections.take() {
+            cut.cancel();
+            tasks.join_all().await;
+            std::fs::remove_file(self.socket()).expect("removed");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use sdp_core::deployment::Step;
-use sdp_core::wire::{InstanceStatus, Stream};
+use sdp_core::wire::{Health, InstanceStatus, Stream};
 
 /// Serves until it is stopped.
 const SLEEP: &[&str] = &["sleep", "1000"];
@@ -55,7 +55,10 @@ async fn a_branch_is_resolved_fetched_built_started_and_checked() {
     let report = &world.server.instances[&spec.instance];
     assert_eq!(
         (report.deployment, &report.status),
-        (deployment, &InstanceStatus::Running { address, restarts: 0, last_exit: None })
+        (
+            deployment,
+            &InstanceStatus::Running { address, restarts: 0, last_restart: None, health: Health::Healthy {} }
+        )
     );
     let command = CommandId::new();
     world.server.say(ToAgent::StopInstance { command, instance: spec.instance }).await;

@@ -183,10 +183,10 @@ async fn what_runs_ends_with_the_agent_and_is_not_told_as_a_crash() {
 }
 
 #[tokio::test]
-async fn a_service_that_crashes_is_told_with_its_last_lines_until_it_is_forgotten() {
+async fn a_service_that_ends_is_told_with_its_last_lines_until_it_is_forgotten() {
     let mut world = World::start().await;
     let stop = world.folder.path().join("stop");
-    let script = "#!/bin/sh\nwhile [ ! -e $STOP ]; do sleep 0.05; done\necho 'out of luck'\nexit 5\n";
+    let script = "#!/bin/sh\nwhile [ ! -e $STOP ]; do sleep 0.05; done\necho 'out of luck'\n";
     world.commit(&[("!serve", &script.replace("$STOP", stop.to_str().unwrap()))]);
     let spec = world.spec(&[], &["./serve"]);
     let deployment = DeploymentId::new();
@@ -200,7 +200,7 @@ async fn a_service_that_crashes_is_told_with_its_last_lines_until_it_is_forgotte
         .await;
     let status = &world.server.instances[&spec.instance].status;
     let InstanceStatus::Exited { exit: Exit { exit_code, last_lines, .. } } = status else { unreachable!() };
-    assert_eq!((*exit_code, last_lines.as_slice()), (Some(5), &["out of luck".to_owned()][..]));
+    assert_eq!((*exit_code, last_lines.as_slice()), (Some(0), &["out of luck".to_owned()][..]));
     let command = CommandId::new();
     world.server.say(ToAgent::StopInstance { command, instance: spec.instance }).await;
     world.server.until(|server| !server.instances.contains_key(&spec.instance)).await;
@@ -248,7 +248,7 @@ async fn two_agents_do_not_share_a_folder() {
 async fn a_job_that_is_being_taken_while_the_agent_begins_to_drain_is_not_started() {
     let world = World::start().await;
     let config = Config::new(world.folder.path().join("other"));
-    let agent = Arc::new(Agent::open(config).await.unwrap());
+    let agent = Arc::new(Agent::open(config, None).await.unwrap());
     agent.drain().await;
     let deployment = DeploymentId::new();
     let order = crate::job::Order { deployment, attempt: 1, spec: world.spec(&[], SLEEP), credential: None };

@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 use super::*;
 use crate::config::{BuildConfig, BuildLimits, User};

@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
+use sdp_core::catalog::HealthCheck;
 use sdp_core::id::{DeploymentId, DeploymentNumber, InstanceId};
 use sdp_core::name::{SandboxName, ServiceName};
 
@@ -28,6 +30,8 @@ const BUILD: &str = "sdp.build";
 const IMAGE: &str = "sdp.image";
 const PORT: &str = "sdp.port";
 const ADDRESS: &str = "sdp.address";
+const HEALTH: &str = "sdp.health";
+const CHECK_LIMIT: &str = "sdp.check-limit";
 
 /// An agent as its containers know it: made once for its data folder, so that several agents on a machine keep apart.
 #[derive(Clone, PartialEq, Eq)]
@@ -95,6 +99,8 @@ pub(super) struct Found {
     pub(super) port: u16,
     /// Where routers reach it; none: nowhere.
     pub(super) address: Option<SocketAddr>,
+    /// How to tell that it is healthy, and how long that may take; none in containers of older agents.
+    pub(super) check: Option<(HealthCheck, Duration)>,
 }
 
 /// The labels of a container.
@@ -119,6 +125,8 @@ pub(super) fn labels(
             (BUILD, spec.build.to_string()),
             (IMAGE, image.to_owned()),
             (PORT, port.to_string()),
+            (HEALTH, serde_json::to_string(&spec.health).unwrap_or_default()),
+            (CHECK_LIMIT, spec.check_limit.as_secs().to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     );
@@ -151,6 +159,10 @@ pub(super) fn read(agent: &AgentId, labels: &HashMap<String, String>) -> Option<
         build: parse(labels, BUILD)?,
         port: parse(labels, PORT)?,
         address,
+        check: labels
+            .get(HEALTH)
+            .and_then(|text| serde_json::from_str(text).ok())
+            .zip(parse(labels, CHECK_LIMIT).map(Duration::from_secs)),
     })
 }
 
@@ -197,8 +209,12 @@ mod tests {
             build: spec.build,
             port: 8080,
             address: Some(address),
+            check: Some((spec.health.clone(), spec.check_limit)),
         };
         assert_eq!(found, expected);
+        let mut older = written.clone();
+        older.remove(HEALTH);
+        assert_eq!(read(&agent, &older), Some(Found { check: None, ..expected }), "an older agent's");
         assert_eq!(read(&AgentId::new(), &written), None, "another agent's");
         for name in [AGENT, KIND, INSTANCE, DEPLOYMENT, ATTEMPT, BUILD, PORT] {
             let mut less = written.clone();

@@ -58,8 +58,8 @@ impl DockerRuntime {
         let gate = self.gate(spec.instance).lock_owned().await;
         if let Some(entry) = self.entry(spec.instance) {
             return match &*entry.status.borrow() {
-                InstanceStatus::Running { address, .. } => Ok(*address),
-                _ => Err(StartError::Over),
+                InstanceStatus::Stopped {} => Err(StartError::Over),
+                _ => Ok(entry.address),
             };
         }
         if self.0.tasks.is_closed() {
@@ -180,6 +180,7 @@ impl DockerRuntime {
             build: spec.build,
             port: port(spec),
             address: Some(address),
+            check: Some((spec.health.clone(), spec.check_limit)),
         };
         Entry::new(container, found, address, spec.redactor.clone())
     }

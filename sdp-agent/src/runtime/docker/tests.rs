@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sdp_core::catalog::Limits;
+use sdp_core::catalog::{HealthCheck, Limits};
 use sdp_core::id::{DeploymentId, DeploymentNumber, InstanceId};
 
 use super::DockerRuntimeConfig;
@@ -56,6 +56,8 @@ pub(super) fn spec() -> StartSpec {
         port: None,
         limits: Limits::default(),
         writable: BTreeSet::new(),
+        health: HealthCheck::Http { path: "/".into() },
+        check_limit: Duration::from_secs(120),
         redactor: Redactor::default(),
     }
 }

@@ -21,8 +21,9 @@ use bollard::errors::Error;
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, EventMessage};
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures_util::StreamExt as _;
+use jiff::Timestamp;
 use sdp_core::id::InstanceId;
-use sdp_core::wire::{Exit, InstanceStatus};
+use sdp_core::wire::{Exit, Health, InstanceStatus, RestartCause};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 
 use super::body::RESTARTS;
@@ -52,7 +53,7 @@ enum Seen {
     /// Not started yet, or going: somebody is at work on it.
     Between,
     /// It runs, or the engine is about to start it again.
-    Up { restarts: u32 },
+    Up { restarts: u32, since: Option<Timestamp> },
     /// It does not run, and the engine leaves it so.
     Down { restarts: u32, exit_code: Option<i64>, out_of_memory: bool },
 }
@@ -64,7 +65,8 @@ fn seen(found: &ContainerInspectResponse) -> Seen {
     let Some(state) = &found.state else { return Seen::Between };
     match state.status {
         Some(Status::RUNNING | Status::PAUSED | Status::RESTARTING | Status::STOPPING) => {
-            Seen::Up { restarts }
+            let since = state.started_at.as_deref().and_then(|at| at.parse().ok());
+            Seen::Up { restarts, since }
         }
         Some(Status::EXITED | Status::DEAD) => Seen::Down {
             restarts,
@@ -199,6 +201,8 @@ impl DockerRuntime {
         let restarts = tokio::task::spawn_blocking(move || Restarts::read(&folder)).await;
         let entry = Arc::new(Entry::new(id, found, address, Redactor::default()));
         entry.facts.lock().restarts = restarts.unwrap_or_default();
+        // One that was not is its deployment's, which asks for itself.
+        entry.passed.store(true, Ordering::Release);
         self.0.entries.lock().insert(instance, entry);
         tracing::info!(instance.id = %instance, deployment.id = %deployment, %address, "adopted a container");
         self.changed();
@@ -341,7 +345,7 @@ impl DockerRuntime {
     }
 
     /// Looks at a container that should run, and says how it is.
-    async fn look(&self, entry: &Entry, why: Why) -> Result<Looked, Error> {
+    async fn look(&self, entry: &Arc<Entry>, why: Why) -> Result<Looked, Error> {
         let Ok(engine) = self.engine() else { return Ok(Looked::Fine) };
         let found = engine.inspect(&entry.container).await?;
         // Asked meanwhile to go, or known to have ended.
@@ -357,38 +361,38 @@ impl DockerRuntime {
         match seen(&found) {
             Seen::Between => {}
             // It ended once more than we know: the event that says how is on its way.
-            Seen::Up { restarts } if why == Why::Event && restarts > exits => {}
-            Seen::Up { restarts } => {
+            Seen::Up { restarts, .. } if why == Why::Event && restarts > exits => {}
+            Seen::Up { restarts, since } => {
                 if why == Why::Blind {
                     // Events that nobody heard do not come any more.
                     entry.facts.lock().exits = restarts;
                 }
-                let restarts = self.count(entry, |known| known.count(restarts)).await;
-                let last_exit = match last_exit {
-                    None if restarts > 0 => Some(Exit::default()),
-                    known => known,
-                };
-                // An exit that somebody caused by hand (`docker restart`) is none of its own.
-                let last_exit = last_exit.filter(|_| restarts > 0);
-                self.set(entry, InstanceStatus::Running { address: entry.address, restarts, last_exit });
+                let blind = why == Why::Blind;
+                // An exit that somebody caused by hand (`docker restart`) is none of its own, and not counted.
+                let (another, restarts, last_restart) = self
+                    .count(entry, |known| {
+                        (known.see(restarts, since, blind), known.total(), known.cause(last_exit))
+                    })
+                    .await;
+                self.runs(entry, restarts, last_restart, another);
+                if another {
+                    self.check_again(entry);
+                }
             }
             Seen::Down { restarts, exit_code, out_of_memory: oom }
                 if why == Why::Blind && !gave_up(restarts, exit_code, oom) =>
             {
                 tracing::info!(instance.id = %entry.found.instance, "a container went down with the engine; it is started again");
                 // Started by hand, the engine counts from 0 again.
-                self.count(entry, |known| {
-                    known.count(restarts);
-                    known.begin_again();
-                })
-                .await;
+                self.count(entry, |known| known.went_down(restarts)).await;
                 entry.facts.lock().exits = 0;
                 if let Err(error) = engine.api().start_container(&entry.container, None).await {
                     if super::is_away(&error) {
                         return Err(error);
                     }
                     tracing::error!(instance.id = %entry.found.instance, error = said(&error), "failed to start a container again");
-                    let exit = exit(exit_code, oom, vec![said(&error)]);
+                    let lines = self.last_lines(entry, LAST_LINES).await.unwrap_or_default();
+                    let exit = Exit { not_started: Some(said(&error)), ..exit(exit_code, oom, lines) };
                     self.set(entry, InstanceStatus::Exited { exit });
                 }
             }
@@ -418,6 +422,25 @@ impl DockerRuntime {
             }
         }
         result
+    }
+
+    /// It runs; of `another` run it is not known whether it is well.
+    fn runs(&self, entry: &Entry, restarts: u32, last_restart: Option<RestartCause>, another: bool) {
+        let address = entry.address;
+        // In one step: a check may pass at this moment.
+        let changed = entry.status.send_if_modified(|known| {
+            let health = match known {
+                InstanceStatus::Running { health, .. } if !another => health.clone(),
+                _ => Health::Checking {},
+            };
+            let status = InstanceStatus::Running { address, restarts, last_restart, health };
+            let changed = *known != status;
+            *known = status;
+            changed
+        });
+        if changed {
+            self.changed();
+        }
     }
 
     fn set(&self, entry: &Entry, status: InstanceStatus) {
@@ -475,8 +498,8 @@ mod tests {
     fn an_inspection_says_how_a_container_stands() {
         use ContainerStateStatusEnum as Status;
         assert_eq!(seen(&inspection(Status::CREATED, 0, 0)), Seen::Between);
-        assert_eq!(seen(&inspection(Status::RUNNING, 0, 0)), Seen::Up { restarts: 0 });
-        assert_eq!(seen(&inspection(Status::RESTARTING, 2, 1)), Seen::Up { restarts: 2 });
+        assert_eq!(seen(&inspection(Status::RUNNING, 0, 0)), Seen::Up { restarts: 0, since: None });
+        assert_eq!(seen(&inspection(Status::RESTARTING, 2, 1)), Seen::Up { restarts: 2, since: None });
         let down = Seen::Down { restarts: 3, exit_code: Some(137), out_of_memory: true };
         assert_eq!(seen(&inspection(Status::EXITED, 3, 137)), down);
         assert_eq!(seen(&ContainerInspectResponse::default()), Seen::Between);

@@ -1,8 +1,11 @@
+mod restarts;
+
 use crate::builder::RunPlan;
 use crate::redact::Redactor;
 use sdp_core::catalog::Limits;
 use sdp_core::id::DeploymentNumber;
 use sdp_core::name::{SandboxName, ServiceName};
+use sdp_core::wire::Exit;
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
@@ -58,6 +61,7 @@ impl Fixture {
             ports,
             advertise: Ipv4Addr::LOCALHOST.into(),
             stop_grace: Duration::from_millis(300),
+            restart_pause: Duration::from_millis(10),
             isolation: crate::exec::Isolation::default(),
             base_env: BTreeMap::new(),
         })
@@ -83,6 +87,8 @@ impl Fixture {
             port: None,
             limits: Limits::default(),
             writable: BTreeSet::new(),
+            health: http(),
+            check_limit: LONG,
             redactor: Redactor::default(),
         }
     }
@@ -161,7 +167,12 @@ async fn two_copies_overlap_each_healthy_on_its_own_port_and_stop_one_by_one() {
     assert_eq!(fixture.status(old_id), Some(InstanceStatus::Stopped {}));
     assert_eq!(
         fixture.status(new_id),
-        Some(InstanceStatus::Running { address: new_at, restarts: 0, last_exit: None })
+        Some(InstanceStatus::Running {
+            address: new_at,
+            restarts: 0,
+            last_restart: None,
+            health: Health::Healthy {}
+        })
     );
     assert!(TcpListener::bind(old_at).is_ok(), "nothing listens there any more");
     fixture.printed(new_id, "/instances/").await;
@@ -322,7 +333,7 @@ async fn an_instance_that_will_not_go_is_killed_with_all_its_children() {
     let instance = spec.instance;
     fixture.runtime.start(spec).await.unwrap();
     fixture.printed(instance, "up").await;
-    let tree = fixture.runtime.entry(instance).unwrap().tree;
+    let tree = fixture.runtime.entry(instance).unwrap().tree.lock().clone().unwrap();
     let pids: BTreeSet<_> = tree.pids().into_iter().collect();
     assert!(pids.len() >= 2);
     fixture.runtime.stop(instance).await;

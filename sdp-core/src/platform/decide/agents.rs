@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::super::input::{Hello, Report};
-use super::super::world::{Note, Open, Unfit, World};
+use super::super::world::{Note, Open, Running, Unfit, World};
 use super::{Act, abandoned, after, cancelled, ended, failed, stop_command};
 use crate::deployment::{Outcome, State, Step};
 use crate::event::{About, EventKind};
@@ -15,8 +15,8 @@ use crate::name::AgentName;
 use crate::principal::Principal;
 use crate::sandbox::{InstanceState, StopReason};
 use crate::wire::{
-    InstanceAction, InstanceDecision, InstanceReport, InstanceStatus, JobAction, JobDecision, JobResult,
-    Progress, RejectReason, ToAgent,
+    Health, InstanceAction, InstanceDecision, InstanceReport, InstanceStatus, JobAction, JobDecision,
+    JobResult, Progress, RejectReason, RestartCause, ToAgent,
 };
 
 /// For how long an agent that is busy, or whose disk is full, is not asked again.
@@ -348,13 +348,8 @@ fn instance(world: &World, now: Timestamp, agent: &AgentName, report: InstanceRe
         _ => None,
     };
     let (reason, last_lines, answer) = match report.status {
-        InstanceStatus::Running { restarts, last_exit, .. } => {
-            // A level: what happened several times since the last report is told once, with the newest reason.
-            let again = last_exit.filter(|_| restarts > running.instance.restarts).map(|exit| {
-                let reason = exit.reason();
-                EventKind::InstanceRestarted { reason, restarts, last_lines: exit.last_lines }
-            });
-            return again.map(|kind| Act::system(running.about(), kind)).into_iter().collect();
+        InstanceStatus::Running { restarts, last_restart, health, .. } => {
+            return running_on(running, restarts, last_restart, health);
         }
         InstanceStatus::Exited { exit } => {
             (asked_for.unwrap_or(exit.reason()), exit.last_lines, Some(forget(report.instance)))
@@ -363,6 +358,33 @@ fn instance(world: &World, now: Timestamp, agent: &AgentName, report: InstanceRe
     };
     let stopped = EventKind::InstanceStopped { reason, last_lines };
     [Act::system(running.about(), stopped)].into_iter().chain(answer).collect()
+}
+
+/// What has changed with an instance that runs. Levels: what happened several times since the last report is told once, with the
+/// newest reason, and what was told before not at all.
+fn running_on(
+    running: &Running,
+    restarts: u32,
+    last_restart: Option<RestartCause>,
+    health: Health,
+) -> Vec<Act> {
+    let again = last_restart.filter(|_| restarts > running.instance.restarts).map(|cause| {
+        let reason = cause.reason();
+        let last_lines = match cause {
+            RestartCause::Exited { exit } => exit.last_lines,
+            _ => Vec::new(),
+        };
+        EventKind::InstanceRestarted { reason, restarts, last_lines }
+    });
+    let healthy = match (&running.instance.state, health) {
+        (InstanceState::Live {}, Health::Unhealthy { detail }) => {
+            Some(EventKind::InstanceUnhealthy { detail })
+        }
+        (InstanceState::Unhealthy {}, Health::Healthy {}) => Some(EventKind::InstanceRecovered {}),
+        // While it is checked, what was known before stands; and what is on its way in or out is judged by its deployment.
+        _ => None,
+    };
+    again.into_iter().chain(healthy).map(|kind| Act::system(running.about(), kind)).collect()
 }
 
 /// What follows from the end of an agent's connection.

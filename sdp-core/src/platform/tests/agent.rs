@@ -13,8 +13,8 @@ use crate::name::CommitId;
 use crate::sandbox::{RouteTable, RouteTarget};
 use crate::wire::link::{AgentEnd, AgentFrame};
 use crate::wire::{
-    FromAgent, InstanceReport, InstanceStatus, JobReport, JobResult, JobSpec, LineMeta, LinesBatch, PROTOCOL,
-    Progress, RouterReport, Stream, ToAgent,
+    FromAgent, Health, InstanceReport, InstanceStatus, JobReport, JobResult, JobSpec, LineMeta, LinesBatch,
+    PROTOCOL, Progress, RouterReport, Stream, ToAgent,
 };
 
 pub(crate) fn commit(digit: char) -> CommitId {
@@ -31,6 +31,8 @@ pub(crate) struct PlayedAgent {
     pub(crate) table: RouteTable,
     pub(crate) jobs: Vec<JobReport>,
     pub(crate) instances: Vec<InstanceReport>,
+    /// Why it cannot tell which instances it has.
+    pub(crate) degraded: Option<String>,
     pub(crate) welcome: Option<ToAgent>,
 }
 
@@ -56,6 +58,7 @@ impl PlayedAgent {
             table: RouteTable::default(),
             jobs: Vec::new(),
             instances: Vec::new(),
+            degraded: None,
             welcome: None,
         };
         agent.hello(2).await;
@@ -69,12 +72,17 @@ impl PlayedAgent {
     }
 
     async fn hello(&mut self, capacity: u32) {
+        self.say(self.hello_of(capacity)).await;
+        self.welcome = Some(self.hear(|message| matches!(message, ToAgent::Welcome { .. })).await);
+    }
+
+    pub(crate) fn hello_of(&self, capacity: u32) -> FromAgent {
         let router = RouterReport {
             kind: "builtin".into(),
             base_url: "http://127.0.0.1:8081".parse().expect("a URL"),
             applied: self.table.version,
         };
-        self.say(FromAgent::Hello {
+        FromAgent::Hello {
             protocol: PROTOCOL,
             boot_id: self.boot,
             version: "test".into(),
@@ -84,11 +92,9 @@ impl PlayedAgent {
             preflight: Vec::new(),
             jobs: self.jobs.clone(),
             instances: self.instances.clone(),
-            degraded: None,
+            degraded: self.degraded.clone(),
             router: Some(router),
-        })
-        .await;
-        self.welcome = Some(self.hear(|message| matches!(message, ToAgent::Welcome { .. })).await);
+        }
     }
 
     pub(crate) async fn say(&self, message: FromAgent) {
@@ -154,7 +160,8 @@ impl PlayedAgent {
         let status = InstanceStatus::Running {
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             restarts: 0,
-            last_exit: None,
+            last_restart: None,
+            health: Health::Healthy {},
         };
         self.instances.push(InstanceReport {
             instance: job.spec.instance,

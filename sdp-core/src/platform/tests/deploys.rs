@@ -151,6 +151,31 @@ async fn the_same_request_gives_the_same_deployment_and_another_with_its_key_is_
 }
 
 #[tokio::test]
+async fn work_that_was_taken_back_from_an_agent_can_be_cancelled_when_the_agent_has_it_again() {
+    let bench = Bench::with(|config| config.accept_limit = Duration::from_millis(500)).await;
+    let mut agent = bench.agent("vm-1").await;
+    let deployment = bench.deploy("hello", "main").await;
+    let deploy = |attempt: u32| move |message: &ToAgent| matches!(message, ToAgent::Deploy { attempt: sent, .. } if *sent == attempt);
+    agent.hear(deploy(1)).await;
+    // It says nothing to that, so it is taken back, and sent once more.
+    let ToAgent::Cancel { command: first, .. } =
+        agent.hear(|message| matches!(message, ToAgent::Cancel { .. })).await
+    else {
+        unreachable!()
+    };
+    let ToAgent::Deploy { command, .. } = agent.hear(deploy(2)).await else { unreachable!() };
+    agent.say(FromAgent::Accepted { command }).await;
+    bench.platform.cancel(&alice(), deployment.id.into()).await.expect("asked");
+    let ToAgent::Cancel { command, .. } =
+        agent.hear(|message| matches!(message, ToAgent::Cancel { .. })).await
+    else {
+        unreachable!()
+    };
+    // An agent answers a command that it knows, and does nothing more.
+    assert_ne!(command, first);
+}
+
+#[tokio::test]
 async fn work_that_an_agent_gives_back_goes_to_another() {
     let bench = Bench::start().await;
     let mut busy = bench.agent("vm-1").await;

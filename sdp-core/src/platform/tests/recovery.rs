@@ -103,6 +103,18 @@ async fn only_a_newer_connection_supersedes_and_a_stop_says_come_again() {
 }
 
 #[tokio::test]
+async fn a_hello_that_was_left_behind_by_a_cut_connection_does_not_supersede_the_next_one() {
+    let bench = Bench::start().await;
+    let mut cut = bench.platform.connect_agent(name("vm-1")).await.expect("connects");
+    let mut agent = bench.agent("vm-1").await;
+    cut.tx.send(agent.hello_of(2).into()).await.expect("sent");
+    let answer = cut.rx.recv().await;
+    assert!(matches!(answer, Some(ToAgent::Bye { reason: ByeReason::Restart, .. })), "{answer:?}");
+    bench.deploy("hello", "main").await;
+    agent.take_job().await;
+}
+
+#[tokio::test]
 async fn what_dies_with_an_agent_is_said_when_it_is_back() {
     let bench = Bench::start().await;
     let mut agent = bench.agent("vm-1").await;

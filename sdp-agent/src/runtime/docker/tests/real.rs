@@ -3,4 +3,5 @@
 mod fixture;
 mod lives;
 mod makes;
+mod reboot;
 mod says;

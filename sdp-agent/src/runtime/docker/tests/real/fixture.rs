@@ -78,6 +78,7 @@ impl Fixture {
         let mut spec = self.spec(&["/bin/busybox", "httpd", "-f", "-p", listen, "-h", "/src"]);
         // The real Alpine has no httpd.
         spec.run.container.as_mut().unwrap().image = "sdp-busybox".parse().unwrap();
+        spec.health = HealthCheck::Http { path: "/hello.txt".into() };
         spec
     }
 

@@ -1,7 +1,7 @@
 //! What becomes of containers: crashes, stops, restarts of the agent and of the engine.
 
 use sdp_core::catalog::{HealthCheck, Limits};
-use sdp_core::wire::{Exit, InstanceStatus};
+use sdp_core::wire::{Exit, InstanceStatus, RestartCause};
 use tokio_util::sync::CancellationToken;
 
 use super::fixture::{Fixture, LONG, docker, get};
@@ -18,7 +18,7 @@ async fn a_crash_loop_is_restarted_three_times_and_then_given_up_with_its_last_w
     fixture
         .until(instance, |status| {
             let restarted = |exit: &Exit| exit.exit_code == Some(3) && exit.last_lines.ends_with(&["no database".into()]);
-            matches!(status, Some(InstanceStatus::Running { restarts: 1.., last_exit: Some(exit), .. }) if restarted(exit))
+            matches!(status, Some(InstanceStatus::Running { restarts: 1.., last_restart: Some(RestartCause::Exited { exit }), .. }) if restarted(exit))
         })
         .await;
     fixture.until(instance, |status| matches!(status, Some(InstanceStatus::Exited { .. }))).await;
@@ -45,8 +45,9 @@ async fn a_check_ends_at_the_first_crash() {
     let fixture = Fixture::new().await;
     let (instance, _) = fixture.start(fixture.shell("echo oops; exit 4")).await;
     let error = fixture.check(instance, HealthCheck::Tcp {}).await.unwrap_err();
-    let CheckError::Exited(Exit { exit_code: Some(4), signal: None, out_of_memory: false, last_lines }) =
-        error
+    let CheckError::Exited(Exit {
+        exit_code: Some(4), signal: None, out_of_memory: false, last_lines, ..
+    }) = error
     else {
         panic!("{error:?}")
     };
@@ -128,7 +129,9 @@ async fn an_agent_that_comes_back_adopts_what_runs_and_touches_nothing_else() {
     assert_eq!(stands, [true, true, true, false, false]);
     let report = fixture.runtime.reports().into_iter().find(|report| report.instance == instance).unwrap();
     assert_eq!(report.deployment, deployment);
-    assert_eq!(report.status, InstanceStatus::Running { address, restarts: 0, last_exit: None });
+    assert!(
+        matches!(report.status, InstanceStatus::Running { address: at, restarts: 0, .. } if at == address)
+    );
     assert_eq!(fixture.container(instance), container, "the same");
     use crate::runtime::Runtime as _;
     assert!(fixture.runtime.builds_in_use().unwrap().contains(&build));

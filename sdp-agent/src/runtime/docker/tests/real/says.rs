@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
-use sdp_core::wire::{InstanceStatus, OutputLine, Stream};
+use sdp_core::wire::{Health, InstanceStatus, OutputLine, Stream};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -133,7 +133,8 @@ async fn an_engine_that_goes_away_is_said_and_nothing_is_forgotten() {
     let (doomed, _) = fixture.start(fixture.httpd()).await;
     wire.cut().await;
     until(&fixture.runtime, |runtime| runtime.degraded().is_some()).await;
-    let running = InstanceStatus::Running { address, restarts: 0, last_exit: None };
+    let running =
+        InstanceStatus::Running { address, restarts: 0, last_restart: None, health: Health::Checking {} };
     assert_eq!(fixture.status(instance), Some(running.clone()), "as it was");
     assert_eq!(fixture.runtime.builds_in_use(), None);
     let StartError::Failed(failure) = fixture.runtime.start(fixture.httpd()).await.unwrap_err() else {
