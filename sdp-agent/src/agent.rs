@@ -178,6 +178,8 @@ struct Agent {
     tasks: TaskTracker,
     /// Jobs whose work is not over.
     running: Lock<HashMap<DeploymentId, Arc<Running>>>,
+    /// Held while an order becomes a job.
+    taking: tokio::sync::Mutex<()>,
     /// Counts up when a job ends, and when the agent begins to drain.
     ended: watch::Sender<u64>,
     commands: Lock<Recent>,
@@ -268,6 +270,7 @@ impl Agent {
             router,
             tasks: TaskTracker::new(),
             running: Lock::default(),
+            taking: tokio::sync::Mutex::default(),
             ended: watch::Sender::new(0),
             commands: Lock::default(),
             questions: Semaphore::new(QUESTIONS),

@@ -30,14 +30,26 @@ const ANSWER: usize = sdp_core::wire::MAX_CONTROL_FRAME / 2;
 
 impl Agent {
     /// Does what a command says; an answer that takes time comes later.
-    pub(super) async fn obey(self: &Arc<Self>, command: ToAgent, outflow: &Outflow) -> Option<FromAgent> {
+    pub(super) async fn obey(
+        self: &Arc<Self>,
+        command: ToAgent,
+        outflow: &Arc<Outflow>,
+    ) -> Option<FromAgent> {
         match command {
             ToAgent::Deploy { command, deployment, attempt, spec, credential } => {
                 if let Some(reply) = self.answered(command) {
                     return Some(reply);
                 }
                 let order = Order { deployment, attempt, spec: *spec, credential };
-                let reply = self.take_job(order, outflow).await;
+                let (agent, outflow) = (self.clone(), outflow.clone());
+                // Not given up with the connection: a job that has a place in the spool must be begun, or nobody ever ends it.
+                let taken = self.tasks.spawn(async move {
+                    let _taking = agent.taking.lock().await;
+                    agent.take_job(order, &outflow).await
+                });
+                let fault =
+                    || Reply::rejected(RejectReason::Unsupported, "the agent has a fault; see its log");
+                let reply = taken.await.unwrap_or_else(|_| fault());
                 Some(self.answer(command, reply))
             }
             ToAgent::Cancel { command, deployment } => {

@@ -106,6 +106,8 @@ impl Agent {
 
     async fn converse(self: &Arc<Self>, end: AgentEnd, closing: &CancellationToken) -> End {
         let AgentEnd { tx, mut rx } = end;
+        // What the connection before was still taking is a job by then, and named.
+        drop(self.taking.lock().await);
         let hello = self.hello();
         let degraded = matches!(&hello, FromAgent::Hello { degraded: Some(_), .. });
         let welcomed = async {
@@ -128,7 +130,7 @@ impl Agent {
             },
         };
         let (outbox, mail) = mpsc::channel(OUTBOX);
-        let outflow = Outflow::new(self.spool.clone());
+        let outflow = Arc::new(Outflow::new(self.spool.clone()));
         let (mut follows, printed) = Follows::new(self.clone());
         *self.outbox.lock() = Some(outbox.clone());
         self.take_welcome(epoch, jobs, instances, &outflow);
@@ -188,7 +190,7 @@ impl Agent {
     async fn listen(
         self: &Arc<Self>,
         rx: &mut mpsc::Receiver<ToAgent>,
-        outflow: &Outflow,
+        outflow: &Arc<Outflow>,
         outbox: &mpsc::Sender<FromAgent>,
         follows: &mut Follows,
     ) -> End {

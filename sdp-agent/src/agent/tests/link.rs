@@ -1,6 +1,9 @@
 //! Commands, connections and ends.
 
+use std::task::Poll;
+
 use super::*;
+use crate::spool::Outflow;
 use sdp_core::wire::Exit;
 use sdp_core::wire::{Answer, FromAgent, InstanceStatus, JobAction, RejectReason};
 
@@ -275,4 +278,37 @@ async fn a_job_that_is_being_taken_while_the_agent_begins_to_drain_is_not_starte
     assert!(!agent.start_job(order, Begin::Anew, log, None));
     assert!(agent.running.lock().is_empty() && agent.tasks.is_empty());
     world.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_whose_connection_ends_while_it_is_being_taken_is_a_job_all_the_same() {
+    let mut world = World::start().await;
+    world.commit(&[("!build", "#!/bin/sh\necho built\n")]);
+    let (deployment, spec) = (DeploymentId::new(), world.spec(&["./build"], SLEEP));
+    world.life.shutdown.cancel();
+    world.server.until_it_hangs_up().await;
+    world.life.cut_off(&world.config).await;
+    let agent = Arc::new(Agent::open(world.config.clone()).await.unwrap());
+    let outflow = Arc::new(Outflow::new(agent.spool.clone()));
+    let spooled = || agent.spool.find((deployment, 1));
+    {
+        let mut taking = Box::pin(agent.obey(deploy(deployment, &spec), &outflow));
+        // Given up as soon as it has its place in the spool, which another thread makes.
+        let given_up = async {
+            while spooled().is_none() {
+                let polled = std::future::poll_fn(|cx| Poll::Ready(taking.as_mut().poll(cx))).await;
+                assert!(polled.is_pending(), "{polled:?}");
+                tokio::task::spawn_blocking(|| {}).await.unwrap();
+            }
+        };
+        tokio::time::timeout(server::PATIENCE, given_up).await.unwrap();
+    }
+    let mut ended = agent.ended.subscribe();
+    let done = async {
+        while !spooled().unwrap().is_done() {
+            ended.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(server::PATIENCE, done).await.expect("the job is done");
+    agent.tools.runtime.stop(spec.instance).await;
 }
