@@ -228,7 +228,7 @@ impl Agent {
             "job",
             deployment.id = %deployment,
             deployment.number = order.spec.number.0,
-            deployment.attempt = attempt,
+            deployment.attempt = order.attempt,
             service.name = %order.spec.service,
             sandbox.name = %order.spec.sandbox,
             instance.id = %order.spec.instance,

@@ -121,7 +121,7 @@ pub(super) fn next_deadline(world: &World, limits: &PlatformConfig, now: Timesta
 pub(super) fn overdue(world: &World, limits: &PlatformConfig, now: Timestamp) -> u64 {
     let late = |open: &&Open| {
         let last = open_deadlines(world, open, limits).into_iter().max();
-        last.is_some_and(|last| now >= after(last, GRACE))
+        last.is_some_and(|last| now >= after(last, limits.step_grace))
     };
     world.open.values().filter(late).count() as u64
 }

@@ -146,7 +146,7 @@ pub(super) async fn serve(
                         (*lines, *ahead) = (held, Some(Totals { bytes, checksum }));
                     }
                     Err(error) => {
-                        tracing::error!(%agent, deployment = %id, %error, "a job log could not be read");
+                        tracing::error!(agent.name = %agent, deployment.id = %id, %error, "a job log could not be read");
                     }
                 }
             }

@@ -158,6 +158,7 @@ impl Job {
             deployment: self.id,
             attempt: self.attempt,
             done: false,
+            interrupted: false,
             lines: self.lines,
             progress: self.progress,
         }

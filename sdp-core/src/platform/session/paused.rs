@@ -106,7 +106,7 @@ impl Session {
         let source = std::error::Error::source(error).map(ToString::to_string);
         if self.paused.begin(id, attempt) {
             tracing::error!(
-                agent = %self.agent, deployment = %id, code = error.code(), %error, source,
+                agent.name = %self.agent, deployment.id = %id, code = error.code(), %error, source,
                 "lines cannot be stored now; they are asked for again when they can"
             );
         }
@@ -160,7 +160,7 @@ impl Session {
                 job.arrived
             });
             let Some(progress) = progress else { continue };
-            tracing::info!(agent = %self.agent, %deployment, "lines can be stored again");
+            tracing::info!(agent.name = %self.agent, deployment.id = %deployment, "lines can be stored again");
             self.tell(ToAgent::Rewind { deployment, attempt, lines: held, progress }).await?;
             self.jobs.mark(deployment);
         }
