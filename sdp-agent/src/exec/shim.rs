@@ -161,6 +161,12 @@ fn watcher(mode: Mode) -> Result<(), Fault> {
             drop(init.kill());
             init.wait().is_ok()
         }
+        // An init that ends by itself has waited for everybody.
+        Mode::Subreaper
+            if init.try_wait().is_ok_and(|ended| ended.is_some_and(|status| status.success())) =>
+        {
+            true
+        }
         Mode::Subreaper => {
             let none_left = tree::kill_descendants();
             // Reaped already, as a rule.
