@@ -46,6 +46,8 @@ const FRAME_BYTES: usize = 64 * 1024;
 const RESUME: Duration = Duration::from_secs(15);
 /// How long a viewer that was told the end is listened to; one that reads answers at once.
 const LINGER: Duration = Duration::from_millis(500);
+/// How long one that was too slow may take to read where to go on.
+const SLOW_LINGER: Duration = Duration::from_secs(300);
 /// A viewer says nothing but pongs.
 const FROM_VIEWER: usize = 4096;
 
@@ -148,7 +150,7 @@ async fn serve(
     tcp: &Socket,
 ) {
     tcp.keep_room();
-    let _present = app.metrics().viewer();
+    let present = app.metrics().viewer();
     let (sink, mut stream) = socket.split();
     let out = Outbox { sink, limit: app.config().limits.send, drain: app.drain().clone() };
     let mut viewer = Viewer {
@@ -182,9 +184,15 @@ async fn serve(
             say_close(&mut viewer.out.sink, code, "resume").await;
         }
     }
-    // Whatever the viewer has still sent is read: a socket that is closed before that takes back what it was told last.
+    // A socket that is closed before the viewer has read it all, or before all of its own is read, may take back what it was told
+    // last; the system forgets it after half a minute. Only the system's buffers are held meanwhile.
+    drop((viewer, present));
     let gone = async { while let Some(Ok(_)) = stream.next().await {} };
-    drop(timeout(LINGER, gone).await);
+    let limit = if end == End::TooSlow { SLOW_LINGER } else { LINGER };
+    tokio::select! {
+        _ = timeout(limit, gone) => {}
+        () = app.drain().cancelled(), if end == End::TooSlow => {}
+    }
 }
 
 impl Viewer<'_> {

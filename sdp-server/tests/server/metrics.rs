@@ -8,6 +8,9 @@ use reqwest::Method;
 use reqwest::header::ACCEPT;
 use sdp_core::api::TokenKind;
 use sdp_core::deployment::Step;
+use sdp_core::event::EventKind;
+use sdp_core::feed::EventFilter;
+use sdp_core::id::EventSeq;
 use sdp_core::wire::{FromAgent, Load, Progress};
 
 use crate::harness::{Host, refused};
@@ -52,8 +55,11 @@ async fn busy(host: &Host) {
     agent.progress(&mut job, Progress::StepStarted { step: Step::Fetch }).await;
     agent.fail(job).await;
     // Another one waits for its turn: its agent has taken it and says no more.
-    host.deploy().await;
+    let second = host.deploy().await;
     agent.take().await;
+    let filter = EventFilter { deployment: Some(second.id), ..EventFilter::default() };
+    let mut feed = host.platform.feed(EventSeq(0), filter);
+    while !matches!(feed.next().await.expect("read").kind, EventKind::StepStarted { .. }) {}
     refused(host.with("nonsense", Method::GET, "/api/v1/services"), 401, "unauthorised").await;
     std::mem::forget(agent);
 }

@@ -124,10 +124,7 @@ async fn frame<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S
     loop {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => return Some(serde_json::from_str(&text).expect("a frame")),
-            end @ (Some(Ok(Message::Close(_)) | Err(_)) | None) => {
-                println!("ended: {end:?}");
-                return None;
-            }
+            Some(Ok(Message::Close(_)) | Err(_)) | None => return None,
             Some(Ok(_)) => {}
         }
     }
