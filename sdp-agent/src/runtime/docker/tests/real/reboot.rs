@@ -47,11 +47,11 @@ impl Engine {
 
     async fn boot(&mut self) {
         let at = |name: &str| self.folder.path().join(name).display().to_string();
-        // The machine's own engine has its firewall; addresses that nobody else uses.
+        // The firewall is the machine's engine's. No address pools: an engine that has them removes `docker0` when it starts again.
         let dockerd = Command::new("dockerd")
             .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
             .args(["--host", &self.host(), "--bridge", BRIDGE, "--iptables=false", "--ip6tables=false"])
-            .args(["--ip-forward=false", "--default-address-pool", "base=10.213.0.0/16,size=24"])
+            .arg("--ip-forward=false")
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(self.folder.path().join("log")).unwrap())
             .spawn();
