@@ -266,7 +266,7 @@ async fn an_order_whose_connection_ends_while_it_is_being_taken_is_a_job_all_the
     world.life.shutdown.cancel();
     world.server.until_it_hangs_up().await;
     world.life.cut_off(&world.config).await;
-    let agent = Arc::new(Agent::open(world.config.clone()).await.unwrap());
+    let agent = Arc::new(Agent::open(world.config.clone(), None).await.unwrap());
     let outflow = Arc::new(Outflow::new(agent.spool.clone()));
     let spooled = || agent.spool.find((deployment, 1));
     {
