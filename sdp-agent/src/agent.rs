@@ -15,6 +15,7 @@ mod connection;
 mod follow;
 mod hello;
 mod host;
+mod load;
 mod recent;
 mod resume;
 

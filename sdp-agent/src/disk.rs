@@ -33,6 +33,12 @@ pub(crate) fn free(folder: &Path) -> io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Free bytes for programs that are not root, and all bytes of the disk.
+pub(crate) fn room(folder: &Path) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::statvfs(folder)?;
+    Ok((stat.f_bavail.saturating_mul(stat.f_frsize), stat.f_blocks.saturating_mul(stat.f_frsize)))
+}
+
 /// Free files and folders, and how many there can be; none where the file system does not count them.
 pub(crate) fn free_inodes(folder: &Path) -> io::Result<Option<(u64, u64)>> {
     let stat = rustix::fs::statvfs(folder)?;

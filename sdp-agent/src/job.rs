@@ -22,6 +22,7 @@ mod stop;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use sdp_core::deployment::Step;
@@ -89,6 +90,8 @@ struct Undo {
 /// Does a job to its end. Never panics, never leaves the log without an end.
 pub(crate) async fn run(order: Order, begin: Begin, tools: Arc<Tools>, log: JobLog, stop: Arc<Stop>) {
     let (deployment, instance) = (order.deployment, order.spec.instance);
+    let begun = Instant::now();
+    tracing::info!(deployment.id = %deployment, "a job began");
     let mut undo = Undo::default();
     let work = {
         let steps = steps::Steps::new(order, &tools, &log, &stop, &mut undo);
@@ -131,6 +134,9 @@ pub(crate) async fn run(order: Order, begin: Begin, tools: Arc<Tools>, log: JobL
     }
     let result = result.unwrap_or(JobResult::Ready {});
     say_how_it_ended(&log, step, &result);
+    let (how, reason) = how_it_ended(&result);
+    let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(deployment.id = %deployment, job.result = how, deployment.reason = reason, ms, "a job has ended");
     let finished = {
         let log = log.clone();
         let result = result.clone();
@@ -167,6 +173,16 @@ fn stopped(stop: &Stop, step: Option<Step>) -> JobResult {
         Some(StopWhy::DiskFull) => {
             failed(FailureReason::DiskFull, "the agent could not keep the log of this deployment")
         }
+    }
+}
+
+/// For the log: what a failure says beside its code may be the words of a program or of a person.
+fn how_it_ended(result: &JobResult) -> (&'static str, Option<&'static str>) {
+    match result {
+        JobResult::Ready {} => ("ready", None),
+        JobResult::Failed { failure } => ("failed", Some(failure.reason.code())),
+        JobResult::Cancelled {} => ("cancelled", None),
+        _ => ("other", None),
     }
 }
 

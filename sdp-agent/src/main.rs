@@ -25,7 +25,10 @@ struct Arguments {
     /// Say whether the configuration can work, and end.
     #[arg(long)]
     check_config: bool,
-    /// Write the log as JSON, one object a line.
+    /// How the log is written: for people, or as JSON, one object a line.
+    #[arg(long, env = "SDP_AGENT_LOG_FORMAT", value_parser = ["text", "json"], default_value = "text")]
+    log_format: String,
+    /// The same as --log-format json.
     #[arg(long, env = "SDP_AGENT_LOG_JSON")]
     log_json: bool,
 }
@@ -85,7 +88,7 @@ A configuration:
 
 Variables that override it: SDP_AGENT_SERVER, SDP_AGENT_TOKEN, SDP_AGENT_TOKEN_FILE, SDP_AGENT_CA_FILE,
 SDP_AGENT_DATA_DIR, SDP_AGENT_LABELS (with commas), SDP_AGENT_CAPACITY, SDP_AGENT_BUILD_USER. SDP_AGENT_LOG sets
-what is logged, e.g. "info" or "sdp_agent=debug".
+what is logged, e.g. "info" or "sdp_agent=debug"; SDP_AGENT_LOG_FORMAT=json how.
 
 SIGTERM and Ctrl-C end it: builds and services that are processes are stopped, and what they said is delivered first.
 Containers run on; the next start takes them over.
@@ -115,7 +118,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     config.build.shim = Some(Shim::own());
-    start_logging(arguments.log_json);
+    start_logging(arguments.log_json || arguments.log_format == "json");
     if let Err(error) = sdp_agent::exec::hide_own_memory() {
         tracing::warn!("the agent's memory can be dumped: {error}");
     }

@@ -189,6 +189,11 @@ impl Spool {
         self.logs().iter().map(JobLog::report).collect()
     }
 
+    /// How many jobs' logs it holds, and how many bytes they have together.
+    pub(crate) fn held(&self) -> (usize, u64) {
+        (self.jobs.lock().len(), self.held.load(Ordering::Relaxed))
+    }
+
     /// Removes a job's log, if there is one. Blocking.
     pub(crate) fn remove(&self, key: JobKey) {
         let log = self.jobs.lock().remove(&key);

@@ -294,7 +294,7 @@ impl Workspaces {
             .filter(|id| match self.remove(*id) {
                 Ok(()) => true,
                 Err(error) => {
-                    tracing::warn!(%error, deployment = %id, "cannot remove a workspace");
+                    tracing::warn!(%error, deployment.id = %id, "cannot remove a workspace");
                     false
                 }
             })

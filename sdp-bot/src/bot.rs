@@ -14,7 +14,7 @@ use url::Url;
 use crate::chat::{Chat, ChatGone, Conversation};
 use crate::command::{self, Command, Mistake};
 use crate::follow::{Follower, Track};
-use crate::message::{Message, answer as say, help};
+use crate::message::{Message, agents, answer as say, help};
 use crate::output::{self, Watch};
 use crate::store::Store;
 
@@ -170,7 +170,7 @@ impl Bot {
             Command::SandboxDelete(name) => asker.sandbox_delete(&name).await?,
             Command::Services => say::services(&asker.client.services().await?),
             Command::Branches { service, text } => asker.branches(&service, text.as_deref()).await?,
-            Command::Agents => say::agents(&asker.client.agents().await?, jiff::Timestamp::now()),
+            Command::Agents => agents::agents(&asker.client.agents().await?, jiff::Timestamp::now()),
             Command::Whoami => {
                 say::whoami(asker.person.as_ref(), asker.own_sandbox().as_ref(), asker.client.base())
             }

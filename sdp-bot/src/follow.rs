@@ -202,7 +202,7 @@ impl Follower {
         let view = match view {
             Ok(view) => *view,
             Err(error) => {
-                tracing::warn!(deployment = %kept.deployment, code = error.code(), "a message cannot be brought up to date");
+                tracing::warn!(deployment.id = %kept.deployment, code = error.code(), "a message cannot be brought up to date");
                 Self::note_store(self.store.close(kept.deployment).await);
                 return Ok(());
             }

@@ -17,7 +17,7 @@ use url::Url;
 /// SDP's chat bot: say `deploy payments feature/refund`, and watch it until it runs.
 ///
 /// Settings come from the file given by --config; environment variables override it (SDP_URL, SDP_TOKEN_FILE,
-/// SDP_TOKEN, SDP_BOT_PERSON, SDP_BOT_DATA_DIR, SDP_BOT_LOG), and options override those.
+/// SDP_TOKEN, SDP_BOT_PERSON, SDP_BOT_DATA_DIR, SDP_BOT_LOG, SDP_BOT_LOG_FORMAT), and options override those.
 #[derive(Parser)]
 #[expect(clippy::doc_markdown, reason = "shown as it stands by --help")]
 #[command(
@@ -56,6 +56,9 @@ struct Settings {
     /// Folder for the bot's own database.
     #[arg(long, global = true, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
+    /// How the log is written: for people, or as JSON, one object a line.
+    #[arg(long, env = "SDP_BOT_LOG_FORMAT", value_parser = ["text", "json"], default_value = "text", global = true)]
+    log_format: String,
 }
 
 #[derive(Subcommand)]
@@ -82,7 +85,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
-    let Settings { config, check_config, server, token_file, person, data_dir } = cli.settings;
+    let Settings { config, check_config, server, token_file, person, data_dir, log_format } = cli.settings;
     let config = Config::read(config.as_deref())?.with_env(|name| std::env::var(name).ok())?;
     let config = Config {
         server: server.or(config.server),
@@ -99,7 +102,11 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         say(&format!("the configuration can be used; the server is {}", client.base()));
         return Ok(0);
     }
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log_format.as_str() {
+        "json" => log.json().init(),
+        _ => log.init(),
+    }
     let store = match &config.data_dir {
         Some(folder) => {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;

@@ -6,6 +6,7 @@
 //!
 //! Limits: a block has at most [`MAX_BLOCK_LINES`] lines of at most [`crate::text::MAX_SPAN`] characters.
 
+pub mod agents;
 pub mod answer;
 pub mod deployment;
 pub mod down;

@@ -75,6 +75,12 @@ pub enum AccessError {
 }
 
 impl AccessError {
+    /// Whether it is no use to try again before a person has done something about the data folder.
+    #[must_use]
+    pub fn needs_a_person(&self) -> bool {
+        matches!(self, Self::Store(error) if error.needs_a_person())
+    }
+
     /// Stable code, e.g. `unknown_token`.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -144,14 +150,18 @@ impl Access {
         Self { store: platform.store().clone() }
     }
 
-    /// That of a data folder, beside a server that may be running on it or not.
+    /// That of a data folder, beside a server that may be running on it or not. Where none runs this owns the folder, and a
+    /// server that starts waits for a moment: [`close`](Self::close) it soon.
     ///
     /// # Errors
     /// When the database cannot be opened or made.
     pub async fn open(data_dir: impl Into<PathBuf>) -> Result<Self, AccessError> {
-        let data_dir = data_dir.into();
-        let opened = tokio::task::spawn_blocking(move || Store::open(&data_dir.join("sdp.db"))).await;
-        Ok(Self { store: opened.map_err(|_| StoreError::Closed)?? })
+        Ok(Self { store: Store::open_beside(&data_dir.into()).await? })
+    }
+
+    /// Closes the database that [`open`](Self::open) opened, and returns when all is in its file. From now on nothing can be written.
+    pub async fn close(&self) {
+        self.store.close().await;
     }
 
     /// Makes the first admin token, named `admin`, if there is no admin token at all.
@@ -365,6 +375,22 @@ impl Access {
             })
             .await?;
         Ok(used.map(|(issuer, next)| SignedIn { session, principal: signed_in_as(issuer), next }))
+    }
+
+    /// How many sessions hold.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn session_count(&self) -> Result<u64, AccessError> {
+        let now = Timestamp::now().as_millisecond();
+        let count: i64 = self
+            .store
+            .read(move |connection| {
+                let sql = "SELECT COUNT(*) FROM session WHERE expires_ms > ?1";
+                Ok(connection.query_row(sql, [now], |row| row.get(0))?)
+            })
+            .await?;
+        Ok(count.unsigned_abs())
     }
 
     /// The session of this value, if it holds. Using it moves its end.

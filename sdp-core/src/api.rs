@@ -16,7 +16,7 @@ use crate::id::{DeploymentId, DeploymentNumber};
 use crate::name::{AgentName, EnvName, GitRef, Label, SandboxName, ServiceName, TokenName};
 pub use crate::sandbox::{Instance, LastRestart, Sandbox};
 use crate::secret::{GitCredential, Secret};
-pub use crate::wire::{OutputLine, Preflight, RefInfo};
+pub use crate::wire::{Load, OutputLine, Preflight, RefInfo};
 
 /// The header by which a bot's token names the person it speaks for.
 pub const ON_BEHALF_OF: &str = "sdp-on-behalf-of";
@@ -240,6 +240,9 @@ pub struct AgentView {
     pub capacity: u32,
     /// How many it does now.
     pub running: u32,
+    /// How many deployments wait that it could do; the same one may wait for several agents.
+    #[serde(default)]
+    pub queued: u32,
     /// Its runtimes.
     pub runtimes: Vec<String>,
     /// Whether it runs a router.
@@ -249,6 +252,9 @@ pub struct AgentView {
     /// Why it takes no work though it is connected, if that is so.
     #[serde(default)]
     pub degraded: Option<String>,
+    /// What it holds and has room for, while it is connected; none before it has said so.
+    #[serde(default)]
+    pub load: Option<Load>,
 }
 
 /// Branches and tags of a service's repository.

@@ -13,12 +13,20 @@
 //! The invariant: **the file's length is the offset the server owns**. Lines are numbered from 1 without a gap; what is
 //! durable never goes away by itself; a line that was whole in the log is there after any crash.
 //!
+//! What a torn end becomes, when a log is next opened:
+//! - **the log, cut at any byte**: its whole lines stay, the incomplete one goes. If some of them had been acknowledged, their sender
+//!   is told where the log ends by the next welcome, and sends them again: it keeps everything until the deployment's end.
+//! - **the index, cut, overwritten, or missing**: made again from the log; a line without a record gets the file's time and the step of
+//!   the line before it.
+//! - **the log missing**: there are no lines; an index that is left counts for nothing.
+//!
 //! Limits ([`LogsConfig`]): open files (least recently used ones are closed), lines and bytes of a window, searches and
 //! their matches, how long and how much a patient sync gathers. On a full disk nothing is half written: the append fails with
 //! [`LogsError::DiskFull`] and can be made again later. All file work is done on blocking threads.
 //!
 //! One process at a time: whoever opens the folder owns it.
 
+mod copy;
 mod file;
 mod record;
 mod recover;
@@ -33,7 +41,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,8 +50,9 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::deployment::Step;
 use crate::id::DeploymentId;
-use crate::wire::LinesBatch;
 use crate::wire::lines::Stream;
+use crate::wire::{LinesBatch, MAX_FRAME};
+pub(crate) use copy::{copy, verify};
 use file::{Log, Range};
 use registry::Registry;
 use search::StopOnDrop;
@@ -137,6 +146,22 @@ impl LogsError {
             Self::Io { .. } | Self::NotSynced => "check the data folder's disk and its permissions",
             Self::Malformed(_) => "update the agent to the server's version",
             Self::ShuttingDown => "ask again when the server is back",
+        }
+    }
+
+    /// Whether the same can be done later, unchanged: there is no room, the file system is read-only, or the system has no
+    /// handles or memory left.
+    pub(crate) fn may_pass(&self) -> bool {
+        use rustix::io::Errno;
+        match self {
+            Self::DiskFull { .. } => true,
+            Self::Io { source, .. } => {
+                source.kind() == io::ErrorKind::ReadOnlyFilesystem
+                    || [Errno::MFILE, Errno::NFILE, Errno::NOMEM]
+                        .iter()
+                        .any(|errno| source.raw_os_error() == Some(errno.raw_os_error()))
+            }
+            Self::NotSynced | Self::Malformed(_) | Self::ShuttingDown => false,
         }
     }
 
@@ -248,8 +273,26 @@ pub struct Logs {
     inner: Arc<Inner>,
 }
 
+/// Counts and levels of all job logs together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogStats {
+    /// Lines that were stored since the start.
+    pub lines: u64,
+    /// Their bytes, each line with its line feed.
+    pub bytes: u64,
+    /// Lines that are held but not known to be on disk.
+    pub unsynced_lines: u64,
+    /// Bytes, those of the index included, that wait for the next sync.
+    pub unsynced_bytes: u64,
+    /// Logs with open files.
+    pub open: u64,
+}
+
 struct Inner {
     dir: PathBuf,
+    /// Lines and bytes stored.
+    stored: [AtomicU64; 2],
     config: LogsConfig,
     registry: Registry,
     sync: Sync,
@@ -274,7 +317,9 @@ impl Logs {
         let registry = Registry::new(dir.clone(), config.max_open);
         let sync = Sync::new(Duration::from_millis(config.sync_window_ms), config.sync_bytes);
         let searches = Arc::new(Semaphore::new(config.searches.clamp(1, Semaphore::MAX_PERMITS)));
-        Ok(Self { inner: Arc::new(Inner { dir, config, registry, sync, searches }) })
+        Ok(Self {
+            inner: Arc::new(Inner { dir, stored: Default::default(), config, registry, sync, searches }),
+        })
     }
 
     /// Adds what is new in the batch. It can be read at once, but is not on disk yet: acknowledge it only after
@@ -287,9 +332,14 @@ impl Logs {
     /// [`LogsError::DiskFull`] and others; then nothing of the batch was added.
     pub async fn append(&self, batch: LinesBatch) -> Result<Appended, LogsError> {
         self.on(batch.deployment, move |log, inner| {
+            let before = *log.bell.borrow();
             let (appended, grown) = log.append(&batch)?;
             if grown > 0 {
                 inner.sync.grown(log, grown);
+                let lines = appended.last().saturating_sub(before);
+                let bytes = grown.saturating_sub(lines * record::WIDTH);
+                inner.stored[0].fetch_add(lines, Ordering::Relaxed);
+                inner.stored[1].fetch_add(bytes, Ordering::Relaxed);
             }
             Ok(appended)
         })
@@ -429,6 +479,34 @@ impl Logs {
         Ok(())
     }
 
+    /// Counts and levels of all logs.
+    #[must_use]
+    pub fn stats(&self) -> LogStats {
+        let (unsynced_lines, unsynced_bytes) = self.inner.sync.waiting();
+        let [lines, bytes] = [0, 1].map(|which| self.inner.stored[which].load(Ordering::Relaxed));
+        LogStats {
+            lines,
+            bytes,
+            unsynced_lines,
+            unsynced_bytes,
+            open: self.inner.registry.open_files() as u64,
+        }
+    }
+
+    /// Whether a file can be made and written in the folder of the logs.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn can_write(&self) -> Result<(), LogsError> {
+        let path = self.inner.dir.join(".probe");
+        blocking(move || {
+            let failed = |error| LogsError::from_io("write", &path, error);
+            std::fs::write(&path, "SDP looks whether it can write here\n").map_err(failed)?;
+            std::fs::remove_file(&path).map_err(failed)
+        })
+        .await
+    }
+
     /// Free bytes on the disk with the logs, as far as this user may use them. One system call that does not wait.
     ///
     /// # Errors
@@ -436,6 +514,20 @@ impl Logs {
     pub fn free_bytes(&self) -> io::Result<u64> {
         let disk = rustix::fs::statvfs(&self.inner.dir)?;
         Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+
+    /// Whether a batch could be stored now: a file of the largest batch's size is written and removed.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn try_room(&self) -> Result<(), LogsError> {
+        let path = self.inner.dir.join(format!("room-{}", uuid::Uuid::new_v4()));
+        blocking(move || {
+            let tried = std::fs::write(&path, vec![0; MAX_FRAME]);
+            drop(std::fs::remove_file(&path));
+            tried.map_err(|error| LogsError::from_io("write", &path, error))
+        })
+        .await
     }
 
     fn bounded(&self, limit: usize) -> u64 {

@@ -22,6 +22,7 @@ mod output;
 mod request;
 mod run;
 mod session;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod verbs;
@@ -36,6 +37,7 @@ pub use config::PlatformConfig;
 pub use error::PlatformError;
 pub use output::{Followed, OutputFollow};
 pub use request::{Again, Deploy, DeploymentFilter, Idempotency, InstanceFilter, Save, StateFilter};
+pub use stats::{DiskSpace, INSTANCE_STATES, OPEN_STATES, PlatformStats};
 
 use crate::api;
 use crate::catalog::Service;
@@ -46,7 +48,7 @@ use crate::logs::Logs;
 use crate::name::{AgentName, SandboxName, ServiceName, did_you_mean};
 use crate::principal::Principal;
 use crate::sandbox::Sandbox;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::wire::Answer;
 use crate::wire::link::{self, AgentEnd, ServerEnd};
 
@@ -90,48 +92,48 @@ struct Inner {
     followers: Arc<output::Followers>,
     inputs: mpsc::Sender<Input>,
     newest: watch::Receiver<EventSeq>,
+    /// Why what happens cannot be stored at present.
+    storage: watch::Receiver<Option<StoreError>>,
     /// The orchestrator; `stop` awaits it.
     task: Mutex<JoinSet<()>>,
 }
 
 impl Platform {
-    /// Opens the data folder, recovers what was under way, and starts the orchestrator on the present runtime.
+    /// Opens the data folder, recovers what was under way, and starts the orchestrator on the present runtime. The folder is
+    /// this platform's until it is stopped.
     ///
     /// # Errors
-    /// When the folder, the database or the logs cannot be opened.
+    /// When the folder, the database or the logs cannot be opened, or another process has the folder.
     pub async fn start(config: PlatformConfig) -> Result<Self, PlatformError> {
         let folder = config.data_dir.clone();
-        let (store, logs) = tokio::task::spawn_blocking({
-            let logs = config.logs.clone();
-            move || {
-                std::fs::create_dir_all(&folder).map_err(|source| PlatformError::DataDir {
-                    path: folder.clone(),
-                    source: Arc::new(source),
-                })?;
-                let store = Store::open(&folder.join("sdp.db"))?;
-                let logs = Logs::open(folder.join("logs"), logs)?;
-                Ok::<_, PlatformError>((store, logs))
-            }
-        })
-        .await
-        .map_err(|_| PlatformError::Stopping)??;
+        tokio::fs::create_dir_all(&folder)
+            .await
+            .map_err(|source| PlatformError::DataDir { path: folder.clone(), source: Arc::new(source) })?;
+        let store = Store::open(&folder).await?;
+        let logs = {
+            let (folder, config) = (folder.join("logs"), config.logs.clone());
+            tokio::task::spawn_blocking(move || Logs::open(folder, config))
+        };
+        let logs = logs.await.map_err(|_| PlatformError::Stopping)??;
         let snapshot = store.read(crate::store::Snapshot::load).await?;
         let followers = Arc::new(output::Followers::default());
-        let (run, inputs, newest) =
+        let (run, inputs, newest, storage) =
             run::Run::new(config.clone(), store.clone(), logs.clone(), followers.clone(), snapshot);
         let mut task = JoinSet::new();
         task.spawn(run.run());
         let task = Mutex::new(task);
-        Ok(Self { inner: Arc::new(Inner { config, store, logs, followers, inputs, newest, task }) })
+        Ok(Self { inner: Arc::new(Inner { config, store, logs, followers, inputs, newest, storage, task }) })
     }
 
-    /// Stops taking commands, ends all connections to agents, and returns when everything accepted is in the store.
-    /// Deployments under way go on at their agents and are taken up again by the next start.
+    /// Stops taking commands, ends all connections to agents, and returns when everything accepted is in the store and the
+    /// data folder is given up: from then on nothing can be written. Deployments under way go on at their agents and
+    /// are taken up again by the next start.
     pub async fn stop(&self) {
         drop(self.inner.inputs.send(Input::Stop).await);
         let mut task = std::mem::take(&mut *self.inner.task.lock().unwrap_or_else(PoisonError::into_inner));
         // An error would be a panic of the task, which the runtime has reported already.
         while task.join_next().await.is_some() {}
+        self.inner.store.close().await;
     }
 
     // ── agents ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -216,13 +218,24 @@ impl Platform {
         &self.inner.config
     }
 
-    /// Whether it answers and its store can be written: what readiness means.
+    /// Whether it answers, its store can be written, and it would take a deployment: what readiness means.
     ///
     /// # Errors
     /// What is wrong.
     pub async fn ready(&self) -> Result<(), PlatformError> {
-        self.ask(|_| ()).await?;
-        Ok(self.inner.store.write(crate::store::probe).await?)
+        self.answers().await?;
+        self.can_store().await?;
+        self.room()
+    }
+
+    /// Whether there is room for another deployment.
+    fn room(&self) -> Result<(), PlatformError> {
+        let free = self.inner.logs.free_bytes().unwrap_or(u64::MAX);
+        let floor = self.inner.config.disk_floor;
+        if free < floor {
+            return Err(PlatformError::DiskLow { free_mib: free >> 20, floor_mib: floor >> 20 });
+        }
+        Ok(())
     }
 
     pub(crate) fn store(&self) -> &Store {

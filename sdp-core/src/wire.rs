@@ -14,6 +14,7 @@
 //!   │◀───────────────────────────────────────────────────── │
 //!   │ done (counts, checksum), again until done_ok          │
 //!   │ instance (state) whenever one changes ───────────────▶│  level, not edge: hello repeats them all
+//!   │ load (spool, disk), at most each 15 s ──────────────▶│  level; kept in memory alone
 //!   │ routes ◀── table;  routes_applied, drained ──────────▶│  only where the agent runs a router
 //!   │ follow_output ◀──;  output … output_ended ───────────▶│  while somebody looks; not stored, may leave lines out
 //! ```
@@ -27,6 +28,7 @@ pub mod bound;
 pub mod instance;
 pub mod lines;
 pub mod link;
+pub mod load;
 #[cfg(test)]
 mod tests;
 
@@ -40,6 +42,7 @@ pub use instance::{
     Exit, Health, InstanceAction, InstanceDecision, InstanceReport, InstanceStatus, OutputLine, RestartCause,
 };
 pub use lines::{LineMeta, LinesBatch, Stream};
+pub use load::Load;
 
 use crate::catalog::{Builder, HealthCheck, Limits};
 use crate::deployment::{CommitInfo, Step};
@@ -160,6 +163,11 @@ pub enum FromAgent {
     Preflight {
         /// All of it.
         checks: Vec<Preflight>,
+    },
+    /// What it holds and has room for: after each welcome, and when that has changed noticeably.
+    Load {
+        /// As it is now.
+        load: Load,
     },
     /// What a followed instance printed.
     Output {

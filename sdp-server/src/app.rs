@@ -16,7 +16,7 @@ use std::time::Duration;
 use sdp_core::access::{Access, AccessError};
 use sdp_core::api::DeploymentView;
 use sdp_core::deployment::{Deployment, Outcome};
-use sdp_core::id::{BootId, DeploymentNumber};
+use sdp_core::id::{BootId, DeploymentNumber, EventSeq};
 use sdp_core::name::AgentName;
 use sdp_core::platform::{Platform, PlatformError};
 use sdp_core::secret::Secret;
@@ -26,7 +26,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, TokenDigest};
+use crate::metrics::{Metrics, story};
+use crate::rest::health::Found;
 use crate::{router, serve};
 
 /// How long requests, feeds and viewers may take to finish when the server stops.
@@ -51,6 +53,11 @@ struct Inner {
     links: TaskTracker,
     /// The newest hello of each agent; as many as there are agents' tokens.
     boots: Mutex<HashMap<AgentName, BootId>>,
+    metrics: Metrics,
+    /// What opens `/metrics` alone.
+    metrics_token: Option<TokenDigest>,
+    /// What was found when readiness was looked at last.
+    found: Found,
     /// Please finish.
     drain: CancellationToken,
     /// End now.
@@ -76,6 +83,18 @@ impl App {
 
     pub(crate) fn links(&self) -> &TaskTracker {
         &self.inner.links
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.inner.metrics
+    }
+
+    pub(crate) fn metrics_token(&self) -> Option<&TokenDigest> {
+        self.inner.metrics_token.as_ref()
+    }
+
+    pub(crate) fn found(&self) -> &Found {
+        &self.inner.found
     }
 
     /// Takes down which life of an agent speaks now.
@@ -199,6 +218,7 @@ pub async fn start(
     shutdown: CancellationToken,
 ) -> Result<Server, StartError> {
     config.check()?;
+    let metrics_token = config.metrics.token()?;
     let local_addr = listener.local_addr()?;
     let public_url = config.public_url.clone();
     config
@@ -206,6 +226,7 @@ pub async fn start(
         .await
         .map_err(|source| StartError::Folder { path: config.data_dir.clone(), source })?;
     let platform = Platform::start(config.platform()).await?;
+    let begun = platform.newest_event();
     let access = Access::of(&platform);
     let admin_token = match access.bootstrap().await {
         Ok(made) => made.map(|made| made.token),
@@ -222,16 +243,21 @@ pub async fn start(
             requests: TaskTracker::new(),
             links: TaskTracker::new(),
             boots: Mutex::default(),
+            metrics: Metrics::new(),
+            metrics_token,
+            found: Found::default(),
             drain: shutdown,
             abort: CancellationToken::new(),
         }),
     };
     let running = TaskTracker::new();
-    let task = running.spawn(run(app, listener));
+    let task = running.spawn(run(app, listener, begun));
     Ok(Server { platform, access, local_addr, public_url, admin_token, task })
 }
 
-async fn run(app: App, listener: TcpListener) {
+async fn run(app: App, listener: TcpListener, begun: EventSeq) {
+    let readers = TaskTracker::new();
+    readers.spawn(story::follow(app.clone(), begun));
     let router = router::router(app.clone());
     serve::accept(listener, router, &app).await;
     let App { inner } = &app;
@@ -247,4 +273,6 @@ async fn run(app: App, listener: TcpListener) {
     inner.abort.cancel();
     inner.requests.wait().await;
     inner.links.wait().await;
+    readers.close();
+    readers.wait().await;
 }

@@ -3,6 +3,8 @@
 //! `SDP_SERVER_PUBLIC_URL` overrides `public_url`, `SDP_SERVER_LIMITS__BUILD` overrides `build` in `[limits]`. A key that
 //! nobody knows is refused, in the file as in the environment.
 
+mod metrics;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -36,6 +38,9 @@ pub struct Config {
     /// Limits; every wait has one.
     #[serde(default)]
     pub limits: Limits,
+    /// Who may read the metrics.
+    #[serde(default)]
+    pub metrics: Metrics,
 }
 
 /// Limits. Times are written as `"90s"`, `"10m"`, `"2h"`.
@@ -112,6 +117,8 @@ impl Default for Limits {
     }
 }
 
+pub use metrics::{Metrics, TokenDigest};
+
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8080))
 }
@@ -179,6 +186,7 @@ impl Config {
             insecure_http: false,
             data_dir: data_dir.into(),
             limits: Limits::default(),
+            metrics: Metrics::default(),
         }
     }
 
@@ -442,7 +450,7 @@ mod tests {
           |
         2 | listen_on = 1
           | ^^^^^^^^^
-        unknown field `listen_on`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`
+        unknown field `listen_on`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`, `metrics`
         ---
         sdp.toml: TOML parse error at line 3, column 9
           |
@@ -456,7 +464,7 @@ mod tests {
           |         ^^^^^
         expected a time of at least a second, such as "90s", "10m" or "2h"
         ---
-        sdp.toml: unknown field `limit`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits` (with SDP_SERVER_LIMIT)
+        sdp.toml: unknown field `limit`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`, `metrics` (with SDP_SERVER_LIMIT)
         ---
         SDP_SERVER_LISTEN__PORT: no such key
         ---

@@ -22,6 +22,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use tracing::Instrument;
 use uuid::Uuid;
 
 pub(crate) use auth::{
@@ -58,10 +59,13 @@ pub(crate) async fn answer(State(app): State<App>, request: Request, next: Next)
     let begun = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
-    let mut response = next.run(request).await;
-    let status = response.status();
-    let ms = begun.elapsed().as_millis();
     let shown = route.as_deref().unwrap_or("(no route)");
+    let span = tracing::info_span!("request", request.id = %id, %method, route = shown);
+    let mut response = next.run(request).instrument(span).await;
+    let status = response.status();
+    let took = begun.elapsed();
+    let ms = took.as_millis();
+    app.metrics().answered(&method, route.as_deref(), status, took);
     let by = response.extensions().get::<AskedBy>().map(|AskedBy(by)| tracing::field::display(by.clone()));
     if let Some(Fault(fault)) = response.extensions().get::<Fault>() {
         tracing::error!(request.id = %id, %method, route = shown, status = status.as_u16(), ms, by, "failed to answer: {fault}");

@@ -10,6 +10,7 @@
 mod app;
 pub mod config;
 mod edge;
+mod metrics;
 mod openapi;
 mod pages;
 mod problem;

@@ -111,7 +111,9 @@ fn complete(path: &str, method: &Method, operation: &mut Operation) {
     let requirement = |name: &str| SecurityRequirement::new::<_, [&str; 0], &str>(name, []);
     operation.security = Some(match who(method, path) {
         Some(Who::Open) => vec![],
-        Some(Who::Read | Who::Write | Who::Page) => vec![requirement("bearer"), requirement("session")],
+        Some(Who::Read | Who::Write | Who::Page | Who::Metrics) => {
+            vec![requirement("bearer"), requirement("session")]
+        }
         Some(Who::Issue | Who::Admin | Who::Agent) | None => vec![requirement("bearer")],
     });
     let problem = |description: &str| {

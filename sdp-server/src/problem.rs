@@ -145,6 +145,7 @@ pub(crate) fn status(code: &str) -> StatusCode {
         | "stopping"
         | "shutting_down"
         | "not_ready"
+        | "database_gone"
         | "timed_out"
         | "too_many_connections" => StatusCode::SERVICE_UNAVAILABLE,
         "no_answer" | "timeout" => StatusCode::GATEWAY_TIMEOUT,

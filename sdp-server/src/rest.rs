@@ -6,6 +6,7 @@ pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod instances;
 pub(crate) mod logs;
+pub(crate) mod metrics;
 pub(crate) mod output;
 pub(crate) mod sandboxes;
 pub(crate) mod services;

@@ -17,7 +17,8 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::App;
 use crate::rest::{
-    agents, deployments, events, health, instances, logs, output, sandboxes, services, sign_in, tokens,
+    agents, deployments, events, health, instances, logs, metrics, output, sandboxes, services, sign_in,
+    tokens,
 };
 use crate::{edge, openapi, pages, socket};
 
@@ -55,6 +56,7 @@ pub(crate) fn api() -> (Router<App>, OpenApi) {
         .routes(routes!(document))
         .routes(routes!(health::live))
         .routes(routes!(health::ready))
+        .routes(routes!(metrics::read))
         .routes(routes!(socket::agent::connect))
         .routes(routes!(socket::viewer::connect))
         .split_for_parts();

@@ -3,6 +3,8 @@
 //! Called by [`app`](crate::app). Limits: so many connections at once (`limits.connections`; more wait in the system's
 //! queue), 64 KiB of request head, 30 s to send a head (an idle connection is closed after that, too).
 
+mod stream;
+
 use std::time::Duration;
 
 use axum::Router;
@@ -18,6 +20,7 @@ use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
 use crate::app::App;
+pub(crate) use stream::Socket;
 
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 const HEAD_BYTES: usize = 64 * 1024;
@@ -56,8 +59,11 @@ async fn connection(stream: TcpStream, router: Router, app: &App) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
+    let (stream, socket) = stream::share(stream);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        router.clone().oneshot(request.map(Body::new))
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(socket.clone());
+        router.clone().oneshot(request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

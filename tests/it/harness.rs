@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sdp_agent::Connector;
@@ -48,7 +49,52 @@ pub(crate) fn run_test_with(
     let filter = std::env::var("SDP_TEST_LOG").unwrap_or_else(|_| "off".to_owned());
     tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init().ok();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime").block_on(async {
+    run_on(&runtime.expect("a runtime"), change, test);
+}
+
+/// The same; gives what server and agent logged meanwhile, as lines of JSON like those of the programs.
+pub(crate) fn run_test_logged(test: impl AsyncFnOnce(&mut Sdp)) -> String {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_writer(move || writer.clone())
+        .finish();
+    let dispatch = tracing::Dispatch::new(subscriber);
+    let on_threads = dispatch.clone();
+    // For this runtime's threads alone: other tests of the same process have logs of their own.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .on_thread_start(move || std::mem::forget(tracing::dispatcher::set_default(&on_threads)))
+        .build();
+    tracing::dispatcher::with_default(&dispatch, || run_on(&runtime.expect("a runtime"), |_, _| (), test));
+    let bytes = log.0.lock().expect("not poisoned").clone();
+    String::from_utf8(bytes).expect("text")
+}
+
+/// Where a test's log goes.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("not poisoned").write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn run_on(
+    runtime: &tokio::runtime::Runtime,
+    change: impl FnOnce(&mut sdp_server::Config, &mut sdp_agent::Config),
+    test: impl AsyncFnOnce(&mut Sdp),
+) {
+    runtime.block_on(async {
         let run = async {
             let mut sdp = Sdp::start(change).await;
             test(&mut sdp).await;
@@ -67,7 +113,7 @@ pub(crate) struct Sdp {
     pub(crate) admin_token: Secret,
     pub(crate) http: reqwest::Client,
     agent_config: sdp_agent::Config,
-    agent_token: Secret,
+    pub(crate) agent_token: Secret,
     server_config: sdp_server::Config,
     server: Option<(sdp_server::Server, CancellationToken)>,
     agent: Option<(JoinSet<Result<(), sdp_agent::AgentError>>, CancellationToken)>,
@@ -143,6 +189,11 @@ impl Sdp {
     /// The agent's own folder.
     pub(crate) fn agent_folder(&self) -> &Path {
         &self.agent_config.data_dir
+    }
+
+    /// The server's data folder.
+    pub(crate) fn server_folder(&self) -> &Path {
+        &self.server_config.data_dir
     }
 
     pub(crate) async fn stop_server(&mut self) {

@@ -5,6 +5,7 @@
 mod samples;
 
 mod again;
+mod backup;
 mod bad_input;
 mod cancel;
 mod chat;
@@ -14,5 +15,6 @@ mod examples;
 mod go;
 mod harness;
 mod links;
+mod logging;
 mod output;
 mod restart;

@@ -15,7 +15,7 @@ use sdp_agent::exec::OnLine;
 use sdp_agent::runtime::{CheckError, Printed, Runtime, StartError, StartSpec};
 use sdp_core::catalog::HealthCheck;
 use sdp_core::id::{DeploymentId, InstanceId};
-use sdp_core::wire::{DOCKER, Exit, InstanceReport, InstanceStatus, Preflight};
+use sdp_core::wire::{DOCKER, Exit, Health, InstanceReport, InstanceStatus, Preflight};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -94,7 +94,9 @@ impl Engine {
     fn make(&self, spec: &StartSpec) -> Result<SocketAddr, StartError> {
         let mut containers = self.containers();
         if let Some(known) = containers.known.get(&spec.instance) {
-            return if known.runs() { Ok(known.address) } else { Err(StartError::Over) };
+            // How one has ended by itself its check says.
+            let stopped = known.status == InstanceStatus::Stopped {};
+            return if stopped { Err(StartError::Over) } else { Ok(known.address) };
         }
         if !containers.made.insert((spec.deployment, spec.attempt)) {
             let (deployment, attempt) = (spec.deployment, spec.attempt);
@@ -112,7 +114,12 @@ impl Engine {
             build: spec.build,
             address,
             health: spec.env.get(HEALTH).cloned().unwrap_or_default(),
-            status: InstanceStatus::Running { address, restarts: 0, last_exit: None },
+            status: InstanceStatus::Running {
+                address,
+                restarts: 0,
+                last_restart: None,
+                health: Health::Healthy {},
+            },
         };
         containers.known.insert(spec.instance, container);
         drop(containers);

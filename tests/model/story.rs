@@ -137,7 +137,20 @@ impl Story {
             platform.save_service(&alice(), service, Save::Create).await.expect("saved");
         }
         story.start_agents();
+        story.agents_are_connected().await;
         story
+    }
+
+    /// From here on a history is told in frames, however busy the machine is.
+    async fn agents_are_connected(&self) {
+        let platform = &self.server.as_ref().expect("it runs").platform;
+        let connecting = async {
+            while platform.agents().await.expect("answers").iter().filter(|agent| agent.connected).count() < 2
+            {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(SETTLES_WITHIN, connecting).await.expect("both agents connect");
     }
 
     pub(crate) fn witness(&self) -> Arc<Witness> {

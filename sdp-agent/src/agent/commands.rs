@@ -13,6 +13,7 @@ use sdp_core::secret::GitCredential;
 use sdp_core::wire::bound::newest_that_fit;
 use sdp_core::wire::{Answer, FromAgent, InstanceReport, InstanceStatus, RejectReason, ToAgent};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::recent::Reply;
 use super::{Agent, Running};
@@ -85,7 +86,7 @@ impl Agent {
             }
             ToAgent::Routes { table } => {
                 let Some(router) = &self.router else {
-                    tracing::warn!(version = %table.version, "a route table came, but this agent has no router");
+                    tracing::warn!(route.version = %table.version, "a route table came, but this agent has no router");
                     return None;
                 };
                 Some(FromAgent::RoutesApplied { version: router.apply(table) })
@@ -223,7 +224,16 @@ impl Agent {
             running.insert(deployment, job.clone());
         }
         let agent = self.clone();
-        self.tasks.spawn(async move {
+        let span = tracing::info_span!(
+            "job",
+            deployment.id = %deployment,
+            deployment.number = order.spec.number.0,
+            deployment.attempt = order.attempt,
+            service.name = %order.spec.service,
+            sandbox.name = %order.spec.sandbox,
+            instance.id = %order.spec.instance,
+        );
+        let work = async move {
             // Whatever happens, those who wait for its end do not wait for ever.
             let _over = job.over.clone().drop_guard();
             // Both use the deployment's folder.
@@ -246,7 +256,8 @@ impl Agent {
             // Beside the next job, not before it: what is swept is in nobody's use.
             agent.tools.sweep().await;
             agent.tools.make_room().await;
-        });
+        };
+        self.tasks.spawn(work.instrument(span));
         true
     }
 

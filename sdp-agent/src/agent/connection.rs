@@ -140,6 +140,7 @@ impl Agent {
             () = self.report_instances(&outbox) => End::Lost("ended".into()),
             () = self.report_drained(&outbox) => End::Lost("ended".into()),
             () = self.report_preflight(&outbox) => End::Lost("ended".into()),
+            () = self.report_load(&outbox) => End::Lost("ended".into()),
             () = self.knows_again(), if degraded => {
                 tracing::info!("the agent can tell again what runs here, and says hello anew");
                 End::Again
@@ -154,7 +155,7 @@ impl Agent {
         instances: Vec<InstanceDecision>,
         outflow: &Outflow,
     ) {
-        tracing::info!(%epoch, "connected to the server");
+        tracing::info!(agent.epoch = epoch.0, "connected to the server");
         let mut decided = HashMap::new();
         for JobDecision { deployment, attempt, action } in jobs {
             decided.insert((deployment, attempt), action);

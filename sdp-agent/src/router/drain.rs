@@ -152,7 +152,7 @@ impl Book {
         if self.drained.len() >= ANNOUNCEMENTS
             && let Some(instance) = self.drained.pop_front()
         {
-            tracing::warn!(%instance, "nobody takes the drained instances; the oldest is forgotten");
+            tracing::warn!(instance.id = %instance, "nobody takes the drained instances; the oldest is forgotten");
         }
         self.drained.push_back(instance);
     }

@@ -78,7 +78,7 @@ impl Index {
             let first = *by_prefix.entry(route.prefix.as_str().to_owned()).or_insert(at);
             if first != at {
                 let (service, prefix) = (&route.service, &route.prefix);
-                tracing::warn!(%service, %prefix, "two services have one prefix; the first by name gets the requests");
+                tracing::warn!(service.name = %service, route.prefix = %prefix, "two services have one prefix; the first by name gets the requests");
             }
         }
         let mut sandboxes: HashMap<String, Place> = table

@@ -109,7 +109,7 @@ impl Follower {
                 let changed = match view {
                     Ok(view) => tracked.thread.catch_up(*view),
                     Err(error) => {
-                        tracing::warn!(deployment = %id, code = error.code(), "a deployment could not be looked up");
+                        tracing::warn!(deployment.id = %id, code = error.code(), "a deployment could not be looked up");
                         tracked.thread.give_up_view()
                     }
                 };
@@ -140,7 +140,7 @@ impl Follower {
                 match instance {
                     Ok(instance) => drop(tracked.thread.instance_is(&instance)),
                     Err(error) => {
-                        tracing::warn!(deployment = %id, code = error.code(), "an instance could not be looked up");
+                        tracing::warn!(deployment.id = %id, code = error.code(), "an instance could not be looked up");
                     }
                 }
                 id
@@ -212,7 +212,7 @@ async fn failure_facts(
     let (tail, instances, link) =
         tokio::join!(client.log_tail(deployment.id.into(), TAIL_LINES), client.instances(&filter), link);
     if let Err(error) = &tail {
-        tracing::warn!(deployment = %deployment.id, code = error.code(), "the end of a log could not be read");
+        tracing::warn!(deployment.id = %deployment.id, code = error.code(), "the end of a log could not be read");
     }
     let serving = instances.unwrap_or_default().into_iter().find(|instance| {
         matches!(instance.state, InstanceState::Live {} | InstanceState::Unhealthy {})

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sdp_core::api::{
-    AgentView, BranchList, CreateDeployment, Deployment, DeploymentView, Instance, LogWindow, Problem,
-    SandboxView, Service,
+    BranchList, CreateDeployment, Deployment, DeploymentView, Instance, LogWindow, Problem, SandboxView,
+    Service,
 };
 use sdp_core::client::ClientError;
 use sdp_core::deployment::{Outcome, State};
@@ -22,7 +22,7 @@ use crate::command::{Mistake, RepoAddress};
 use crate::text::Text;
 
 /// The most rows of a list; the rest is counted.
-const MAX_ROWS: usize = 40;
+pub(super) const MAX_ROWS: usize = 40;
 
 type Branches = HashMap<DeploymentId, Deployment>;
 
@@ -256,7 +256,7 @@ pub fn sandbox(view: &SandboxView, under_way: &[Deployment], branches: &Branches
     more(message, view.instances.len())
 }
 
-fn more(message: Message, rows: usize) -> Message {
+pub(super) fn more(message: Message, rows: usize) -> Message {
     match rows.checked_sub(MAX_ROWS) {
         None | Some(0) => message,
         Some(left) => message.line(Text::new().dim(format!("and {left} more"))),
@@ -311,7 +311,7 @@ fn state_word(state: &InstanceState) -> &'static str {
     }
 }
 
-fn ago(then: Timestamp, now: Timestamp) -> String {
+pub(super) fn ago(then: Timestamp, now: Timestamp) -> String {
     duration(now.duration_since(then).try_into().unwrap_or(Duration::ZERO))
 }
 
@@ -476,46 +476,6 @@ pub fn branches(service: &ServiceName, text: Option<&str>, list: &BranchList) ->
         message = message.line(if is_head { row.dim(" · the repository's default") } else { row });
     }
     more(message, list.branches.len() + list.tags.len())
-}
-
-/// Which agents there are.
-#[must_use]
-pub fn agents(agents: &[AgentView], now: Timestamp) -> Message {
-    if agents.is_empty() {
-        return Message::new(
-            Tone::Plain,
-            Text::from("No agent has ever connected; nothing can be deployed."),
-        )
-        .line(Text::new().dim("next ").plain("start one: sdp-agent --help"));
-    }
-    let connected = agents.iter().filter(|agent| agent.connected).count();
-    let title = format!("{connected} of {} connected", count(agents.len(), "agent", "agents"));
-    let mut message = Message::new(Tone::Plain, Text::new().plain(title));
-    for agent in agents.iter().take(MAX_ROWS) {
-        let row = Text::new().strong(&agent.name);
-        let since = ago(agent.since, now);
-        let row = if agent.connected {
-            let router = if agent.router { ", router" } else { "" };
-            let runtimes = agent.runtimes.join(", ");
-            row.plain(format!(" {} of {} jobs · {runtimes}{router}", agent.running, agent.capacity))
-                .dim(format!(" · connected for {since} · {}", agent.version))
-        } else {
-            row.plain(format!(" away for {since}"))
-        };
-        message = message.line(row);
-        if let Some(why) = &agent.degraded {
-            message = message.line(Text::new().plain("  ").strong("takes no work").plain(format!(": {why}")));
-        }
-        for check in agent.preflight.iter().filter(|check| !check.ok) {
-            message = message.line(Text::new().plain(format!("  {}: {}", check.check, check.detail)));
-        }
-        let well: Vec<&str> =
-            agent.preflight.iter().filter(|check| check.ok).map(|check| check.check.as_str()).collect();
-        if !well.is_empty() {
-            message = message.line(Text::new().dim(format!("  ok: {}", well.join(", "))));
-        }
-    }
-    more(message, agents.len())
 }
 
 /// Who one is to SDP.

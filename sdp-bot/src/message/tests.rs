@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use insta::assert_snapshot;
 use jiff::Timestamp;
-use sdp_core::api::{AgentView, BranchList, CreateDeployment, Preflight, Problem, SandboxView};
+use sdp_core::api::{AgentView, BranchList, CreateDeployment, Load, Preflight, Problem, SandboxView};
 use sdp_core::client::ClientError;
 use sdp_core::principal::Principal;
 use sdp_core::sandbox::{Instance, InstanceState, Sandbox, StopReason};
@@ -142,9 +142,17 @@ fn agents_and_branches() {
         connected,
         since: at(-100),
         version: "0.1.0".into(),
-        labels: vec![],
+        labels: if connected { vec!["linux".parse().unwrap(), "go-1.23".parse().unwrap()] } else { vec![] },
         capacity: 4,
         running: 1,
+        queued: 2,
+        load: connected.then_some(Load {
+            running: 1,
+            spool_jobs: 3,
+            spool_bytes: 300 << 20,
+            disk_free: Some(9 << 30),
+            disk_total: Some(80 << 30),
+        }),
         runtimes: vec!["process".into()],
         router: connected,
         degraded: (name == "vm-1").then(|| "Docker does not answer".to_owned()),
@@ -163,15 +171,17 @@ fn agents_and_branches() {
         "tags": [{"name": "v1.0", "commit": commit}]
     }))
     .unwrap();
-    let mut text = answer::agents(&[agent("vm-1", true), agent("vm-2", false)], at(0)).to_plain();
+    let mut text = agents::agents(&[agent("vm-1", true), agent("vm-2", false)], at(0)).to_plain();
     text += &answer::branches(&"hello".parse().unwrap(), None, &list).to_plain();
     assert_snapshot!(text, @r"
     · 1 of 2 agents connected
-      vm-1 1 of 4 jobs · process, router · connected for 1 min 40 s · 0.1.0
+      vm-1 1 of 4 jobs, 2 waiting · process, router · connected for 1 min 40 s · 0.1.0
+        labels: linux, go-1.23
+        disk: 9.0 GiB of 80 GiB free · spool: 300 MiB, 2 jobs wait to be delivered
         takes no work: Docker does not answer
         go: not found in PATH
         ok: git, disk
-      vm-2 away for 1 min 40 s
+      vm-2 away for 1 min 40 s · 0.1.0
         go: not found in PATH
         ok: git, disk
     · hello has 2 branches and 1 tag

@@ -139,6 +139,8 @@ impl Log {
         let log = match open(&self.log_path, create) {
             Ok(log) => log,
             Err(error) if error.kind() == io::ErrorKind::NotFound && !create => {
+                // Records of a log that is not there may be left; they count for nothing.
+                state.torn = true;
                 self.ring(0);
                 self.known.store(true, Ordering::Release);
                 return Ok(None);
@@ -409,7 +411,7 @@ impl Crc {
     }
 }
 
-fn paths(dir: &Path, id: DeploymentId) -> (PathBuf, PathBuf) {
+pub(super) fn paths(dir: &Path, id: DeploymentId) -> (PathBuf, PathBuf) {
     (dir.join(format!("{id}.log")), dir.join(format!("{id}.idx")))
 }
 

@@ -51,10 +51,8 @@ pub(super) fn recover(log: &File, idx: &File) -> io::Result<Recovered> {
     while at < log_len {
         let want = usize::try_from(log_len - at).unwrap_or(CHUNK).min(CHUNK);
         log.read_exact_at(&mut chunk[..want], at)?;
-        for (offset, byte) in chunk[..want].iter().enumerate() {
-            if *byte == b'\n' {
-                walk.line_ends(at + offset as u64 + 1)?;
-            }
+        for offset in memchr::memchr_iter(b'\n', &chunk[..want]) {
+            walk.line_ends(at + offset as u64 + 1)?;
         }
         at += want as u64;
     }

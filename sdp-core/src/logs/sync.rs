@@ -76,6 +76,16 @@ impl Sync {
         }
     }
 
+    /// Lines and bytes that were appended since the last pass began, and are not on disk yet.
+    pub(super) fn waiting(&self) -> (u64, u64) {
+        let waiting = self.shared.waiting();
+        let lines = waiting.logs.values().filter(|log| log.is_known()).map(|log| {
+            let held = *log.bell.borrow();
+            held.saturating_sub(log.durable.load(Ordering::Acquire))
+        });
+        (lines.sum(), waiting.bytes)
+    }
+
     /// The log needs no sync any more.
     pub(super) fn forget(&self, id: DeploymentId) {
         self.shared.waiting().logs.remove(&id);

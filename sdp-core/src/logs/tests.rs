@@ -1,3 +1,5 @@
+mod torn;
+
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -444,106 +446,6 @@ fn a_disk_that_was_full_takes_lines_again() {
         drop(logs);
         assert_holds(&open(dir), dir, id, &held).await;
     });
-}
-
-/// Two files as a server left them: about 6 KiB of lines of all lengths.
-fn two_files() -> (Vec<u8>, Vec<u8>) {
-    let (dir, logs, id) = fresh();
-    let lines: Vec<Vec<u8>> = (0..200u8).map(|n| vec![b'a' + n % 26; usize::from(n) * 7 % 60]).collect();
-    run(async {
-        logs.append(batch(id, 1, &lines)).await.expect("appends");
-        assert_holds(&logs, dir.path(), id, &lines).await;
-    });
-    (fs::read(log_path(dir.path(), id)).expect("log"), fs::read(idx_path(dir.path(), id)).expect("index"))
-}
-
-async fn recovered(dir: &Path, log: &[u8], idx: &[u8]) -> Vec<Line> {
-    let id = DeploymentId::new();
-    fs::write(log_path(dir, id), log).expect("log");
-    fs::write(idx_path(dir, id), idx).expect("index");
-    let logs = open(dir);
-    let lines = all(&logs, id).await;
-    let mut expected = split(log);
-    assert!(texts(&lines) == expected, "{} lines of {}", lines.len(), expected.len());
-    logs.append(batch(id, lines.len() as u64 + 1, &["next"])).await.expect("goes on");
-    expected.push(b"next".to_vec());
-    assert_holds(&logs, dir, id, &expected).await;
-    logs.remove(id).await.expect("removes");
-    lines
-}
-
-fn assert_metas_kept(lines: &[Line], kept: usize) {
-    for line in lines.iter().take(kept) {
-        let expected = meta(line.n, &line.bytes);
-        assert_eq!((line.at_ms, line.step, line.stream), (expected.at_ms, expected.step, expected.stream));
-    }
-    for line in &lines[kept.min(lines.len())..] {
-        let before = if kept == 0 { Step::Resolve } else { meta(kept as u64, b"").step };
-        assert_eq!((line.step, line.stream), (before, Stream::Stdout), "line {}", line.n);
-        assert!(line.at_ms > 1_700_000_000_000, "the file's time");
-    }
-}
-
-#[test]
-fn a_log_cut_at_any_byte_keeps_every_whole_line() {
-    let (log, idx) = two_files();
-    let dir = tempfile::tempdir().expect("tempdir");
-    run(async {
-        for cut in 0..=4096 {
-            let log = &log[..log.len() - cut];
-            let lines = recovered(dir.path(), log, &idx).await;
-            assert_metas_kept(&lines, lines.len());
-        }
-    });
-}
-
-#[test]
-fn an_index_cut_at_any_byte_loses_no_line() {
-    let (log, idx) = two_files();
-    let dir = tempfile::tempdir().expect("tempdir");
-    run(async {
-        for end in 0..=idx.len() {
-            let lines = recovered(dir.path(), &log, &idx[..end]).await;
-            assert_metas_kept(&lines, end / 24);
-        }
-        let torn = [log.as_slice(), b"torn"].concat();
-        recovered(dir.path(), &torn, &idx).await;
-        let zeros = [idx.as_slice(), &[0; 24 * 7 + 5]].concat();
-        recovered(dir.path(), &log, &zeros).await;
-        recovered(dir.path(), &log, &vec![0; idx.len()]).await;
-        recovered(dir.path(), &log, &vec![0xff; idx.len()]).await;
-    });
-}
-
-#[test]
-fn a_long_log_is_mended_as_well() {
-    // Longer than the stretch that is compared, in lines and in bytes.
-    let (dir, logs, id) = fresh();
-    let lines: Vec<Vec<u8>> = (0..9000u32).map(|n| format!("{n:>1000}").into_bytes()).collect();
-    run(async { logs.append(batch(id, 1, &lines)).await.expect("appends") });
-    let log = fs::read(log_path(dir.path(), id)).expect("log");
-    let idx = fs::read(idx_path(dir.path(), id)).expect("index");
-    let mended = |log: &[u8], idx: &[u8]| {
-        let (log_file, idx_file) = (log_path(dir.path(), id), idx_path(dir.path(), id));
-        fs::write(&log_file, log).expect("log");
-        fs::write(&idx_file, idx).expect("index");
-        run(async {
-            let logs = open(dir.path());
-            assert_holds(&logs, dir.path(), id, &split(log)).await;
-            all(&logs, id).await
-        })
-    };
-    for cut in [0, 1, 700, 1001, 2_000_000, 8_000_000, log.len()] {
-        let lines = mended(&log[..log.len() - cut], &idx);
-        assert_metas_kept(&lines, lines.len());
-    }
-    for records in [0, 1, 10, 4095, 4096, 4097, 8999] {
-        assert_metas_kept(&mended(&log, &idx[..24 * records]), records);
-    }
-    // A record in the stretch that is compared is wrong: those before it are kept.
-    let mut damaged = idx.clone();
-    damaged[24 * 8_000] ^= 1;
-    assert_metas_kept(&mended(&log, &damaged), 8_000);
 }
 
 #[derive(Clone, Debug)]

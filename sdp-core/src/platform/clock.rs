@@ -28,3 +28,28 @@ impl Clock {
         Instant::now() + wait.min(FAR)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a process sees it whose machine's clock was set an hour on or back after it started.
+    #[test]
+    fn a_step_of_the_wall_clock_moves_no_deadline() {
+        for step in [Duration::ZERO, Duration::from_secs(3600)] {
+            for start in [Timestamp::now() - step, Timestamp::now() + step] {
+                let clock = Clock { start, since: Instant::now() };
+                let before = clock.now();
+                let deadline = before.checked_add(Duration::from_secs(60)).expect("in range");
+                let wait = clock.instant(deadline).duration_since(Instant::now());
+                assert!((50..=60).contains(&wait.as_secs()), "{wait:?}");
+                assert!(clock.now() >= before, "it never runs backwards");
+                assert!(clock.now().duration_since(start).as_secs() < 60, "it goes on from its start");
+            }
+        }
+        let clock = Clock::start();
+        let far = clock.instant(Timestamp::MAX).duration_since(Instant::now());
+        assert!(far <= FAR, "looked at again in time");
+        assert!(clock.instant(Timestamp::MIN) <= Instant::now(), "what is over is over");
+    }
+}

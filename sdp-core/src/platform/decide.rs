@@ -117,6 +117,15 @@ pub(super) fn next_deadline(world: &World, limits: &PlatformConfig, now: Timesta
     open.chain(instances).chain(unfit).min()
 }
 
+/// How many open deployments are where they are though their last deadline was a while ago.
+pub(super) fn overdue(world: &World, limits: &PlatformConfig, now: Timestamp) -> u64 {
+    let late = |open: &&Open| {
+        let last = open_deadlines(world, open, limits).into_iter().max();
+        last.is_some_and(|last| now >= after(last, limits.step_grace))
+    };
+    world.open.values().filter(late).count() as u64
+}
+
 fn after(since: Timestamp, wait: Duration) -> Timestamp {
     since.checked_add(wait).unwrap_or(Timestamp::MAX)
 }
@@ -205,7 +214,8 @@ fn waiting_due(
 }
 
 /// Whether an agent has what the service asks for.
-fn fits(agent: &Agent, open: &Open) -> bool {
+/// Whether an agent could do a deployment, if it were there and had room.
+pub(super) fn fits(agent: &Agent, open: &Open) -> bool {
     let service = &open.job.service;
     let has_runtime =
         !service.needs_container() || agent.row.runtimes.iter().any(|runtime| runtime == wire::DOCKER);

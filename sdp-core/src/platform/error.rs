@@ -172,6 +172,12 @@ impl From<LogsError> for PlatformError {
 }
 
 impl PlatformError {
+    /// Whether it is no use to start again before a person has done something about the data folder.
+    #[must_use]
+    pub fn needs_a_person(&self) -> bool {
+        matches!(self, Self::Store(error) if error.needs_a_person())
+    }
+
     /// Stable code, e.g. `unknown_service`.
     #[must_use]
     pub fn code(&self) -> &'static str {

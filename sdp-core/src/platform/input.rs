@@ -14,8 +14,8 @@ use crate::principal::Principal;
 use crate::secret::GitCredential;
 use crate::wire::link::ServerEnd;
 use crate::wire::{
-    Answer, InstanceDecision, InstanceReport, JobDecision, JobReport, Preflight, Progress, RejectReason,
-    RouterReport, ToAgent,
+    Answer, InstanceDecision, InstanceReport, JobDecision, JobReport, Load, Preflight, Progress,
+    RejectReason, RouterReport, ToAgent,
 };
 
 /// Something that the loop takes.
@@ -138,12 +138,42 @@ pub(super) struct Welcomed {
 
 /// An agent's report, once the lines before it are durable.
 pub(super) enum Report {
-    Accepted { deployment: DeploymentId, attempt: u32 },
-    Rejected { deployment: DeploymentId, attempt: u32, reason: RejectReason, message: String },
-    Progress { deployment: DeploymentId, attempt: u32, number: u64, after_line: u64, what: Progress },
-    LogIncomplete { deployment: DeploymentId, detail: String },
+    Accepted {
+        deployment: DeploymentId,
+        attempt: u32,
+    },
+    Rejected {
+        deployment: DeploymentId,
+        attempt: u32,
+        reason: RejectReason,
+        message: String,
+    },
+    Progress {
+        deployment: DeploymentId,
+        attempt: u32,
+        number: u64,
+        after_line: u64,
+        what: Progress,
+    },
+    /// Not said by an agent: its lines cannot be stored at present.
+    Stalled {
+        deployment: DeploymentId,
+    },
+    LogIncomplete {
+        deployment: DeploymentId,
+        detail: String,
+    },
     Instance(InstanceReport),
-    RoutesApplied { version: RouteVersion },
-    Drained { instance: InstanceId },
-    Preflight { checks: Vec<Preflight> },
+    RoutesApplied {
+        version: RouteVersion,
+    },
+    Drained {
+        instance: InstanceId,
+    },
+    Preflight {
+        checks: Vec<Preflight>,
+    },
+    Load {
+        load: Load,
+    },
 }

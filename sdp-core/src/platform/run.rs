@@ -1,16 +1,20 @@
 //! The loop: takes inputs in turns, lets the rules decide, and then always **append, ring, send**.
 //!
-//! A turn takes what waits (up to [`TURN`] inputs) so that many reports share one commit. If a commit fails, nothing of the turn
+//! A turn takes what waits (up to [`TURN`] inputs) so that many reports share one commit. A commit that fails because the disk
+//! is full, or for another reason that may pass, is held (`hold`). If it fails for good, nothing of the turn
 //! has happened: the world is read from the store again, every answer of the turn is the error, and agents are
 //! disconnected, so that they say hello to what is true.
 
-use std::collections::HashMap;
+mod hold;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use super::clock::Clock;
 use super::decide::{self, Act, commands::Verdict};
@@ -24,7 +28,7 @@ use crate::id::{CommandId, DeploymentId, DeploymentNumber, Epoch, EventSeq, Inst
 use crate::logs::Logs;
 use crate::name::AgentName;
 use crate::principal::Principal;
-use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Store};
+use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Store, StoreError};
 use crate::wire::{Answer, ByeReason, JobSpec, ToAgent};
 
 /// How many inputs may wait for the loop.
@@ -60,6 +64,10 @@ pub(super) struct Run {
     clock: Clock,
     bell: watch::Sender<EventSeq>,
     queue: mpsc::Receiver<Input>,
+    /// What came while a turn was held; taken before the queue.
+    waiting: VecDeque<Input>,
+    /// Why a turn is held, if one is.
+    storage: watch::Sender<Option<StoreError>>,
     inputs: mpsc::WeakSender<Input>,
     outboxes: HashMap<AgentName, (Epoch, mpsc::Sender<ToAgent>)>,
     /// How many connections there have been, and which of them each agent's newest accepted hello came by.
@@ -72,14 +80,14 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// A loop over what the store holds, and the two ways to it: what it is told, and what it has appended.
+    /// A loop over what the store holds, and the ways to it: what it is told, what it has appended, and why it cannot.
     pub(super) fn new(
         config: PlatformConfig,
         store: Store,
         logs: Logs,
         followers: Arc<Followers>,
         snapshot: Snapshot,
-    ) -> (Self, mpsc::Sender<Input>, watch::Receiver<EventSeq>) {
+    ) -> (Self, mpsc::Sender<Input>, watch::Receiver<EventSeq>, watch::Receiver<Option<StoreError>>) {
         let clock = Clock::start();
         let world = World::restore(snapshot, clock.now());
         let (inputs, queue) = mpsc::channel(INPUTS);
@@ -92,6 +100,8 @@ impl Run {
             clock,
             bell,
             queue,
+            waiting: VecDeque::new(),
+            storage: watch::Sender::new(None),
             inputs: inputs.downgrade(),
             outboxes: HashMap::new(),
             connections: 0,
@@ -101,7 +111,8 @@ impl Run {
             followers,
             stopping: watch::Sender::new(false),
         };
-        (run, inputs, newest)
+        let storage = run.storage.subscribe();
+        (run, inputs, newest, storage)
     }
 
     /// Until it is told to stop, or nobody is left who could tell it anything.
@@ -121,6 +132,8 @@ impl Run {
                 }
             };
             let first = tokio::select! {
+                biased;
+                () = std::future::ready(()), if !self.waiting.is_empty() => self.waiting.pop_front(),
                 input = self.queue.recv() => match input {
                     Some(Input::Stop) | None => break,
                     Some(input) => Some(input),
@@ -140,7 +153,11 @@ impl Run {
             while let Some(input) = next {
                 self.take(input, &mut turn);
                 taken += 1;
-                next = if taken < TURN { self.queue.try_recv().ok() } else { None };
+                // All that came during a hold, so that no deadline is looked at before what arrived in time.
+                next = match self.waiting.pop_front() {
+                    None if taken < TURN => self.queue.try_recv().ok(),
+                    waiting => waiting,
+                };
                 if matches!(next, Some(Input::Stop)) {
                     stop = true;
                     next = None;
@@ -178,10 +195,16 @@ impl Run {
                     let followers = self.followers.clone();
                     self.connections += 1;
                     let connection = self.connections;
-                    self.sessions.spawn(async move {
+                    let span = tracing::info_span!(
+                        "agent_session",
+                        agent.name = %name,
+                        agent.epoch = tracing::field::Empty
+                    );
+                    let serving = async move {
                         session::serve(name, connection, end, inputs, logs, followers, stopping).await;
                         drop(ended);
-                    });
+                    };
+                    self.sessions.spawn(serving.instrument(span));
                 }
             }
             Input::Hello { agent, connection, hello, answer } => {
@@ -375,12 +398,12 @@ impl Run {
         turn.sends.retain(|(to, _)| *to != agent);
         let epoch = self.world.next_epoch(&agent);
         if self.world.boot_of(&agent).is_some_and(|boot| boot != hello.boot_id) {
-            tracing::info!(%agent, "the agent was restarted");
+            tracing::info!(agent.name = %agent, "the agent was restarted");
         }
         let (acts, jobs, instances) = decide::agents::hello(&self.world, &agent, &hello);
         let degraded = hello.degraded;
         if let Some(why) = &degraded {
-            tracing::warn!(%agent, why, "the agent is degraded; it gets no work");
+            tracing::warn!(agent.name = %agent, why, "the agent is degraded; it gets no work");
         }
         let applied = hello.router.as_ref().map_or(RouteVersion(0), |router| router.applied);
         let row = AgentRow {
@@ -525,7 +548,7 @@ impl Run {
     async fn finish(&mut self, mut turn: Turn) {
         let writes = self.world.take_unsaved();
         if !writes.is_empty()
-            && let Err(error) = self.store.write(move |db| writes.save(db)).await
+            && let Err(error) = self.commit(writes).await
         {
             tracing::error!(%error, "a turn could not be stored; nothing of it has happened");
             for answer in turn.answers.drain(..) {
@@ -541,7 +564,7 @@ impl Run {
         for (agent, message) in turn.sends {
             let Some((epoch, outbox)) = self.outboxes.get(&agent) else { continue };
             if outbox.try_send(message).is_err() {
-                tracing::warn!(%agent, "the agent does not take what it is told; its connection is ended");
+                tracing::warn!(agent.name = %agent, "the agent does not take what it is told; its connection is ended");
                 let (agent, epoch) = (agent, *epoch);
                 // The session sees its outbox closed, and the agent says hello again.
                 let mut after = Turn::default();
@@ -553,6 +576,7 @@ impl Run {
     /// The store did not take a turn: what is true is what it has.
     async fn reload(&mut self) {
         self.outboxes.clear();
+        self.waiting.clear();
         loop {
             tokio::time::sleep(STORE_PAUSE).await;
             match self.store.read(Snapshot::load).await {

@@ -5,7 +5,12 @@
 //! both. A job's last item, its outcome, is handed over only when the agent's `done` agrees with the log: lines, bytes and
 //! checksum. So no outcome overtakes its lines, and nothing is acknowledged that a power cut could take back.
 //!
+//! Lines that cannot be stored for a reason that may pass are not acknowledged, and asked for again later (`paused`): the
+//! connection goes on, and so does everything else on it.
+//!
 //! Limits: hello within 10 s; 10,000 progress items of one job may wait; a frame that is not understood ends the connection.
+
+mod paused;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +26,7 @@ use crate::logs::{Appended, LogTotals, Logs, LogsError};
 use crate::name::AgentName;
 use crate::wire::link::{AgentFrame, ServerEnd};
 use crate::wire::{ByeReason, FromAgent, JobAction, LinesBatch, PROTOCOL, Progress, ToAgent, Totals};
+use paused::Paused;
 
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 const WAITING_PROGRESS: usize = 10_000;
@@ -91,6 +97,7 @@ struct Session {
     followers: Arc<Followers>,
     to_agent: mpsc::Sender<ToAgent>,
     jobs: Arc<Jobs>,
+    paused: Paused,
     /// What was sent in this connection, by command: an answer names only the command.
     commands: Arc<Mutex<HashMap<CommandId, (DeploymentId, u32)>>>,
 }
@@ -139,13 +146,14 @@ pub(super) async fn serve(
                         (*lines, *ahead) = (held, Some(Totals { bytes, checksum }));
                     }
                     Err(error) => {
-                        tracing::error!(%agent, deployment = %id, %error, "a job log could not be read");
+                        tracing::error!(agent.name = %agent, deployment.id = %id, %error, "a job log could not be read");
                     }
                 }
             }
         }
     }
-    tracing::info!(%agent, %epoch, "agent connected");
+    tracing::Span::current().record("agent.epoch", epoch.0);
+    tracing::info!(agent.name = %agent, agent.epoch = epoch.0, "agent connected");
     let session = Session {
         agent: agent.clone(),
         epoch,
@@ -154,6 +162,7 @@ pub(super) async fn serve(
         followers,
         to_agent: end.tx.clone(),
         jobs: Arc::default(),
+        paused: Paused::default(),
         commands: Arc::default(),
     };
     let welcome = ToAgent::Welcome { epoch, jobs, instances };
@@ -185,13 +194,14 @@ pub(super) async fn serve(
             reason = reading => reason,
             reason = telling => reason,
             () = session.acknowledge() => None,
+            () = session.resume() => None,
             _ = stopping.wait_for(|stopping| *stopping) => Some(ByeReason::Restart),
         }
     };
     if let Some(reason) = reason {
         bye(&end.tx, reason).await;
     }
-    tracing::info!(%agent, %epoch, ?reason, "agent disconnected");
+    tracing::info!(agent.name = %agent, agent.epoch = epoch.0, ?reason, "agent disconnected");
     drop(inputs.send(Input::Gone { agent, epoch }).await);
 }
 
@@ -278,6 +288,7 @@ impl Session {
             FromAgent::Instance { report } => self.report(Report::Instance(report)).await?,
             FromAgent::RoutesApplied { version } => self.report(Report::RoutesApplied { version }).await?,
             FromAgent::Preflight { checks } => self.report(Report::Preflight { checks }).await?,
+            FromAgent::Load { load } => self.report(Report::Load { load }).await?,
             FromAgent::Output { command, left_out, lines } => {
                 let chunk = OutputChunk { left_out, lines };
                 if !self.followers.printed(&self.agent, self.epoch, command, chunk) {
@@ -294,7 +305,7 @@ impl Session {
                 self.inputs.send(Input::Answered { agent, command, answer }).await.map_err(|_| End(None))?;
             }
             FromAgent::Bye { reason } => {
-                tracing::info!(agent = %self.agent, ?reason, "the agent goes away");
+                tracing::info!(agent.name = %self.agent, ?reason, "the agent goes away");
                 return Err(End(None));
             }
             FromAgent::Hello { .. } => return Err(End(Some(ByeReason::BadFrame))),
@@ -321,7 +332,8 @@ impl Session {
 
     async fn lines(&self, batch: LinesBatch) -> Result<(), End> {
         let (id, attempt) = (batch.deployment, batch.attempt);
-        if !self.works_on(id, attempt).await? {
+        // What is paused is asked for again, from where the log ends then.
+        if !self.works_on(id, attempt).await? || self.paused.has(id) {
             return Ok(());
         }
         match self.logs.append(batch).await {
@@ -334,14 +346,14 @@ impl Session {
                 let progress = self.jobs.with(id, |job| job.arrived).unwrap_or(0);
                 self.tell(ToAgent::Rewind { deployment: id, attempt, lines: last, progress }).await
             }
-            // Not acknowledged, so it comes again: with the next connection, once there is room.
-            Err(error @ (LogsError::DiskFull { .. } | LogsError::ShuttingDown)) => {
-                tracing::error!(agent = %self.agent, deployment = %id, %error, "lines could not be stored");
-                Err(End(Some(ByeReason::Restart)))
+            Err(LogsError::ShuttingDown) => Err(End(Some(ByeReason::Restart))),
+            Err(error) if error.may_pass() => {
+                self.pause(id, attempt, &error);
+                Ok(())
             }
             // It would fail again and again, and take the agent's other jobs along: this one ends.
             Err(error) => {
-                tracing::error!(agent = %self.agent, deployment = %id, %error, "lines could not be stored");
+                tracing::error!(agent.name = %self.agent, deployment.id = %id, %error, "lines could not be stored");
                 self.give_up(id, attempt, format!("the server could not store its log: {error}")).await
             }
         }
@@ -387,11 +399,13 @@ impl Session {
         let Some((attempt, held)) = self.jobs.with(id, |job| (job.attempt, job.lines)) else { return Ok(()) };
         let durable = match self.logs.durable(id, held).await {
             Ok(durable) => durable,
+            // What was not on disk is not held any more.
             Err(error) => {
-                tracing::error!(agent = %self.agent, deployment = %id, %error, "a job log could not be synced");
-                return Err(End(None));
+                self.pause(id, attempt, &error);
+                return Ok(());
             }
         };
+        self.paused.is_well(id, durable);
         let mut handed_over = Vec::new();
         let mut ended = None;
         while let Some((number, after_line, what)) = self
@@ -464,7 +478,7 @@ impl Session {
         what: Progress,
     ) -> Result<(), End> {
         let totals = self.logs.totals(id).await.map_err(|error| {
-            tracing::error!(agent = %self.agent, deployment = %id, %error, "a job log could not be read");
+            tracing::error!(agent.name = %self.agent, deployment.id = %id, %error, "a job log could not be read");
             End(None)
         })?;
         let agrees = (totals.lines, totals.bytes, totals.checksum) == (done.lines, done.bytes, done.checksum);
@@ -473,7 +487,7 @@ impl Session {
                 job.rewound += 1;
                 job.rewound
             });
-            tracing::warn!(agent = %self.agent, deployment = %id, ?totals, ?done, "log and agent do not agree");
+            tracing::warn!(agent.name = %self.agent, deployment.id = %id, ?totals, ?done, "log and agent do not agree");
             if rewound.is_some_and(|times| times > REWINDS) {
                 let detail = "the agent's log and the server's do not agree, after three attempts".to_owned();
                 return self.give_up(id, attempt, detail).await;
@@ -494,7 +508,7 @@ impl Session {
         wait.await.map_err(|_| End(None))?;
         self.jobs.forget(id);
         if let Err(error) = self.logs.close(id).await {
-            tracing::warn!(deployment = %id, %error, "a job log could not be closed");
+            tracing::warn!(deployment.id = %id, %error, "a job log could not be closed");
         }
         self.tell(ToAgent::Ack { deployment: id, attempt, lines: done.lines, progress: done.progress })
             .await?;

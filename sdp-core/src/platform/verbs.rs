@@ -305,11 +305,7 @@ impl Platform {
         by: &Principal,
         command: DeployCommand,
     ) -> Result<Deployment, PlatformError> {
-        let free = self.inner.logs.free_bytes().unwrap_or(u64::MAX);
-        let floor = self.inner.config.disk_floor;
-        if free < floor {
-            return Err(PlatformError::DiskLow { free_mib: free >> 20, floor_mib: floor >> 20 });
-        }
+        self.room()?;
         match self.command(by, Command::Deploy(Box::new(command))).await? {
             Reply::Deployment(deployment) => Ok(*deployment),
             Reply::Known { deployment } => self.deployment(deployment.into()).await,

@@ -20,6 +20,7 @@ use crate::sandbox::{
 };
 use crate::secret::GitCredential;
 use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Writes, is_routed};
+use crate::wire::Load;
 
 /// A deployment that has not ended.
 #[derive(Clone, Debug)]
@@ -94,6 +95,8 @@ pub(crate) struct Agent {
     pub(crate) connected: bool,
     /// Why it cannot say which instances it has, and takes no work.
     pub(crate) degraded: Option<String>,
+    /// What it said last that it holds; nothing before its first word.
+    pub(crate) load: Option<Load>,
     /// Gave work back a moment ago.
     pub(crate) unfit: Option<Unfit>,
     /// The table that its router has in effect.
@@ -124,10 +127,12 @@ impl Agent {
             labels: self.row.labels.iter().cloned().collect(),
             capacity: self.row.capacity,
             running: world.running_on(&self.row.name),
+            queued: world.queued_for(self),
             runtimes: self.row.runtimes.clone(),
             router: self.row.router.is_some(),
             preflight: self.row.preflight.clone(),
             degraded: self.degraded.clone().filter(|_| self.connected),
+            load: self.load.filter(|_| self.connected),
         }
     }
 }
@@ -194,14 +199,32 @@ impl World {
         for mut row in snapshot.agents {
             // Away since now at the latest: its absence is counted from when somebody could have noticed.
             row.since = now;
-            let agent =
-                Agent { row, connected: false, degraded: None, unfit: None, applied: RouteVersion(0) };
+            let agent = Agent {
+                row,
+                connected: false,
+                degraded: None,
+                load: None,
+                unfit: None,
+                applied: RouteVersion(0),
+            };
             world.agents.insert(agent.row.name.clone(), agent);
         }
         for row in snapshot.idempotency {
             world.idempotency.insert((row.principal, row.key), (row.fingerprint, row.deployment));
         }
         world
+    }
+
+    /// Time in which nothing could be stored is not counted.
+    pub(crate) fn begin_deadlines_anew(&mut self, now: Timestamp) {
+        for open in self.open.values_mut() {
+            open.since = now;
+            open.no_agent_since = open.no_agent_since.map(|_| now);
+            open.cancel_asked = open.cancel_asked.map(|_| now);
+        }
+        for agent in self.agents.values_mut().filter(|agent| !agent.connected) {
+            agent.row.since = now;
+        }
     }
 
     /// Takes over what only memory has from the world as it was.
@@ -230,6 +253,13 @@ impl World {
             .values()
             .filter(|open| open.deployment.agent.as_ref() == Some(agent) && !open.is_ready());
         u32::try_from(busy.count()).unwrap_or(u32::MAX)
+    }
+
+    /// How many deployments wait that an agent could do.
+    fn queued_for(&self, agent: &Agent) -> u32 {
+        let waiting = self.open.values().filter(|open| open.deployment.agent.is_none());
+        let could = waiting.filter(|open| super::decide::fits(agent, open)).count();
+        u32::try_from(could).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn queue_position(&self, id: DeploymentId) -> Option<u32> {
@@ -533,7 +563,7 @@ impl World {
             self.version_floor = self.version_floor.max(applied);
             self.routes_changed = true;
         }
-        let agent = Agent { row, connected: true, degraded, unfit: None, applied };
+        let agent = Agent { row, connected: true, degraded, load: None, unfit: None, applied };
         for running in self.instances.values_mut().filter(|r| r.instance.agent == agent.row.name) {
             running.stop_sent = None;
         }

@@ -219,9 +219,13 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn load(db: &Connection) -> Result<Self, StoreError> {
-        let seq = db.query_row("SELECT coalesce(max(seq), 0) FROM event", [], |row| row.get::<_, i64>(0))?;
-        let number =
-            db.query_row("SELECT coalesce(max(number), 0) FROM deployment", [], |row| row.get::<_, i64>(0))?;
+        // After a restore both go on above what they were.
+        let (seq, number) = db.query_row(
+            "SELECT max(coalesce((SELECT max(seq) FROM event), 0), seq_floor),
+                    max(coalesce((SELECT max(number) FROM deployment), 0), number_floor) FROM identity",
+            [],
+            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+        )?;
         let newest =
             db.query_row("SELECT coalesce(max(at_ms), 0) FROM idempotency", [], |row| row.get::<_, i64>(0))?;
         let mut statement = db.prepare(

@@ -144,6 +144,7 @@ impl FromAgent {
             | Self::Answer { .. }
             | Self::Accepted { .. }
             | Self::Done { .. }
+            | Self::Load { .. }
             | Self::RoutesApplied { .. }
             | Self::Drained { .. }
             | Self::Bye { .. } => {}

@@ -142,6 +142,15 @@ fn from_agent() -> Vec<FromAgent> {
                 detail: "Docker does not answer".into(),
             }],
         },
+        FromAgent::Load {
+            load: Load {
+                running: 1,
+                spool_jobs: 2,
+                spool_bytes: 4096,
+                disk_free: Some(80 << 30),
+                disk_total: Some(100 << 30),
+            },
+        },
         FromAgent::Output {
             command: id(4),
             left_out: 3,
@@ -291,6 +300,7 @@ fn what_an_agent_says() {
     {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":3,"last_restart":{"type":"engine_restarted"},"health":{"type":"healthy"}}}}
     {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"exited","exit":{"exit_code":null,"signal":null,"out_of_memory":false,"last_lines":[],"not_started":"its build is gone"}}}}
     {"type":"preflight","checks":[{"check":"engine","ok":false,"detail":"Docker does not answer"}]}
+    {"type":"load","load":{"running":1,"spool_jobs":2,"spool_bytes":4096,"disk_free":85899345920,"disk_total":107374182400}}
     {"type":"output","command":"…4","left_out":3,"lines":[{"at":"2026-11-21T21:00:00Z","stream":"stdout","text":"listening"}]}
     {"type":"output_ended","command":"…4","failure":null}
     {"type":"routes_applied","version":9}

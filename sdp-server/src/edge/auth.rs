@@ -18,7 +18,7 @@ use sdp_core::secret::Secret;
 
 use super::who::{Role, Who, methods, who};
 use crate::app::App;
-use crate::config::Config;
+use crate::config::{Config, TokenDigest};
 use crate::pages::sign_in::please_sign_in;
 use crate::problem::Refused;
 
@@ -112,7 +112,10 @@ pub(crate) async fn authenticate(State(app): State<App>, mut request: Request, n
         Err(refused) if wanted == Who::Page && refused.code() == "unauthorised" => {
             return please_sign_in();
         }
-        Err(refused) => return refused.into_response(),
+        Err(refused) => {
+            app.metrics().refused(refused.code());
+            return refused.into_response();
+        }
     };
     let Some((caller, renewed)) = found else { return next.run(request).await };
     let cookie = match &caller.proof {
@@ -136,7 +139,7 @@ async fn caller(
     headers: &HeaderMap,
     wanted: Who,
 ) -> Result<Option<(Caller, bool)>, Refused> {
-    if wanted == Who::Open {
+    if wanted == Who::Open || (wanted == Who::Metrics && may_read_metrics(app, headers)) {
         return Ok(None);
     }
     if headers.contains_key(header::AUTHORIZATION) {
@@ -157,6 +160,12 @@ async fn caller(
             .hint("use a token for programs"));
     }
     Ok(Some((Caller { principal, proof: Proof::Session(value) }, renewed)))
+}
+
+/// Whether metrics are open to all, or this is the token for them. A token in the header that is another one is looked at as usual.
+fn may_read_metrics(app: &App, headers: &HeaderMap) -> bool {
+    let opens = |token: &TokenDigest| bearer(headers).is_some_and(|value| token.is_of(&value));
+    app.config().metrics.open || app.metrics_token().is_some_and(opens)
 }
 
 async fn by_token(app: &App, headers: &HeaderMap) -> Result<(Caller, Role), Refused> {

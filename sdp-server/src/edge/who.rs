@@ -19,6 +19,8 @@ pub(crate) enum Who {
     Admin,
     /// Agents.
     Agent,
+    /// As `Read`; or whoever has the token for metrics alone, or everybody, if the configuration says so.
+    Metrics,
 }
 
 /// What may be known of somebody who presented something valid.
@@ -38,7 +40,7 @@ impl Who {
         match self {
             Self::Open => true,
             Self::Page => matches!(role, Role::Session | Role::Admin),
-            Self::Read => matches!(role, Role::Admin | Role::Bot { .. } | Role::Session),
+            Self::Read | Self::Metrics => matches!(role, Role::Admin | Role::Bot { .. } | Role::Session),
             Self::Write => matches!(role, Role::Admin | Role::Bot { for_person: true } | Role::Session),
             Self::Issue => matches!(role, Role::Admin | Role::Bot { for_person: true }),
             Self::Admin => role == Role::Admin,
@@ -81,6 +83,7 @@ const TABLE: &[(&Method, &str, Who)] = &[
     (&Method::GET, "/api/v1/openapi.json", Who::Read),
     (&Method::GET, "/healthz", Who::Open),
     (&Method::GET, "/readyz", Who::Open),
+    (&Method::GET, "/metrics", Who::Metrics),
     (&Method::GET, "/sign-in/{code}", Who::Open),
     (&Method::POST, "/sign-in/{code}", Who::Open),
     (&Method::POST, "/sign-out", Who::Open),
@@ -134,8 +137,9 @@ mod tests {
         ];
         let row =
             |who: Who| roles.map(|role| if who.allows(role) { 'x' } else { '-' }).iter().collect::<String>();
-        let table = [Who::Open, Who::Page, Who::Read, Who::Write, Who::Issue, Who::Admin, Who::Agent]
-            .map(|who| format!("{who:?} {}", row(who)));
+        let table =
+            [Who::Open, Who::Page, Who::Read, Who::Write, Who::Issue, Who::Admin, Who::Agent, Who::Metrics]
+                .map(|who| format!("{who:?} {}", row(who)));
         insta::assert_snapshot!(table.join("\n"), @r"
         Open xxxxx
         Page x---x
@@ -144,6 +148,7 @@ mod tests {
         Issue xx---
         Admin x----
         Agent ---x-
+        Metrics xxx-x
         ");
     }
 

@@ -339,6 +339,9 @@ impl Home {
                                     @else { "since " (parts::ago(agent.since, self.now)) }
                                 }
                             }
+                            @if let Some(load) = &agent.load {
+                                p class="hint" { (words::load(load)) }
+                            }
                             @if let Some(why) = &agent.degraded {
                                 p class="reason" { "It takes no work: " (words::visible(why)) "." }
                             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use maud::Markup;
-use sdp_core::api::{AgentView, DeploymentView, Preflight};
+use sdp_core::api::{AgentView, DeploymentView, Load, Preflight};
 use sdp_core::deployment::{CommitInfo, DeployKind, Deployment, Outcome, Step};
 use sdp_core::event::{About, Event, EventKind};
 use sdp_core::failure::{Failure, FailureReason};
@@ -283,6 +283,13 @@ fn home_says_what_an_agent_found_wrong_and_what_is_well() {
     let mut home = home();
     let check = |name: &str, ok, detail: &str| Preflight { check: name.into(), ok, detail: detail.into() };
     home.agents[0].degraded = Some("Docker does not answer".to_owned());
+    home.agents[0].load = Some(Load {
+        running: 1,
+        spool_jobs: 3,
+        spool_bytes: 300 << 20,
+        disk_free: Some(9 << 30),
+        disk_total: Some(80 << 30),
+    });
     home.agents[0].preflight = vec![
         check("git", true, "built in"),
         check("docker", false, "no answer"),
@@ -291,6 +298,7 @@ fn home_says_what_an_agent_found_wrong_and_what_is_well() {
     insta::assert_snapshot!(read(&home.render(), "agents"), @r"
     Agents
     vm-1Connected1 of 4 busy
+    9.0 of 80.0 GiB free, 2 logs to be delivered (300 MiB)
     It takes no work: Docker does not answer.
     docker: no answer
     git, disk: as it should be
@@ -429,6 +437,8 @@ pub(super) fn home() -> Home {
         running: u32::from(connected),
         runtimes: vec!["process".into()],
         router: connected,
+        queued: 0,
+        load: None,
         degraded: None,
         preflight: Vec::new(),
     };

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use jiff::{SignedDuration, Timestamp};
+use sdp_core::api::Load;
 use sdp_core::deployment::{DeployKind, Deployment, Outcome, State, Step};
 use sdp_core::sandbox::{Instance, InstanceState, StopReason};
 
@@ -173,6 +174,23 @@ pub(super) fn duration(from: Timestamp, to: Timestamp) -> String {
         60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
         _ => format!("{} h {:02} min", seconds / 3600, seconds % 3600 / 60),
     }
+}
+
+/// What an agent holds and has room for.
+pub(super) fn load(load: &Load) -> String {
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let mut text = match (load.disk_free, load.disk_total) {
+        (Some(free), Some(total)) => format!("{:.1} of {:.1} GiB free", gib(free), gib(total)),
+        (Some(free), None) => format!("{:.1} GiB free", gib(free)),
+        (None, _) => "free space unknown".to_owned(),
+    };
+    // Those of jobs at work are no backlog.
+    let logs = load.spool_jobs.saturating_sub(load.running);
+    if logs > 0 {
+        let noun = if logs == 1 { "log" } else { "logs" };
+        text += &format!(", {logs} {noun} to be delivered ({} MiB)", load.spool_bytes.div_ceil(1 << 20));
+    }
+    text
 }
 
 /// How long ago something was, roughly. The same rule as `ago` in common.js.

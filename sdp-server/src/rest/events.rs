@@ -23,6 +23,7 @@ use utoipa::IntoParams;
 
 use crate::app::App;
 use crate::edge::{Caller, Proof, Query, still_holds};
+use crate::metrics::Present;
 use crate::problem::Refused;
 
 /// How often a silent stream shows that it lives; proxies cut at 60 s.
@@ -88,7 +89,8 @@ pub(crate) async fn follow(
     let first = feed.try_next().await?;
     let mut recheck = tokio::time::interval_at(tokio::time::Instant::now() + RECHECK, RECHECK);
     recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let reader = Reader { app, feed, first, proof: caller.proof, recheck };
+    let present = app.metrics().feed();
+    let reader = Reader { app, feed, first, proof: caller.proof, recheck, _present: present };
     let stream = unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         Some((Ok::<_, Infallible>(to_sse(&event)), reader))
@@ -112,6 +114,7 @@ struct Reader {
     first: Option<Event>,
     proof: Proof,
     recheck: Interval,
+    _present: Present,
 }
 
 impl Reader {

@@ -93,11 +93,14 @@ impl Peer<'_> {
 
     /// One process that connects again is everyday; two that take turns do no work, and a person must mend it.
     fn says(&self, frame: &ToAgent) {
+        if let ToAgent::Rewind { .. } = frame {
+            self.app.metrics().rewound(self.name);
+        }
         if matches!(frame, ToAgent::Bye { reason: ByeReason::Superseded, .. })
             && self.boot.get() != self.app.newest_boot(self.name).as_ref()
         {
             tracing::warn!(
-                agent = %self.name,
+                agent.name = %self.name,
                 "another process has connected with this agent's token and took over; each agent needs a token of its own"
             );
         }
@@ -124,6 +127,7 @@ async fn serve(app: &App, name: AgentName, proof: Proof, socket: WebSocket) {
             End::Platform => say_close(&mut sink, close::AWAY, "bye").await,
             End::Silent => say_close(&mut sink, close::TOO_SLOW, "silent").await,
             End::BadFrame => {
+                app.metrics().bad_frame(&name);
                 say_bye(&mut sink, ByeReason::BadFrame).await;
                 say_close(&mut sink, close::BAD_FRAME, "bad frame").await;
             }
@@ -135,7 +139,7 @@ async fn serve(app: &App, name: AgentName, proof: Proof, socket: WebSocket) {
     };
     let (served, ()) = tokio::join!(app.platform().serve_agent(name.clone(), server_end), pump);
     if let Err(error) = served {
-        tracing::debug!(agent = %name, %error, "an agent was not served");
+        tracing::debug!(agent.name = %name, %error, "an agent was not served");
     }
 }
 
@@ -145,7 +149,7 @@ async fn read(peer: &Peer<'_>, stream: &mut SplitStream<WebSocket>, tx: &mpsc::S
         let message = match timeout(DEAD, stream.next()).await {
             Ok(Some(Ok(message))) => message,
             Ok(Some(Err(error))) => {
-                tracing::debug!(%error, "an agent's socket failed");
+                tracing::debug!(agent.name = %peer.name, %error, "an agent's socket failed");
                 return if is_protocol(&error) { End::BadFrame } else { End::Gone };
             }
             Ok(None) => return End::Gone,
@@ -165,7 +169,7 @@ async fn read(peer: &Peer<'_>, stream: &mut SplitStream<WebSocket>, tx: &mpsc::S
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "an agent sent what is no frame");
+                tracing::warn!(agent.name = %peer.name, %error, "an agent sent what is no frame");
                 return End::BadFrame;
             }
         }

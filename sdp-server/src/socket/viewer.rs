@@ -5,7 +5,8 @@
 //!                                                                └▶ resume: too slow, or the server stops
 //! ```
 //! A viewer is a cursor over the log file and a reader of the feed: the bell only says that there is more. So a slow viewer
-//! slows only itself, and costs one frame's memory. The first frame brings it up to date whatever it has missed,
+//! slows only itself, and costs one frame's memory; one that takes nothing for too long is told where to go on, in what is kept
+//! free of its socket's buffer for that, and is let go. The first frame brings it up to date whatever it has missed,
 //! so `event` need not be right; it is taken so that `resume` can be passed back as it came.
 //!
 //! Limits: frames of 500 lines or 64 KiB of text; `limits.send` for the browser to take one, then `resume` and the end.
@@ -13,8 +14,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use axum::extract::State;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection};
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use futures_util::stream::{SplitSink, SplitStream};
@@ -27,6 +28,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 use utoipa::IntoParams;
 
 use super::{DEAD, LAST_WORD, PING, RECHECK, close, say_close, upgrade};
@@ -34,11 +36,16 @@ use crate::app::App;
 use crate::edge::{Caller, Named, Proof, Query, still_holds};
 use crate::problem::Refused;
 use crate::rest::logs::log_line;
+use crate::serve::Socket;
 
 /// Lines read from the file at once.
 const BATCH: usize = 500;
 /// Bytes of text in a frame, unless one line is longer.
 const FRAME_BYTES: usize = 64 * 1024;
+/// How long it may take until a slow viewer's system has taken in where to go on; nothing but a busy machine holds it up.
+const RESUME: Duration = Duration::from_secs(15);
+/// How long a viewer that was told the end is listened to; one that reads answers at once.
+const LINGER: Duration = Duration::from_millis(500);
 /// A viewer says nothing but pongs.
 const FROM_VIEWER: usize = 4096;
 
@@ -68,6 +75,7 @@ pub(crate) async fn connect(
     State(app): State<App>,
     caller: Caller,
     headers: HeaderMap,
+    Extension(tcp): Extension<Socket>,
     Named(reference): Named<DeploymentRef>,
     Query(query): Query<ViewerQuery>,
     handshake: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -90,12 +98,15 @@ pub(crate) async fn connect(
     let handshake = upgrade(handshake)?.max_message_size(FROM_VIEWER).max_frame_size(FROM_VIEWER);
     Ok(handshake.on_upgrade(move |socket| {
         let requests = app.requests().clone();
-        requests.track_future(async move {
+        let span = tracing::info_span!("viewer", deployment.id = %deployment.id);
+        let from = (line, query.event.unwrap_or(0));
+        let serving = async move {
             tokio::select! {
-                () = serve(&app, deployment.id, line, query.event.unwrap_or(0), caller.proof, socket) => {}
+                () = serve(&app, deployment.id, from, caller.proof, socket, &tcp) => {}
                 () = app.abort().cancelled() => {}
             }
-        })
+        };
+        requests.track_future(serving.instrument(span))
     }))
 }
 
@@ -122,34 +133,62 @@ struct Viewer<'a> {
     event: EventSeq,
     /// Whether the deployment has ended: no line comes after those that are there.
     ended: bool,
-    /// Read, not sent yet.
+    /// Read, not sent yet; about a frame.
     ready: VecDeque<LogLine>,
+    /// How many lines are read at once: as many as probably fill a frame.
+    batch: usize,
 }
 
-async fn serve(app: &App, id: DeploymentId, line: u64, event: u64, proof: Proof, socket: WebSocket) {
-    let (sink, stream) = socket.split();
+async fn serve(
+    app: &App,
+    id: DeploymentId,
+    (line, event): (u64, u64),
+    proof: Proof,
+    socket: WebSocket,
+    tcp: &Socket,
+) {
+    tcp.keep_room();
+    let _present = app.metrics().viewer();
+    let (sink, mut stream) = socket.split();
     let out = Outbox { sink, limit: app.config().limits.send, drain: app.drain().clone() };
-    let mut viewer =
-        Viewer { app, id, out, line, held: 0, event: EventSeq(event), ended: false, ready: VecDeque::new() };
-    let end = match viewer.run(stream, &proof).await {
+    let mut viewer = Viewer {
+        app,
+        id,
+        out,
+        line,
+        held: 0,
+        event: EventSeq(event),
+        ended: false,
+        ready: VecDeque::new(),
+        batch: BATCH,
+    };
+    let end = match viewer.run(&mut stream, &proof).await {
         Ok(end) | Err(end) => end,
     };
     match end {
-        End::Gone => {}
+        End::Gone => return,
         End::Done => say_close(&mut viewer.out.sink, close::DONE, "end").await,
         End::Unauthorised => say_close(&mut viewer.out.sink, close::UNAUTHORISED, "unauthorised").await,
         End::Failed => say_close(&mut viewer.out.sink, close::INTERNAL, "the log cannot be read").await,
         End::TooSlow | End::Stopping => {
+            if end == End::TooSlow {
+                app.metrics().slow_viewer();
+            }
+            tcp.use_room();
             let resume = ViewerFrame::Resume { line: viewer.line, event: viewer.event };
-            drop(timeout(LAST_WORD, viewer.out.sink.send(to_message(&resume))).await);
+            let limit = if end == End::TooSlow { RESUME } else { LAST_WORD };
+            drop(timeout(limit, viewer.out.sink.send(to_message(&resume))).await);
             let code = if matches!(end, End::TooSlow) { close::TOO_SLOW } else { close::AWAY };
             say_close(&mut viewer.out.sink, code, "resume").await;
         }
     }
+    // Whatever the viewer has still sent is read: a socket that is closed before that takes back what it was told last.
+    let gone = async { while let Some(Ok(_)) = stream.next().await {} };
+    drop(timeout(LINGER, gone).await);
 }
 
 impl Viewer<'_> {
-    async fn run(&mut self, mut stream: SplitStream<WebSocket>, proof: &Proof) -> Result<End, End> {
+    async fn run(&mut self, stream: &mut SplitStream<WebSocket>, proof: &Proof) -> Result<End, End> {
         let app = self.app;
         let mut bell = app.platform().logs().watch(self.id);
         // Opening mends the log, so that the bell tells the truth.
@@ -176,7 +215,8 @@ impl Viewer<'_> {
                 },
                 _ = ping.tick() => {
                     if heard.elapsed() > DEAD {
-                        return Ok(End::Gone);
+                        // It may still find in its buffer where to go on.
+                        return Ok(End::TooSlow);
                     }
                     pings = pings.wrapping_add(1);
                     if pings.is_multiple_of(RECHECK) && !still_holds(app, proof).await {
@@ -221,8 +261,17 @@ impl Viewer<'_> {
         if held < self.line {
             return Ok(false);
         }
-        let lines = self.app.platform().logs().window(self.id, self.line, BATCH).await;
-        self.ready = lines.map_err(|error| failed(&error))?.into_iter().map(log_line).collect();
+        let lines = self.app.platform().logs().window(self.id, self.line, self.batch).await;
+        let mut lines = lines.map_err(|error| failed(&error))?;
+        let bytes: usize = lines.iter().map(|line| line.bytes.len()).sum();
+        if !lines.is_empty() {
+            self.batch = fitting(lines.len(), bytes);
+        }
+        // Whoever does not take them holds up no more than a frame's memory: long lines are read again.
+        if bytes > 2 * FRAME_BYTES {
+            lines.truncate(self.batch);
+        }
+        self.ready = lines.into_iter().map(log_line).collect();
         Ok(!self.ready.is_empty())
     }
 
@@ -290,6 +339,12 @@ async fn within<E>(
     }
 }
 
+/// How many lines probably fill a frame, where so many had so many bytes.
+fn fitting(lines: usize, bytes: usize) -> usize {
+    let most = lines.saturating_mul(FRAME_BYTES) / bytes.max(1);
+    most.clamp(1, BATCH)
+}
+
 async fn next(feed: &mut Feed) -> Result<(), End> {
     match feed.next().await {
         Ok(_) => Ok(()),
@@ -330,6 +385,20 @@ mod tests {
         assert_eq!(out.put(Message::text("2")).await, Ok(()), "one that reads again is not");
         drop(socket);
         assert_eq!(out.put(Message::text("3")).await, Err(End::Gone));
+    }
+
+    #[test]
+    fn about_a_frame_is_read_at_once_however_long_the_lines_are() {
+        for (lines, bytes, next) in [
+            (500, 5_000, 500),
+            (500, 500 * 1000, 65),
+            (4, 4 << 20, 1),
+            (1, 0, 500),
+            (1, 100_000, 1),
+            (65, 6500, 500),
+        ] {
+            assert_eq!(fitting(lines, bytes), next, "{lines} lines of {bytes} bytes");
+        }
     }
 
     #[tokio::test]

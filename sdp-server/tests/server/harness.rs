@@ -8,7 +8,9 @@ use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{BootId, DeploymentId};
 use sdp_core::platform::Platform;
 use sdp_core::wire::link::AgentEnd;
-use sdp_core::wire::{FromAgent, JobResult, LineMeta, LinesBatch, PROTOCOL, Progress, Stream, ToAgent};
+use sdp_core::wire::{
+    FromAgent, JobDecision, JobReport, JobResult, LineMeta, LinesBatch, PROTOCOL, Progress, Stream, ToAgent,
+};
 use sdp_server::{Config, Server};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -87,6 +89,11 @@ impl Host {
         Agent::connect(&self.platform).await
     }
 
+    /// Its data folder.
+    pub(crate) fn data(&self) -> &std::path::Path {
+        self.folder.path()
+    }
+
     /// Tells the server to stop, without waiting for it.
     pub(crate) fn shut_down(&self) {
         self.shutdown.cancel();
@@ -132,27 +139,77 @@ pub(crate) async fn refused(request: RequestBuilder, status: u16, code: &str) ->
 /// An agent that takes every deployment and says what the test tells it to say.
 pub(crate) struct Agent {
     end: AgentEnd,
+    /// What the server decided about the jobs that the hello named.
+    pub(crate) decided: Vec<JobDecision>,
 }
 
 pub(crate) struct Job {
     pub(crate) id: DeploymentId,
     attempt: u32,
     progress: u64,
-    lines: u64,
+    pub(crate) lines: u64,
     bytes: Vec<u8>,
+}
+
+impl Job {
+    /// As a hello names it.
+    pub(crate) fn report(&self) -> JobReport {
+        JobReport {
+            deployment: self.id,
+            attempt: self.attempt,
+            done: false,
+            interrupted: false,
+            lines: self.lines,
+            progress: self.progress,
+        }
+    }
 }
 
 impl Agent {
     async fn connect(platform: &Platform) -> Self {
         let name = "vm-1".parse().expect("a name");
         let end = platform.connect_agent(name).await.expect("connected");
-        let mut agent = Self { end };
-        agent.say(hello_frame()).await;
-        assert!(matches!(agent.hear().await, ToAgent::Welcome { .. }));
+        Self::begin(end, hello_frame()).await
+    }
+
+    /// Says hello over a connection.
+    pub(crate) async fn begin(end: AgentEnd, hello: FromAgent) -> Self {
+        let mut agent = Self { end, decided: Vec::new() };
+        agent.say(hello).await;
+        let ToAgent::Welcome { jobs, .. } = agent.hear().await else { panic!("no welcome") };
+        agent.decided = jobs;
         agent
     }
 
-    async fn say(&mut self, frame: FromAgent) {
+    /// Waits until so many lines of a job are acknowledged.
+    pub(crate) async fn acked(&mut self, job: &Job, wanted: u64) {
+        loop {
+            if let ToAgent::Ack { deployment, lines, .. } = self.hear().await
+                && deployment == job.id
+                && lines >= wanted
+            {
+                return;
+            }
+        }
+    }
+
+    /// Sends again what a job printed after this line.
+    pub(crate) async fn print_again(&mut self, job: &mut Job, after: u64) {
+        let printed = std::mem::take(&mut job.bytes);
+        let lines: Vec<&[u8]> = printed.split_inclusive(|byte| *byte == b'\n').collect();
+        let lines: Vec<&[u8]> = lines.iter().map(|line| &line[..line.len() - 1]).collect();
+        let (held, rest) = lines.split_at(usize::try_from(after).expect("few"));
+        job.lines = after;
+        for line in held {
+            job.bytes.extend_from_slice(line);
+            job.bytes.push(b'\n');
+        }
+        for batch in rest.chunks(100) {
+            self.print(job, batch).await;
+        }
+    }
+
+    pub(crate) async fn say(&mut self, frame: FromAgent) {
         self.end.tx.send(frame.into()).await.expect("connected");
     }
 

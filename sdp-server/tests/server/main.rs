@@ -2,10 +2,15 @@
 //! agent, it plays one.
 
 mod access;
+mod data_dir;
 mod deployments;
 mod events;
 mod harness;
+mod metrics;
 mod problems;
+mod program;
+mod ready;
 mod services;
 mod sign_in;
 mod sockets;
+mod viewers;

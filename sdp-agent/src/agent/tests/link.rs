@@ -67,6 +67,28 @@ async fn a_connection_that_is_cut_in_the_middle_loses_and_doubles_nothing() {
 }
 
 #[tokio::test]
+async fn what_the_agent_holds_and_has_room_for_is_said_after_each_welcome() {
+    let mut world = World::start().await;
+    world.server.until(|s| s.load.is_some()).await;
+    let load = world.server.load.take().unwrap();
+    assert_eq!((load.running, load.spool_jobs, load.spool_bytes), (0, 0, 0));
+    let (free, total) = (load.disk_free.unwrap(), load.disk_total.unwrap());
+    assert!(0 < free && free <= total);
+    let (deployment, _) = world.deploy_two_parts().await;
+    world.server.until(|s| s.jobs.get(&deployment).is_some_and(|job| job.printed().len() == 3000)).await;
+    world.server.load = None;
+    world.server.cut();
+    world.server.welcome().await;
+    world.server.until(|s| s.load.is_some()).await;
+    let load = world.server.load.take().unwrap();
+    assert_eq!((load.running, load.spool_jobs), (1, 1));
+    assert!(load.spool_bytes > 3000, "{load:?}");
+    world.go();
+    world.server.until_done(deployment).await;
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_rewind_sends_again_from_there_and_done_again() {
     let mut world = World::start().await;
     let (deployment, _) = world.deploy_two_parts().await;

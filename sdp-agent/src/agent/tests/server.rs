@@ -8,7 +8,7 @@ use sdp_core::id::{CommandId, DeploymentId, Epoch, InstanceId};
 use sdp_core::wire::link::{AgentFrame, ServerEnd, pair};
 use sdp_core::wire::{
     Answer, FromAgent, InstanceAction, InstanceDecision, InstanceReport, InstanceStatus, JobAction,
-    JobDecision, JobResult, Progress, Stream, ToAgent,
+    JobDecision, JobResult, Load, Progress, Stream, ToAgent,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -58,6 +58,7 @@ pub(super) struct Server {
     pub(super) answers: BTreeMap<CommandId, Answer>,
     pub(super) instances: BTreeMap<InstanceId, InstanceReport>,
     pub(super) said_bye: bool,
+    pub(super) load: Option<Load>,
     /// What to decide at the next welcome instead of the usual.
     pub(super) decide: BTreeMap<DeploymentId, JobAction>,
     epoch: Epoch,
@@ -77,6 +78,7 @@ impl Server {
             answers: BTreeMap::new(),
             instances: BTreeMap::new(),
             said_bye: false,
+            load: None,
             decide: BTreeMap::new(),
             epoch: Epoch::default(),
         };
@@ -230,6 +232,7 @@ impl Server {
                 self.answers.insert(command, answer);
             }
             FromAgent::Bye { .. } => self.said_bye = true,
+            FromAgent::Load { load } => self.load = Some(load),
             other => panic!("unexpected {other:?}"),
         }
     }

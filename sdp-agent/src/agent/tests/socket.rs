@@ -65,6 +65,8 @@ async fn hear(socket: &mut WebSocketStream<TcpStream>) -> Option<FromAgent> {
                 _ => continue,
             };
         match AgentFrame::decode(&raw).unwrap() {
+            // Comes when it comes.
+            AgentFrame::Control(message) if matches!(*message, FromAgent::Load { .. }) => {}
             AgentFrame::Control(message) => return Some(*message),
             other => panic!("unexpected {other:?}"),
         }

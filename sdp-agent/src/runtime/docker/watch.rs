@@ -130,7 +130,7 @@ impl DockerRuntime {
             if changed && known.is_some() != why.is_some() {
                 match &why {
                     Some(why) => tracing::error!(%why, "no container can be started or seen"),
-                    None => tracing::info!(agent = %self.0.agent.as_str(), "the container engine answers"),
+                    None => tracing::info!("the container engine answers"),
                 }
             }
             known.clone_from(&why);

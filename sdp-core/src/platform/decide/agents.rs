@@ -205,6 +205,10 @@ pub(crate) fn report(world: &World, now: Timestamp, agent: &AgentName, report: R
                 _ => Vec::new(),
             }
         }
+        Report::Stalled { deployment } => match assigned(world, agent, deployment) {
+            Some(open) if !open.is_ready() => vec![Act::Note(Note::Stalled(open.deployment.number, now))],
+            _ => Vec::new(),
+        },
         Report::LogIncomplete { deployment, detail } => match assigned(world, agent, deployment) {
             Some(open) => abandoned(open, agent, FailureReason::LogIncomplete, detail, now),
             None => Vec::new(),
@@ -213,6 +217,7 @@ pub(crate) fn report(world: &World, now: Timestamp, agent: &AgentName, report: R
         Report::RoutesApplied { version } => vec![Act::Note(Note::Applied(agent.clone(), version))],
         Report::Drained { instance } => vec![Act::Note(Note::Drained(instance, agent.clone()))],
         Report::Preflight { checks } => vec![Act::Note(Note::Preflight(agent.clone(), checks))],
+        Report::Load { load } => vec![Act::Note(Note::Load(agent.clone(), load))],
     }
 }
 

@@ -119,6 +119,15 @@ impl PlayedAgent {
         }
     }
 
+    /// A message that is there already.
+    pub(crate) async fn hear_now(&mut self) -> Option<ToAgent> {
+        let message = self.end.rx.try_recv().ok()?;
+        if let ToAgent::Routes { table } = &message {
+            self.apply(table.clone()).await;
+        }
+        Some(message)
+    }
+
     async fn apply(&mut self, table: RouteTable) {
         let named = |table: &RouteTable| -> Vec<InstanceId> {
             let instances = table.sandboxes.iter().filter_map(|route| match route.target {
@@ -250,6 +259,16 @@ impl PlayedJob {
         self.lines.extend(texts.iter().map(|text| (*text).to_owned()));
     }
 
+    /// What it has printed.
+    pub(crate) fn text(&self) -> String {
+        self.lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
+    }
+
+    /// How many lines that is.
+    pub(crate) fn printed(&self) -> u64 {
+        self.lines.len() as u64
+    }
+
     /// Sends all lines from this one on (again).
     pub(crate) async fn lines_from(&self, agent: &PlayedAgent, first: u64) {
         let texts = &self.lines[usize::try_from(first).expect("small") - 1..];
@@ -276,7 +295,7 @@ impl PlayedJob {
 
     /// Says `done`, with a checksum that is off by so much.
     pub(crate) async fn done(&self, agent: &PlayedAgent, off_by: u32) {
-        let text: String = self.lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
+        let text = self.text();
         agent
             .say(FromAgent::Done {
                 deployment: self.deployment,

@@ -8,7 +8,7 @@ use super::{Unfit, World};
 use crate::id::{DeploymentNumber, InstanceId, RouteVersion};
 use crate::name::AgentName;
 use crate::sandbox::{RouteTable, RouteTarget, StopReason};
-use crate::wire::Preflight;
+use crate::wire::{Load, Preflight};
 
 /// A change that is no event.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub(crate) enum Note {
     Accepted(DeploymentNumber),
     /// Progress up to this item is applied.
     Progress(DeploymentNumber, u64),
+    /// Its lines cannot be stored at present, and with them not what its agent reports.
+    Stalled(DeploymentNumber, Timestamp),
     /// No agent that fits is connected since then; or one is again.
     NoAgentSince(DeploymentNumber, Option<Timestamp>),
     /// The agent was told to cancel.
@@ -35,6 +37,8 @@ pub(crate) enum Note {
     Exited(DeploymentNumber, StopReason, Vec<String>),
     /// What an agent found out about itself.
     Preflight(AgentName, Vec<Preflight>),
+    /// What an agent holds and has room for.
+    Load(AgentName, Load),
     /// This is the table now.
     Table(RouteTable),
 }
@@ -54,6 +58,11 @@ impl World {
                     // Whoever reports progress has taken the job, even if its word for that was lost.
                     open.job.accepted = true;
                     self.unsaved.jobs.insert(number);
+                }
+            }
+            Note::Stalled(number, now) => {
+                if let Some(open) = self.open.get_mut(&number) {
+                    open.since = now;
                 }
             }
             Note::NoAgentSince(number, since) => {
@@ -103,6 +112,11 @@ impl World {
                     agent.row.preflight = checks;
                     let name = agent.row.name.clone();
                     self.unsaved.agents.insert(name);
+                }
+            }
+            Note::Load(agent, load) => {
+                if let Some(agent) = self.agents.get_mut(&agent) {
+                    agent.load = Some(load);
                 }
             }
             Note::Table(table) => self.take_table(table),

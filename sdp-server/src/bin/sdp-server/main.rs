@@ -1,6 +1,7 @@
 //! The server's binary: reads the configuration, runs the server until a signal comes, or does one errand.
 
 mod apply;
+mod backup;
 mod sign_in;
 mod token;
 
@@ -10,6 +11,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use sdp_core::access::AccessError;
+use sdp_core::backup::BackupError;
+use sdp_core::platform::PlatformError;
 use sdp_server::{Config, ConfigError};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +26,8 @@ Examples:
   sdp-server --config /etc/sdp/server.toml --check-config      say whether the configuration is valid
   sdp-server token create agent vm-1 --config /etc/sdp/server.toml > vm-1.token
   sdp-server sign-in alice --config /etc/sdp/server.toml
+  sdp-server backup /backups/sdp-$(date +%F) --config /etc/sdp/server.toml        while it runs, or not
+  sdp-server restore /backups/sdp-2026-05-04 --config /etc/sdp/server.toml       into an empty data_dir
   sdp-server apply catalog.toml --server https://sdp.example.com --token-file admin.token
 
 A configuration:
@@ -30,6 +36,8 @@ A configuration:
   data_dir   = \"/var/lib/sdp\"
   [limits]
   build      = \"45m\"
+  [metrics]                                      # /metrics, for Prometheus: examples/prometheus
+  token_file = \"/etc/sdp/metrics.token\"        # opens the metrics and nothing else; open = true: for everybody
 
 The first start prints an admin token, once. To keep it out of a service manager's journal make one before:
   sdp-server token create admin NAME --config FILE
@@ -71,6 +79,12 @@ enum Errand {
     Token(token::Token),
     /// Print a link that signs a browser in once, on the server's host. Works while the server runs.
     SignIn(sign_in::SignIn),
+    /// Copy the data folder: database and job logs, whole and checked. Works while the server runs.
+    Backup(backup::Backup),
+    /// Fill an empty data folder from a backup. The server must not run.
+    Restore(backup::Restore),
+    /// After `database_behind`: let the server start though events that were committed are missing from its database.
+    AcceptLoss,
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -100,6 +114,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Errand::Apply(apply)) => apply.run().await,
         Some(Errand::SignIn(sign_in)) => sign_in.run(&config()?).await,
         Some(Errand::Token(token)) => token.run(&config()?).await,
+        Some(Errand::Backup(backup)) => backup.run(&config()?).await,
+        Some(Errand::Restore(restore)) => restore.run(&config()?).await,
+        Some(Errand::AcceptLoss) => backup::accept_loss(&config()?).await,
         None | Some(Errand::Serve) => {
             let config = config()?;
             if cli.check_config {
@@ -161,7 +178,37 @@ fn say(text: &str) {
 
 #[expect(clippy::print_stderr, reason = "the program's last word")]
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("sdp-server: {error:#}");
-    // As agent and bot do: 2 is a matter of the configuration, and starting again does not help.
-    if error.is::<ConfigError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+    let about = error.chain().find_map(About::of);
+    match &about {
+        Some(About { code, hint, .. }) => eprintln!("sdp-server: {error:#} ({code})\n  next: {hint}"),
+        None => eprintln!("sdp-server: {error:#}"),
+    }
+    // As agent and bot do: with 2 a person must do something first, and starting again does not help.
+    if error.is::<ConfigError>() || about.is_some_and(|about| about.needs_a_person) {
+        ExitCode::from(2)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// What is known of a failure beside its sentence.
+struct About {
+    code: &'static str,
+    hint: &'static str,
+    needs_a_person: bool,
+}
+
+impl About {
+    fn of(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        if let Some(error) = cause.downcast_ref::<PlatformError>() {
+            let (code, hint, needs_a_person) = (error.code(), error.hint(), error.needs_a_person());
+            return Some(Self { code, hint, needs_a_person });
+        }
+        if let Some(error) = cause.downcast_ref::<BackupError>() {
+            let (code, hint, needs_a_person) = (error.code(), error.hint(), error.needs_a_person());
+            return Some(Self { code, hint, needs_a_person });
+        }
+        let error = cause.downcast_ref::<AccessError>()?;
+        Some(Self { code: error.code(), hint: error.hint(), needs_a_person: error.needs_a_person() })
+    }
 }

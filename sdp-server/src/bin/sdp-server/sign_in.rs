@@ -21,7 +21,9 @@ impl SignIn {
         let access = Access::open(&config.data_dir)
             .await
             .with_context(|| format!("cannot open the database in {folder}"))?;
-        let code = access.create_sign_in_code(&Principal::person(self.person), "/").await?;
+        let code = access.create_sign_in_code(&Principal::person(self.person), "/").await;
+        access.close().await;
+        let code = code?;
         let mut url = config.public_url.clone();
         url.set_path(&format!("/sign-in/{}", code.code.expose()));
         say(url.as_str());

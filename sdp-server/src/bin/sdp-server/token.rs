@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
-use sdp_core::access::{Access, AccessError};
+use sdp_core::access::Access;
 use sdp_core::api::TokenKind;
 use sdp_core::name::TokenName;
 use sdp_server::Config;
@@ -44,6 +44,12 @@ impl Token {
         let access = Access::open(data_dir)
             .await
             .with_context(|| format!("cannot open the database in {}", data_dir.display()))?;
+        let done = self.work(&access).await;
+        access.close().await;
+        done
+    }
+
+    async fn work(self, access: &Access) -> anyhow::Result<()> {
         match self {
             Self::Create { kind, name } => {
                 let kind = match kind {
@@ -51,11 +57,11 @@ impl Token {
                     Kind::Bot => TokenKind::Bot,
                     Kind::Agent => TokenKind::Agent,
                 };
-                let made = access.create_token(name, kind).await.map_err(with_hint)?;
+                let made = access.create_token(name, kind).await?;
                 say(made.token.expose());
             }
             Self::List => {
-                for token in access.tokens().await.map_err(with_hint)? {
+                for token in access.tokens().await? {
                     let kind = match token.kind {
                         TokenKind::Admin => "admin",
                         TokenKind::Bot => "bot",
@@ -65,13 +71,8 @@ impl Token {
                     say(&format!("{:<24} {kind:<6} {:.0}", token.name, token.created_at));
                 }
             }
-            Self::Revoke { name } => access.delete_token(&name).await.map_err(with_hint)?,
+            Self::Revoke { name } => access.delete_token(&name).await?,
         }
         Ok(())
     }
-}
-
-fn with_hint(error: AccessError) -> anyhow::Error {
-    let hint = error.hint();
-    anyhow::anyhow!("{error}: {hint}")
 }
