@@ -193,6 +193,18 @@ impl Agent {
         }
     }
 
+    /// Waits until all progress of a job is acknowledged.
+    pub(crate) async fn applied(&mut self, job: &Job) {
+        loop {
+            if let ToAgent::Ack { deployment, progress, .. } = self.hear().await
+                && deployment == job.id
+                && progress >= job.progress
+            {
+                return;
+            }
+        }
+    }
+
     /// Sends again what a job printed after this line.
     pub(crate) async fn print_again(&mut self, job: &mut Job, after: u64) {
         let printed = std::mem::take(&mut job.bytes);

@@ -216,6 +216,7 @@ async fn a_feed_that_is_cut_off_a_hundred_times_gives_each_event_once() {
         for n in 0..3 {
             agent.progress(&mut job, Progress::Noted { text: format!("remark {round}.{n}") }).await;
         }
+        agent.applied(&job).await;
         round += 1;
         let mut request = host.get(&path);
         if let Some(last) = &last {
