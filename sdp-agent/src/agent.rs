@@ -132,7 +132,6 @@ async fn live(
 ) -> Result<(), AgentError> {
     let agent = Arc::new(Agent::open(config, runtime).await?);
     let closing = &agent.closing;
-    agent.go_on_with_what_was_left();
     let mut router = agent.start_router(closing);
     agent.tasks.spawn({
         let (agent, closing) = (agent.clone(), closing.clone());
@@ -197,7 +196,7 @@ struct Agent {
     room_wanted: Notify,
     /// What was found out last about this machine.
     preflight: Lock<Vec<Preflight>>,
-    /// Jobs of a former life that go on.
+    /// Jobs of a former life that go on with the first welcome.
     left: Lock<Vec<(JobLog, Begin)>>,
     /// Held for as long as the agent lives.
     _lock: File,

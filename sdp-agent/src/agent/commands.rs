@@ -61,7 +61,7 @@ impl Agent {
                     job.stop.set(StopWhy::Cancelled);
                 }
                 for log in self.spool.logs().iter().filter(|log| log.key().0 == deployment) {
-                    self.cancel_interrupted(log.key());
+                    self.cancel_waiting(log.key());
                 }
                 Some(self.answer(command, Reply::Accepted))
             }

@@ -156,6 +156,9 @@ impl Agent {
         outflow: &Outflow,
     ) {
         tracing::info!(agent.epoch = epoch.0, "connected to the server");
+        // What the server says from now on it says because of this hello. An answer to an earlier life of it, or to one that a backup
+        // has made forget it, is none any more.
+        self.commands.lock().clear();
         let mut decided = HashMap::new();
         for JobDecision { deployment, attempt, action } in jobs {
             decided.insert((deployment, attempt), action);
@@ -166,6 +169,7 @@ impl Agent {
                 Some(JobAction::Send { lines, progress, ahead }) => {
                     log.catch_up(lines, progress, ahead);
                     outflow.send_after(key, lines, progress);
+                    self.go_on_with(key);
                 }
                 Some(JobAction::Cancel { lines, progress, ahead }) => {
                     log.catch_up(lines, progress, ahead);
@@ -173,11 +177,17 @@ impl Agent {
                     if let Some(job) = self.find_running(key) {
                         job.stop.set(StopWhy::Cancelled);
                     }
-                    self.cancel_interrupted(key);
+                    self.cancel_waiting(key);
                 }
-                Some(JobAction::Forget {}) => self.forget_job(key),
+                Some(JobAction::Forget {}) => {
+                    self.forget_left(key);
+                    self.forget_job(key);
+                }
                 // The server leaves nothing undecided; should it do so, sending all again harms nobody.
-                Some(_) | None => outflow.send_after(key, 0, 0),
+                Some(_) | None => {
+                    outflow.send_after(key, 0, 0);
+                    self.go_on_with(key);
+                }
             }
         }
         for InstanceDecision { instance, action } in instances {
@@ -241,7 +251,7 @@ impl Agent {
             let reports = runtime.reports();
             said.retain(|instance, _| reports.iter().any(|report| report.instance == *instance));
             for report in reports {
-                // What stops because the agent does is told by the next hello, which does not list it.
+                // What stops because the agent does is no news: its next life starts it again, and says so.
                 let silent = self.is_draining() || self.is_at_work_on(report.instance);
                 if silent || said.get(&report.instance) == Some(&report.status) {
                     continue;

@@ -1,4 +1,5 @@
-//! The commands that were answered lately: the same id gets the same answer, and has no second effect.
+//! The commands that were answered in this connection: the same id gets the same answer, and has no second effect. After a hello the
+//! server asks only for what that did not name.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -37,6 +38,10 @@ pub(super) struct Recent {
 impl Recent {
     pub(super) fn find(&self, command: CommandId) -> Option<Reply> {
         self.replies.get(&command).cloned()
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
     }
 
     pub(super) fn remember(&mut self, command: CommandId, reply: Reply) {

@@ -1,5 +1,8 @@
-//! The jobs that the agent's former life left: those that can go on do so at once, whether or not the server is there; those whose
-//! order must come again wait for it ([`crate::job`] says which); those that had ended wait to be delivered.
+//! The jobs that the agent's former life left: those that can go on do so with the first welcome, those whose order must come
+//! again wait for it ([`crate::job`] says which), those that had ended wait to be delivered.
+//!
+//! With the welcome, not before it: only the server knows whether it has more of a log than this machine kept over a power cut,
+//! and what is said next must come behind that.
 
 use std::sync::Arc;
 
@@ -23,9 +26,29 @@ pub(super) async fn decide(tools: &Tools, spool: &Spool) -> Vec<(JobLog, Begin)>
 }
 
 impl Agent {
-    pub(super) fn go_on_with_what_was_left(self: &Arc<Self>) {
-        for (log, begin) in std::mem::take(&mut *self.left.lock()) {
+    /// Takes a job that waits for the first welcome out of those.
+    fn take_left(&self, key: JobKey) -> Option<(JobLog, Begin)> {
+        let mut left = self.left.lock();
+        let at = left.iter().position(|(log, _)| log.key() == key)?;
+        Some(left.swap_remove(at))
+    }
+
+    /// The server wants to hear the rest of a job.
+    pub(super) fn go_on_with(self: &Arc<Self>, key: JobKey) {
+        if let Some((log, begin)) = self.take_left(key) {
             self.go_on(log, begin);
+        }
+    }
+
+    /// The server has done with a job that had not gone on. What it may have started is the server's to decide on its own.
+    pub(super) fn forget_left(self: &Arc<Self>, key: JobKey) {
+        if let Some((log, _)) = self.take_left(key) {
+            let (agent, instance) = (self.clone(), log.spec().instance);
+            self.tasks.spawn(async move {
+                if !agent.tools.runtime.reports().iter().any(|known| known.instance == instance) {
+                    agent.tools.release(instance).await;
+                }
+            });
         }
     }
 
@@ -49,9 +72,10 @@ impl Agent {
         begun
     }
 
-    /// Ends an interrupted job as cancelled, if it is one.
-    pub(super) fn cancel_interrupted(self: &Arc<Self>, key: JobKey) {
-        if let Some(log) = self.spool.find(key).filter(JobLog::take_interrupted) {
+    /// Ends a job that is not at work as cancelled, if it is one.
+    pub(super) fn cancel_waiting(self: &Arc<Self>, key: JobKey) {
+        let interrupted = || self.spool.find(key).filter(JobLog::take_interrupted);
+        if let Some(log) = self.take_left(key).map(|(log, _)| log).or_else(interrupted) {
             self.go_on(log, Begin::Over(Halt::Stopped));
         }
     }

@@ -1,4 +1,5 @@
-//! What becomes of a job that the agent's former life left: decided from what the job had said, which is all written.
+//! What becomes of a job that the agent's former life left: decided from what the job had said, as far as it is written. That is all of
+//! it, but after a power cut; then the server may know better, and its welcome says so.
 //!
 //! | it was in | now |
 //! | --- | --- |

@@ -415,6 +415,10 @@ impl<'a> Steps<'a> {
     /// Runs the service's release command, if it has one.
     async fn release(&self, start: &StartSpec, until: Instant) -> Result<(), Halt> {
         let Some(argv) = &self.order.spec.release else { return Ok(()) };
+        // Not twice unasked, even after a power cut.
+        let log = self.log.clone();
+        let synced = tokio::task::spawn_blocking(move || log.sync_progress()).await;
+        self.settle_io(Step::Start, synced.unwrap_or_else(|error| Err(io::Error::other(error))))?;
         self.say(&format!("release: {}", argv.join(" ")));
         let log = self.log.clone();
         let on_line = Arc::new(move |stream: Stream, line: &[u8]| {

@@ -94,15 +94,35 @@ impl Journal {
         &self.record
     }
 
-    pub(super) fn begin_again(&mut self) -> io::Result<()> {
+    /// Counts another beginning; it is to be written.
+    pub(super) fn begin_again(&mut self) -> Begun {
         self.record.begun += 1;
-        write_record(&self.folder, &self.record)
+        Begun { folder: self.folder.clone(), record: self.record.clone() }
+    }
+
+    /// The file of the progress, to be brought to disk.
+    pub(super) fn progress(&self) -> io::Result<File> {
+        self.progress.try_clone()
     }
 
     pub(super) fn append(&mut self, item: &ProgressItem) -> io::Result<()> {
         let mut text = serde_json::to_vec(item)?;
         text.push(b'\n');
         self.progress.write_all(&text)
+    }
+}
+
+/// An order with another beginning.
+#[must_use]
+pub(super) struct Begun {
+    folder: PathBuf,
+    record: JobRecord,
+}
+
+impl Begun {
+    /// Writes it, on disk when this returns. Blocking.
+    pub(super) fn write(&self) -> io::Result<()> {
+        write_record(&self.folder, &self.record)
     }
 }
 

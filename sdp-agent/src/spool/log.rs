@@ -72,8 +72,6 @@ pub(super) struct Cursor {
 pub(super) struct Waiting {
     /// Bytes that come after the cursor.
     pub(super) bytes: u64,
-    /// Whether they are in memory, so that reading them blocks nothing.
-    pub(super) in_memory: bool,
     /// Lines up to here.
     pub(super) lines: u64,
     /// The next item of progress, if there is one: the line it comes after.
@@ -192,7 +190,17 @@ impl JobLog {
     /// # Errors
     /// When that cannot be written. Blocking.
     pub(crate) fn begin_again(&self) -> io::Result<()> {
-        self.0.state.lock().journal.begin_again()
+        let begun = self.0.state.lock().journal.begin_again();
+        begun.write()
+    }
+
+    /// Brings the progress so far to disk, for what must not be done twice even after a power cut.
+    ///
+    /// # Errors
+    /// When the disk says no. Blocking.
+    pub(crate) fn sync_progress(&self) -> io::Result<()> {
+        let progress = self.0.state.lock().journal.progress()?;
+        progress.sync_data()
     }
 
     /// What was ordered.
@@ -210,12 +218,16 @@ impl JobLog {
     pub(crate) fn catch_up(&self, lines: u64, progress: u64, totals: Option<Totals>) {
         let mut state = self.0.state.lock();
         if let Some(totals) = totals.filter(|_| lines > state.lines) {
-            let meta = LineMeta { length: 0, at_ms: now_ms(), step: state.step(), stream: Stream::Sdp };
-            while state.lines < lines {
+            let mut meta =
+                LineMeta { length: 0, at_ms: record::ELSEWHERE, step: state.step(), stream: Stream::Sdp };
+            while state.lines + 1 < lines {
                 self.0.push(&mut state, meta, b"");
             }
-            state.bytes = totals.bytes;
-            state.checksum = crc32fast::Hasher::new_with_initial_len(totals.checksum, totals.bytes);
+            // The last one says what they all add up to, for another life.
+            let sum = record::sum(totals);
+            meta.length = length(&sum);
+            self.0.push(&mut state, meta, &sum);
+            state.add_up_to(totals);
             // Where it cannot be written the job's next line finds out.
             drop(self.0.flush(&mut state));
             tracing::warn!(deployment.id = %self.0.key.0, lines, "the server has more of a log than was left here");
@@ -292,7 +304,6 @@ impl JobLog {
         let next = usize::try_from(progress_sent).ok().and_then(|next| state.progress.get(next));
         Waiting {
             bytes: state.end() - cursor.offset,
-            in_memory: cursor.offset >= state.written,
             lines: state.lines,
             progress_after: next.map(|item| item.after_line),
             done: state.done,
@@ -300,7 +311,7 @@ impl JobLog {
     }
 
     /// The lines after the cursor, as many as fit into `max` bytes of records, and moves the cursor behind them. `None`
-    /// when there are none. Blocking, unless they are in memory.
+    /// when there are none. Blocking.
     pub(super) fn read(&self, cursor: &mut Cursor, max: usize) -> io::Result<Option<LinesBatch>> {
         debug_assert!(max >= record::LARGEST, "a batch takes at least one line");
         loop {
@@ -383,7 +394,10 @@ impl Inner {
             }
         }
         let result = match &mut state.tail {
-            Some(tail) => tail.push(meta, line),
+            Some(tail) => {
+                self.bell.unwritten.notify_one();
+                tail.push(meta, line)
+            }
             None => {
                 self.push(state, meta, line);
                 if state.buffer.len() >= BUFFER { self.flush(state) } else { Ok(()) }

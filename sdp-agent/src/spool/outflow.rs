@@ -72,7 +72,7 @@ struct Flow {
 
 enum Choice {
     Frame(AgentFrame),
-    Read { key: JobKey, log: JobLog, cursor: Cursor, turn: u64, in_memory: bool },
+    Read { key: JobKey, log: JobLog, cursor: Cursor, turn: u64 },
     Wait(Option<Instant>),
 }
 
@@ -134,16 +134,12 @@ impl Outflow {
             match choice {
                 Choice::Frame(frame) => return Ok(Next::Frame(frame)),
                 Choice::Wait(until) => return Ok(Next::Wait { until }),
-                Choice::Read { key, log, cursor, turn, in_memory } => {
+                Choice::Read { key, log, cursor, turn } => {
                     let read = move || {
                         let mut cursor = cursor;
                         log.read(&mut cursor, BATCH).map(|batch| batch.map(|batch| (cursor, batch)))
                     };
-                    let result = if in_memory {
-                        read()
-                    } else {
-                        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
-                    };
+                    let result = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?;
                     // A log that was removed meanwhile can still be read, so an error is one of the disk.
                     let Some((cursor, batch)) = result? else { continue };
                     let mut flows = self.flows.lock();
@@ -229,13 +225,7 @@ impl Flow {
             let hurry = waiting.bytes >= WORTH_SENDING || waiting.progress_after.is_some() || waiting.done;
             return match self.not_before {
                 Some(until) if until > now && !hurry => Choice::Wait(Some(until)),
-                _ => Choice::Read {
-                    key,
-                    log: self.log.clone(),
-                    cursor: self.cursor,
-                    turn: self.turn,
-                    in_memory: waiting.in_memory,
-                },
+                _ => Choice::Read { key, log: self.log.clone(), cursor: self.cursor, turn: self.turn },
             };
         }
         if waiting.done && waiting.progress_after.is_none() && !self.done_sent {

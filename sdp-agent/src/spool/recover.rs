@@ -59,7 +59,8 @@ fn walk(mut file: &File, most: u64, mut each: impl FnMut(LineMeta, &[u8])) -> io
             && let Some((meta, line, size)) = record::first(rest)
         {
             // What a power cut may have left in the place of records is none: zeros, or anything.
-            if meta.at_ms == 0 || line.len() > record::LARGEST - record::HEADER || line.contains(&b'\n') {
+            let is_line = !line.contains(&b'\n') || record::sum_of(meta, line).is_some();
+            if meta.at_ms == 0 || line.len() > record::LARGEST - record::HEADER || !is_line {
                 return Ok(());
             }
             each(meta, line);

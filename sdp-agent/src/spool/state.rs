@@ -3,7 +3,7 @@
 use std::io;
 
 use sdp_core::deployment::Step;
-use sdp_core::wire::{LineMeta, Progress, Stream};
+use sdp_core::wire::{LineMeta, Progress, Stream, Totals};
 
 use super::journal::{Journal, ProgressItem, Written};
 use super::record;
@@ -63,7 +63,16 @@ impl State {
     /// Takes in a line that is in the file already.
     pub(super) fn count(&mut self, meta: LineMeta, line: &[u8]) {
         self.number(self.written, meta, line);
+        if let Some(totals) = record::sum_of(meta, line) {
+            self.add_up_to(totals);
+        }
         self.written += (record::HEADER + line.len()) as u64;
+    }
+
+    /// The lines so far are not all here; this is what they add up to.
+    pub(super) fn add_up_to(&mut self, totals: Totals) {
+        self.bytes = totals.bytes;
+        self.checksum = crc32fast::Hasher::new_with_initial_len(totals.checksum, totals.bytes);
     }
 
     /// Gives a line, whose record begins there, the next number.

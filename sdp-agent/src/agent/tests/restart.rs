@@ -2,7 +2,7 @@
 
 use super::*;
 use sdp_core::deployment::Step;
-use sdp_core::wire::{FromAgent, JobAction, JobReport};
+use sdp_core::wire::{FromAgent, JobAction, JobReport, Totals};
 
 const SLEEP: &[&str] = &["sleep", "1000"];
 
@@ -230,5 +230,44 @@ async fn an_outcome_that_nobody_took_is_told_by_the_next_life() {
     let job = world.server.until_done(deployment).await;
     assert_eq!(failure(job.result().unwrap()).reason, FailureReason::BuildFailed);
     assert_eq!(job.printed(), ["built"]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn after_a_power_cut_the_log_goes_on_behind_what_the_server_has() {
+    let mut world = World::start().await;
+    world.commit(&[("!build", "#!/bin/sh\necho one\necho two\necho three\nexec sleep 1000\n")]);
+    let spec = world.spec(&["./build"], SLEEP);
+    let deployment = DeploymentId::new();
+    world.server.say(deploy(deployment, &spec)).await;
+    world.server.until(|s| s.jobs.get(&deployment).is_some_and(|job| job.printed().len() == 3)).await;
+    world.life.cut_off(&world.config).await;
+    world.server.hang_up();
+    // What was not on disk yet is gone: all lines but the first, all progress but the first.
+    let spool = world.folder.path().join(format!("data/spool/{deployment}-1"));
+    let lines = std::fs::read(spool.join("lines")).unwrap();
+    let first = 14 + usize::try_from(u32::from_be_bytes(lines[..4].try_into().unwrap())).unwrap();
+    std::fs::write(spool.join("lines"), &lines[..first]).unwrap();
+    let progress = std::fs::read_to_string(spool.join("progress")).unwrap();
+    std::fs::write(spool.join("progress"), progress.split_inclusive('\n').next().unwrap()).unwrap();
+    let life = Life::begin(world.config.clone(), world.server.connector());
+    let mut world = World { life, ..world };
+    let job = &world.server.jobs[&deployment];
+    let mut bytes = Vec::new();
+    for (_, line) in &job.lines {
+        bytes.extend_from_slice(line);
+        bytes.push(b'\n');
+    }
+    let (held, steps_held) = (job.lines.len(), job.progress.len());
+    let ahead = Some(Totals { bytes: bytes.len() as u64, checksum: crc32fast::hash(&bytes) });
+    let send = JobAction::Send { lines: held as u64, progress: steps_held as u64, ahead };
+    world.server.decide.insert(deployment, send);
+    world.server.welcome().await;
+    // By what is left of it, it was asking for the branch: it waits for its order. Cancelled, it says so behind all that is known.
+    assert!(world.held()[0].interrupted && world.held()[0].lines == 1);
+    world.server.say(ToAgent::Cancel { command: CommandId::new(), deployment }).await;
+    let job = world.server.until_done(deployment).await;
+    assert_eq!(job.result(), Some(&JobResult::Cancelled {}));
+    assert_eq!((job.lines.len(), job.progress.len()), (held + 1, steps_held + 1));
     world.stop().await;
 }

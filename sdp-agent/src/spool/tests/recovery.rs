@@ -188,6 +188,10 @@ async fn where_the_server_has_more_the_log_goes_on_behind_that() {
     };
     let totals = Totals { bytes: 14, checksum: crc32fast::hash(b"one\ntwo\nthree\n") };
     log.catch_up(3, 3, Some(totals));
+    // Known to the next life as well.
+    let (spool, logs) = reopen(&folder, SpoolLimits::default());
+    let log = &logs[0];
+    assert_eq!((log.report().lines, log.report().progress), (3, 3));
     let outflow = Outflow::new(spool.clone());
     outflow.send_after(key, 3, 3);
     log.line(Step::Build, Stream::Stdout, b"four");

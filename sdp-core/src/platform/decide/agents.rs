@@ -39,6 +39,8 @@ pub(crate) fn hello(
                 assigned(world, agent, job.deployment).filter(|open| open.deployment.attempt == job.attempt);
             let action = match open {
                 None => JobAction::Forget {},
+                // Its word that all is ready is here; that the agent lost it in a power cut changes nothing for what runs.
+                Some(open) if open.is_ready() && !job.done => JobAction::Forget {},
                 Some(open) => {
                     if !open.job.accepted {
                         acts.push(Act::Note(Note::Accepted(open.deployment.number)));
