@@ -1,5 +1,5 @@
 //! Whether an instance is healthy: asked again and again, first after `FIRST`, then less often, until it is, its process
-//! ends, or the time is up; after a restart also beyond that ([`until_well`]). One that is well is not asked. Called by both
+//! ends, or the time is up; after a restart also beyond that (`until_well`). One that is well is not asked. Called by both
 //! runtimes; knows nothing of how an instance runs but its address and a `Judge`.
 //!
 //! An answer counts only if it comes from the instance. Of a process: the socket that listens on its port must be held by
