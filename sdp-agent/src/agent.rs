@@ -243,6 +243,14 @@ impl Agent {
         let opened = tokio::task::spawn_blocking(move || Opened::open(config)).await;
         let Opened { config, lock, spool, git, workspaces, isolation } =
             opened.map_err(|_| AgentError::Fault)??;
+        // Before the runtime, which starts what the former life ran: nothing may fail after that.
+        let router = match &config.router {
+            Some(router) => {
+                let listen = router.listen;
+                Some(BuiltinRouter::bind(router).map_err(|source| AgentError::Router { listen, source })?)
+            }
+            None => None,
+        };
         let runtime = match runtime {
             Some(runtime) => runtime,
             None => open_runtime(&config, isolation.clone()).await?,
@@ -252,13 +260,6 @@ impl Agent {
         // No job is at work yet: what goes are half-done ones, and builds over the number to be kept that neither an instance runs
         // nor a job goes on with.
         tools.sweep().await;
-        let router = match &config.router {
-            Some(router) => {
-                let listen = router.listen;
-                Some(BuiltinRouter::bind(router).map_err(|source| AgentError::Router { listen, source })?)
-            }
-            None => None,
-        };
         let mut preflight = hello::tools_found(&config, &tools.isolation).await;
         preflight.extend(tools.runtime.preflight().await);
         Ok(Self {

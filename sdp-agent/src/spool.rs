@@ -49,6 +49,8 @@ pub(crate) type JobKey = (DeploymentId, u32);
 
 /// This part of a log's limit is for its end.
 const TAIL_PART: u64 = 8;
+/// What a job's folder that cannot be read is called.
+const UNREADABLE: &str = "unreadable";
 /// What waits to be sent is written this late at the latest.
 const WRITE_AFTER: Duration = Duration::from_millis(100);
 
@@ -134,9 +136,20 @@ impl Spool {
             let entry = entry?;
             let path = entry.path();
             let Some(key) = entry.file_name().to_str().and_then(recover::key) else { continue };
-            match recover::recover(&path, limits.tail())? {
-                Some(recovered) => drop(spool.insert(key, path, recovered.file, recovered.state)),
-                None => std::fs::remove_dir_all(&path)?,
+            match recover::recover(&path, limits.tail()) {
+                Ok(Some(recovered)) => drop(spool.insert(key, path, recovered.file, recovered.state)),
+                // Cut off before its order was written: nobody was told that it was taken.
+                Ok(None) => std::fs::remove_dir_all(&path)?,
+                // The others go on without it.
+                Err(error) => {
+                    let aside = path.with_extension(UNREADABLE);
+                    tracing::error!(
+                        deployment.id = %key.0, folder = %aside.display(), %error,
+                        "a job that the agent's former life left cannot be read; its folder is set aside: look at the disk, \
+                         or bring back the agent's former version, then remove it"
+                    );
+                    std::fs::rename(&path, &aside)?;
+                }
             }
         }
         Ok(spool)
@@ -145,12 +158,22 @@ impl Spool {
     /// A log for a job, with its order: on disk when this returns. Blocking.
     pub(crate) fn create(&self, key: JobKey, spec: &JobSpec) -> io::Result<JobLog> {
         let folder = self.root.join(format!("{}-{}", key.0, key.1));
-        std::fs::create_dir_all(&folder)?;
-        let file =
-            File::options().create(true).truncate(true).read(true).write(true).open(folder.join("lines"))?;
-        let journal = Journal::create(&folder, spec.clone())?;
-        File::open(&self.root)?.sync_all()?;
-        Ok(self.insert(key, folder, file, State::new(journal)))
+        let made = || {
+            std::fs::create_dir_all(&folder)?;
+            let lines = folder.join("lines");
+            let file = File::options().create(true).truncate(true).read(true).write(true).open(lines)?;
+            let journal = Journal::create(&folder, spec.clone())?;
+            File::open(&self.root)?.sync_all()?;
+            Ok((file, journal))
+        };
+        match made() {
+            Ok((file, journal)) => Ok(self.insert(key, folder, file, State::new(journal))),
+            Err(error) => {
+                // A job that was not taken must not be found by the next life. What cannot be removed has no order in it.
+                drop(std::fs::remove_dir_all(&folder));
+                Err(error)
+            }
+        }
     }
 
     fn insert(&self, key: JobKey, folder: PathBuf, file: File, state: State) -> JobLog {

@@ -185,7 +185,7 @@ pub(crate) fn keeps_route(instance: &Instance) -> Option<&'static str> {
         InstanceState::Stopped { reason: StopReason::Crashed { .. } } => Some("it crashed"),
         InstanceState::Stopped { reason: StopReason::AgentRestarted {} } => Some("its agent was restarted"),
         InstanceState::Stopped { reason: StopReason::EngineRestarted {} } => {
-            Some("its machine was restarted")
+            Some("its container engine was restarted")
         }
         InstanceState::Stopped { reason: StopReason::NotStarted { .. } } => {
             Some("it could not be started again")

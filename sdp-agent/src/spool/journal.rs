@@ -67,10 +67,10 @@ impl Journal {
         Ok(Self { folder: folder.to_owned(), record, progress })
     }
 
-    /// What an earlier life wrote, and the progress in it; none where the order is not there or cannot be read. Blocking.
+    /// What an earlier life wrote, and the progress in it; none where the order is not there. Blocking.
     pub(super) fn open(folder: &Path) -> io::Result<Option<(Self, Vec<Written>)>> {
         let Some(text) = read(&folder.join(JOB))? else { return Ok(None) };
-        let Ok(record) = serde_json::from_slice(&text) else { return Ok(None) };
+        let record = serde_json::from_slice(&text)?;
         let text = read(&folder.join(PROGRESS))?.unwrap_or_default();
         let mut items: Vec<Written> = Vec::new();
         let mut end = 0;

@@ -240,7 +240,7 @@ fn ended_after(after: &After) -> (Tone, Text) {
                 (Tone::Bad, Text::new().strong("stopped").plain(": its agent was restarted"))
             }
             StopReason::EngineRestarted {} => {
-                (Tone::Bad, Text::new().strong("stopped").plain(": its machine was restarted"))
+                (Tone::Bad, Text::new().strong("stopped").plain(": its container engine was restarted"))
             }
             StopReason::NotStarted { detail } => {
                 let text = Text::new().plain("could ").strong("not be started again");

@@ -33,7 +33,7 @@ pub fn why(reason: &StopReason) -> Option<String> {
         StopReason::Crashed { signal: Some(signal), .. } => Some(format!("it crashed (signal {signal})")),
         StopReason::Crashed { .. } => Some("it crashed".to_owned()),
         StopReason::AgentRestarted {} => Some("its agent was restarted".to_owned()),
-        StopReason::EngineRestarted {} => Some("its machine was restarted".to_owned()),
+        StopReason::EngineRestarted {} => Some("its container engine was restarted".to_owned()),
         StopReason::NotStarted { detail } => Some(format!("it could not be started again: {detail}")),
         _ => None,
     }

@@ -106,7 +106,9 @@ fn stop_reason(reason: &StopReason) -> Option<String> {
         StopReason::Crashed { signal: Some(signal), .. } => Some(format!("It was ended by signal {signal}.")),
         StopReason::Crashed { .. } => Some("It ended by itself.".to_owned()),
         StopReason::AgentRestarted {} => Some("Its agent was restarted, and it with it.".to_owned()),
-        StopReason::EngineRestarted {} => Some("Its machine was restarted, and it with it.".to_owned()),
+        StopReason::EngineRestarted {} => {
+            Some("Its container engine was restarted, and it with it.".to_owned())
+        }
         StopReason::NotStarted { detail } => {
             Some(format!("It could not be started again: {}.", visible(detail)))
         }

@@ -203,8 +203,10 @@ impl DockerRuntime {
         entry.facts.lock().restarts = restarts.unwrap_or_default();
         // One that was not is its deployment's, which asks for itself.
         entry.passed.store(true, Ordering::Release);
-        self.0.entries.lock().insert(instance, entry);
+        self.0.entries.lock().insert(instance, entry.clone());
         tracing::info!(instance.id = %instance, deployment.id = %deployment, %address, "adopted a container");
+        // What was known of its health went with the former agent.
+        self.check_again(&entry);
         self.changed();
         Ok(())
     }

@@ -202,6 +202,34 @@ async fn where_the_server_has_more_the_log_goes_on_behind_that() {
     assert_eq!(received.progress.len(), 4);
 }
 
+#[tokio::test]
+async fn a_job_that_cannot_be_read_is_set_aside_and_the_others_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bad, good) = (key(), key());
+    let former = spool(&folder, SpoolLimits::default());
+    drop((create(&former, bad), create(&former, good)));
+    std::fs::write(job_folder(&folder, bad).join("job"), "{\"spec\": \"of another version\"}").unwrap();
+    for _ in 0..2 {
+        let (_, logs) = reopen(&folder, SpoolLimits::default());
+        assert_eq!(logs.iter().map(JobLog::key).collect::<Vec<_>>(), [good]);
+        assert!(
+            job_folder(&folder, bad).with_extension("unreadable").join("job").exists(),
+            "nothing is thrown away"
+        );
+    }
+}
+
+#[test]
+fn a_job_that_cannot_be_made_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (spool, key) = (spool(&folder, SpoolLimits::default()), key());
+    // Its order cannot be written there.
+    std::fs::create_dir_all(job_folder(&folder, key).join("job/in the way")).unwrap();
+    let spec = create(&spool, self::key()).spec();
+    assert!(spool.create(key, &spec).is_err());
+    assert!(!job_folder(&folder, key).exists());
+}
+
 #[test]
 fn what_is_no_job_is_removed() {
     let folder = tempfile::tempdir().unwrap();

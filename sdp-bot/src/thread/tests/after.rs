@@ -101,10 +101,10 @@ fn with_its_agent_or_its_machine_it_is_told_why_it_was_started_again() {
           next `logs payments in alice` shows whether it is well now
           [Logs] logs payments in alice
     #412 payments `main` → alice: running after 12 s, restarted once: its agent was restarted
-        ✗ @alice payments in alice was started again: its machine was restarted
+        ✗ @alice payments in alice was started again: its container engine was restarted
           next `logs payments in alice` shows whether it is well now
           [Logs] logs payments in alice
-    #412 payments `main` → alice: running after 12 s, restarted once: its machine was restarted
+    #412 payments `main` → alice: running after 12 s, restarted once: its container engine was restarted
     ");
 }
 

@@ -1,7 +1,7 @@
 //! What becomes of containers: crashes, stops, restarts of the agent and of the engine.
 
 use sdp_core::catalog::{HealthCheck, Limits};
-use sdp_core::wire::{Exit, InstanceStatus, RestartCause};
+use sdp_core::wire::{Exit, Health, InstanceStatus, RestartCause};
 use tokio_util::sync::CancellationToken;
 
 use super::fixture::{Fixture, LONG, docker, get};
@@ -133,6 +133,12 @@ async fn an_agent_that_comes_back_adopts_what_runs_and_touches_nothing_else() {
         matches!(report.status, InstanceStatus::Running { address: at, restarts: 0, .. } if at == address)
     );
     assert_eq!(fixture.container(instance), container, "the same");
+    // Nobody remembers whether it was well, so it is asked.
+    fixture
+        .until(instance, |status| {
+            matches!(status, Some(InstanceStatus::Running { restarts: 0, health: Health::Healthy {}, .. }))
+        })
+        .await;
     use crate::runtime::Runtime as _;
     assert!(fixture.runtime.builds_in_use().unwrap().contains(&build));
     assert_eq!(get(address, "/hello.txt").await.unwrap(), "hello from the tree\n");
