@@ -181,7 +181,10 @@ async fn rounds(
     if std::fs::remove_dir(&root).is_err() {
         println!("kept: {}", root.display());
     }
-    let figures = figures.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut figures = figures.lock().unwrap_or_else(PoisonError::into_inner);
+    for lack in figures.demand_substance() {
+        println!("the run shows too little: {lack}");
+    }
     println!("\n{}", figures.table());
     Ok(figures.is_clean())
 }

@@ -64,6 +64,9 @@ impl Findings {
     }
 }
 
+/// So many rounds have some of everything.
+const SEVERAL: u32 = 4;
+
 /// What the table always says, and must say 0.
 const LOSSES: [(&str, &[&str]); 6] = [
     ("lost lines", &["lost"]),
@@ -84,6 +87,37 @@ impl Figures {
 
     pub(crate) fn is_clean(&self) -> bool {
         self.violations.is_empty()
+    }
+
+    /// A run of several rounds in which hardly anything was deployed, or nothing was killed, shows nothing: what it lacks, which
+    /// counts as violations, too.
+    pub(crate) fn demand_substance(&mut self) -> Vec<String> {
+        if self.rounds < SEVERAL {
+            return Vec::new();
+        }
+        let ended = |outcome: &str| self.outcomes.get(outcome).copied().unwrap_or_default();
+        let all: u64 = self.outcomes.values().sum();
+        let happened = |kind: &str| self.incidents.get(kind).copied().unwrap_or_default();
+        let cuts: u64 =
+            self.incidents.iter().filter(|(kind, _)| kind.starts_with("link ")).map(|(_, n)| n).sum();
+        let wants = [
+            ("deployments that succeeded", ended("succeeded"), all / 4),
+            ("deployments whose build failed", ended("failed: build_failed"), 1),
+            ("deployments that were cancelled", ended("cancelled"), 1),
+            ("kills of the server", happened("SIGKILL of server"), 1),
+            ("kills of an agent", happened("SIGKILL of an agent"), 1),
+            ("faults of links", cuts, 1),
+        ];
+        let lacks = wants.into_iter().filter(|(_, found, wanted)| found < wanted);
+        let lacks: Vec<String> =
+            lacks.map(|(what, found, wanted)| format!("{found} {what}, at least {wanted} wanted")).collect();
+        self.violations.extend(lacks.iter().map(|lack| Violation {
+            round: 0,
+            check: "substance",
+            about: "the run".to_owned(),
+            detail: lack.clone(),
+        }));
+        lacks
     }
 
     fn violations_of(&self, checks: &[&str]) -> usize {

@@ -207,6 +207,8 @@ impl Story {
 
 /// Whoever asks waits so long for the reader of events at most.
 const CATCH_UP: Duration = Duration::from_secs(1);
+/// Events that cannot be read are tried again so much later.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// The label of what has no reason.
 const NO_REASON: &str = "none";
 
@@ -253,8 +255,11 @@ pub(crate) async fn follow(app: App, after: EventSeq) {
             }
             Err(PlatformError::Stopping) => return,
             Err(error) => {
-                tracing::error!(%error, event.after = %feed.position(), "the events cannot be read; what happens is not counted any more");
-                return;
+                tracing::error!(%error, event.after = %feed.position(), "the events cannot be read, so nothing is counted; it is tried again");
+                tokio::select! {
+                    () = tokio::time::sleep(TRY_AGAIN) => {}
+                    () = app.abort().cancelled() => return,
+                }
             }
         }
     }

@@ -61,6 +61,17 @@ pub(super) fn examine(evidence: &Evidence<'_>, plan: &Plan, deployment: &Deploym
     if let Some(problem) = unexplained(plan, deployment, &stops, docker) {
         findings.say("outcome", &about, problem);
     }
+    if let Some(Outcome::Superseded { by, number }) = deployment.outcome() {
+        let newer = evidence.deployments.iter().map(|(_, other)| other).any(|other| {
+            other.id == *by
+                && other.number == *number
+                && other.number > deployment.number
+                && (&other.service, &other.sandbox) == (&deployment.service, &deployment.sandbox)
+        });
+        if !newer {
+            findings.say("outcome", &about, format!("no newer one of its place superseded it: {number}"));
+        }
+    }
 }
 
 /// What is wrong with a deployment's events.
