@@ -87,6 +87,8 @@ pub struct Platform {
 #[derive(Debug)]
 struct Inner {
     config: PlatformConfig,
+    /// The orchestrator's.
+    clock: clock::Clock,
     store: Store,
     logs: Logs,
     followers: Arc<output::Followers>,
@@ -117,12 +119,15 @@ impl Platform {
         let logs = logs.await.map_err(|_| PlatformError::Stopping)??;
         let snapshot = store.read(crate::store::Snapshot::load).await?;
         let followers = Arc::new(output::Followers::default());
+        let clock = clock::Clock::start();
         let (run, inputs, newest, storage) =
-            run::Run::new(config.clone(), store.clone(), logs.clone(), followers.clone(), snapshot);
+            run::Run::new(config.clone(), clock, store.clone(), logs.clone(), followers.clone(), snapshot);
         let mut task = JoinSet::new();
         task.spawn(run.run());
         let task = Mutex::new(task);
-        Ok(Self { inner: Arc::new(Inner { config, store, logs, followers, inputs, newest, storage, task }) })
+        Ok(Self {
+            inner: Arc::new(Inner { config, clock, store, logs, followers, inputs, newest, storage, task }),
+        })
     }
 
     /// Stops taking commands, ends all connections to agents, and returns when everything accepted is in the store and the

@@ -14,7 +14,7 @@
 //!   │◀───────────────────────────────────────────────────── │
 //!   │ done (counts, checksum), again until done_ok          │
 //!   │ instance (state) whenever one changes ───────────────▶│  level, not edge: hello repeats them all
-//!   │ load (spool, disk), at most each 15 s ──────────────▶│  level; kept in memory alone
+//!   │ load (spool, disk), at most each 10 s ──────────────▶│  level; kept in memory alone
 //!   │ routes ◀── table;  routes_applied, drained ──────────▶│  only where the agent runs a router
 //!   │ follow_output ◀──;  output … output_ended ───────────▶│  while somebody looks; not stored, may leave lines out
 //! ```

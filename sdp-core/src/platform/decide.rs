@@ -213,7 +213,6 @@ fn waiting_due(
     vec![Act::system(about, sent), Act::SendJob(number)]
 }
 
-/// Whether an agent has what the service asks for.
 /// Whether an agent could do a deployment, if it were there and had room.
 pub(super) fn fits(agent: &Agent, open: &Open) -> bool {
     let service = &open.job.service;

@@ -83,12 +83,12 @@ impl Run {
     /// A loop over what the store holds, and the ways to it: what it is told, what it has appended, and why it cannot.
     pub(super) fn new(
         config: PlatformConfig,
+        clock: Clock,
         store: Store,
         logs: Logs,
         followers: Arc<Followers>,
         snapshot: Snapshot,
     ) -> (Self, mpsc::Sender<Input>, watch::Receiver<EventSeq>, watch::Receiver<Option<StoreError>>) {
-        let clock = Clock::start();
         let world = World::restore(snapshot, clock.now());
         let (inputs, queue) = mpsc::channel(INPUTS);
         let (bell, newest) = watch::channel(world.seq);

@@ -134,11 +134,11 @@ pub(super) async fn serve(
     let Ok(Ok(welcomed)) = answered.await else { return bye(&end.tx, ByeReason::Restart).await };
     let Welcomed { epoch, mut jobs, instances, mut outbox } = welcomed;
     for decision in &mut jobs {
-        if let JobAction::Send { lines, ahead, .. } | JobAction::Cancel { lines, ahead, .. } =
+        if let JobAction::Send { lines, progress, ahead } | JobAction::Cancel { lines, progress, ahead } =
             &mut decision.action
         {
             let id = decision.deployment;
-            *lines = logs.held(id).await.unwrap_or(0);
+            *lines = held_of_attempt(&logs, id, decision.attempt, *progress).await;
             // Its machine lost what it had sent: it goes on behind that.
             if said.get(&id).is_some_and(|said| said < lines) {
                 match logs.totals(id).await {
@@ -203,6 +203,18 @@ pub(super) async fn serve(
     }
     tracing::info!(agent.name = %agent, agent.epoch = epoch.0, ?reason, "agent disconnected");
     drop(inputs.send(Input::Gone { agent, epoch }).await);
+}
+
+/// How many lines of this attempt are held. Those of an earlier one, which no agent was told are here (its first progress comes
+/// before its first line), make way.
+async fn held_of_attempt(logs: &Logs, id: DeploymentId, attempt: u32, progress: u64) -> u64 {
+    if attempt > 1
+        && progress == 0
+        && let Err(error) = logs.truncate_to(id, 0).await
+    {
+        tracing::warn!(deployment.id = %id, %error, "lines of an earlier attempt could not be removed");
+    }
+    logs.held(id).await.unwrap_or(0)
 }
 
 async fn bye(to_agent: &mpsc::Sender<ToAgent>, reason: ByeReason) {
@@ -324,7 +336,7 @@ impl Session {
             let question = Input::Assignment { agent: self.agent.clone(), deployment: id, answer };
             self.inputs.send(question).await.map_err(|_| End(None))?;
             let Some((attempt, progress)) = answered.await.map_err(|_| End(None))? else { return Ok(false) };
-            let lines = self.logs.held(id).await.unwrap_or(0);
+            let lines = held_of_attempt(&self.logs, id, attempt, progress).await;
             self.jobs.insert(id, Job { attempt, lines, arrived: progress, ..Job::default() });
         }
         Ok(self.jobs.with(id, |job| job.attempt == attempt).unwrap_or(false))
@@ -469,6 +481,23 @@ impl Session {
         self.tell(ToAgent::DoneOk { deployment: id, attempt }).await
     }
 
+    /// The log of a job that has ended cannot be read or cut: later, if that may pass; else its deployment ends with that.
+    async fn cannot_finish(
+        &self,
+        id: DeploymentId,
+        attempt: u32,
+        last: (u64, u64, Progress),
+        error: &LogsError,
+    ) -> Result<(), End> {
+        tracing::error!(agent.name = %self.agent, deployment.id = %id, %error, "a job log could not be compared with its agent's");
+        if !error.may_pass() {
+            return self.give_up(id, attempt, format!("the server could not read its log: {error}")).await;
+        }
+        self.jobs.with(id, |job| job.waiting.push_front(last));
+        self.pause(id, attempt, error);
+        Ok(())
+    }
+
     async fn finish_job(
         &self,
         id: DeploymentId,
@@ -477,10 +506,12 @@ impl Session {
         after_line: u64,
         what: Progress,
     ) -> Result<(), End> {
-        let totals = self.logs.totals(id).await.map_err(|error| {
-            tracing::error!(agent.name = %self.agent, deployment.id = %id, %error, "a job log could not be read");
-            End(None)
-        })?;
+        let totals = match self.logs.totals(id).await {
+            Ok(totals) => totals,
+            Err(error) => {
+                return self.cannot_finish(id, attempt, (done.progress, after_line, what), &error).await;
+            }
+        };
         let agrees = (totals.lines, totals.bytes, totals.checksum) == (done.lines, done.bytes, done.checksum);
         if !agrees {
             let rewound = self.jobs.with(id, |job| {
@@ -492,8 +523,10 @@ impl Session {
                 let detail = "the agent's log and the server's do not agree, after three attempts".to_owned();
                 return self.give_up(id, attempt, detail).await;
             }
-            self.logs.truncate_to(id, 0).await.map_err(|_| End(None))?;
             let number = done.progress;
+            if let Err(error) = self.logs.truncate_to(id, 0).await {
+                return self.cannot_finish(id, attempt, (number, after_line, what), &error).await;
+            }
             self.jobs.with(id, |job| {
                 job.lines = 0;
                 job.done = None;

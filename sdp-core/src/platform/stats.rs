@@ -91,7 +91,7 @@ impl Platform {
     /// # Errors
     /// [`PlatformError::Stopping`].
     pub async fn stats(&self) -> Result<PlatformStats, PlatformError> {
-        let (config, now) = (self.inner.config.clone(), Timestamp::now());
+        let (config, now) = (self.inner.config.clone(), self.inner.clock.now());
         let levels = self.ask(move |world| Levels::of(world, &config, now)).await?;
         let folder = self.inner.config.data_dir.clone();
         let (disk, database_bytes, wal_bytes) = tokio::task::spawn_blocking(move || {

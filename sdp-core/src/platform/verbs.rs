@@ -200,7 +200,7 @@ impl Platform {
     /// # Errors
     /// [`PlatformError::Stopping`].
     pub async fn waiting_for(&self, id: DeploymentId) -> Result<Option<String>, PlatformError> {
-        let now = jiff::Timestamp::now();
+        let now = self.inner.clock.now();
         self.ask(move |world| super::decide::waiting::waiting_for(world, id, now)).await
     }
 

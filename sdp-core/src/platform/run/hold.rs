@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::{Run, STORE_PAUSE, Turn};
-use crate::platform::input::Input;
+use crate::platform::input::{Input, Report};
 use crate::store::{StoreError, Writes};
 
 /// How many reports are kept while a turn is held.
@@ -74,6 +74,8 @@ impl Run {
                 Some(Input::Question { answer, .. }) => drop(answer.send(Err(error.clone().into()))),
                 Some(Input::Hello { answer, .. }) => drop(answer.send(Err(error.clone().into()))),
                 Some(Input::Follow { answer, .. }) => drop(answer.send(Err(error.clone().into()))),
+                // All deadlines begin anew after the hold; it comes again each second.
+                Some(Input::Report { report: Report::Stalled { .. }, .. }) => {}
                 Some(input @ (Input::Report { .. } | Input::Gone { .. })) => self.waiting.push_back(input),
                 // These change nothing that is stored, and say nothing to an agent.
                 Some(

@@ -5,8 +5,8 @@
 //! file; when that can be written the agent is asked to send again from the end of the log. So nothing is buffered here, nothing is lost, and
 //! other jobs and all control messages of the same connection go on.
 //!
-//! A job that is paused again and again (its own file is bad, say) is tried less and less often, at last each
-//! [`SELDOM`]. While it is paused its deadlines do not run.
+//! A job that is paused again and again though there is room (its own file is bad, say) is tried less and less often, at last each
+//! [`SELDOM`], and after [`TRIES`] its deployment ends. While it is paused no deadline of it runs, that of a cancel neither.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,6 +23,8 @@ use crate::wire::ToAgent;
 
 const RETRY: Duration = Duration::from_secs(1);
 const SELDOM: Duration = Duration::from_secs(32);
+/// A job that was paused so often though there was room ends: some three minutes.
+const TRIES: u32 = 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Paused {
@@ -38,6 +40,8 @@ struct Pause {
     wait: Duration,
     /// Lines that were held when it was asked for again.
     held: u64,
+    /// How many times it was paused though there was room.
+    tries: u32,
 }
 
 impl Paused {
@@ -68,11 +72,12 @@ impl Paused {
     fn begin(&self, id: DeploymentId, attempt: u32) -> bool {
         let mut jobs = self.jobs();
         let is_new = !jobs.contains_key(&id);
-        let pause = jobs.entry(id).or_insert(Pause { attempt, until: None, wait: RETRY, held: 0 });
+        let pause = jobs.entry(id).or_insert(Pause { attempt, until: None, wait: RETRY, held: 0, tries: 0 });
         if pause.until.is_none() {
             pause.attempt = attempt;
             pause.until = Some(Instant::now() + pause.wait);
             pause.wait = (pause.wait * 2).min(SELDOM);
+            pause.tries += 1;
             self.bell.notify_one();
         }
         is_new
@@ -82,6 +87,11 @@ impl Paused {
     fn waiting(&self) -> Vec<(DeploymentId, u32)> {
         let waiting = |(id, pause): (&DeploymentId, &Pause)| pause.until.map(|_| (*id, pause.attempt));
         self.jobs().iter().filter_map(waiting).collect()
+    }
+
+    /// Whether its own log is to blame: it was paused again and again though there was room.
+    fn is_hopeless(&self, id: DeploymentId) -> bool {
+        self.jobs().get(&id).is_some_and(|pause| pause.tries >= TRIES)
     }
 
     /// Those that are due now; they are no longer paused, unless they are paused again.
@@ -96,7 +106,7 @@ impl Paused {
     /// As long as there is no room a job is not to blame.
     fn keep_trying(&self) {
         for pause in self.jobs().values_mut() {
-            pause.wait = RETRY;
+            (pause.wait, pause.tries) = (RETRY, 0);
         }
     }
 }
@@ -146,6 +156,11 @@ impl Session {
 
     async fn ask_again(&self) -> Result<(), End> {
         for (deployment, attempt) in self.paused.take_due() {
+            if self.paused.is_hopeless(deployment) {
+                let detail = format!("the server could not store its log, though it tried {TRIES} times");
+                self.give_up(deployment, attempt, detail).await?;
+                continue;
+            }
             self.report(Report::Stalled { deployment }).await?;
             let held = match self.logs.held(deployment).await {
                 Ok(held) => held,

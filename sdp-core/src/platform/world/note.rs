@@ -63,6 +63,8 @@ impl World {
             Note::Stalled(number, now) => {
                 if let Some(open) = self.open.get_mut(&number) {
                     open.since = now;
+                    // Nor is it the agent's fault that the word of its cancel waits behind a line.
+                    open.cancel_asked = open.cancel_asked.map(|_| now);
                 }
             }
             Note::NoAgentSince(number, since) => {
