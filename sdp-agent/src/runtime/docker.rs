@@ -23,6 +23,7 @@
 mod body;
 mod check;
 mod engine;
+mod events;
 mod files;
 mod label;
 mod output;

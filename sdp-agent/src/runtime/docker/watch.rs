@@ -24,10 +24,11 @@ use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use sdp_core::id::InstanceId;
 use sdp_core::wire::{Exit, Health, InstanceStatus, RestartCause};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 
 use super::body::RESTARTS;
 use super::engine::said;
+use super::events::{Event, put_causes_first, was_killed};
 use super::label::{self, Found, Kind};
 use super::restarts::Restarts;
 use super::{DockerRuntime, Entry, Facts};
@@ -40,6 +41,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const LIST_AGAIN: Duration = Duration::from_secs(30);
 /// A container that somebody stopped by hand may be started again by hand (`docker restart`) within this time.
 const BY_HAND: Duration = Duration::from_secs(10);
+/// Why somebody was killed may be said so much later than that it was.
+const LATE_CAUSE: Duration = Duration::from_millis(200);
 /// So many events are taken at once.
 const BATCH: usize = 256;
 /// So many of the last lines belong to an exit.
@@ -264,7 +267,16 @@ impl DockerRuntime {
             let due = later.values().min().copied();
             let done = tokio::select! {
                 batch = events.next() => match batch {
-                    Some(batch) => self.take_events(batch, &mut later).await,
+                    Some(mut batch) => {
+                        // The engine may say why the system killed somebody a moment after it has said that somebody was killed.
+                        if batch.iter().any(was_killed)
+                            && let Ok(Some(more)) = timeout(LATE_CAUSE, events.next()).await
+                        {
+                            batch.extend(more);
+                        }
+                        put_causes_first(&mut batch);
+                        self.take_events(batch, &mut later).await
+                    }
                     None => Err("the engine has closed the connection".to_owned()),
                 },
                 _ = again.tick() => self.look_at_all(false, false).await,
@@ -280,7 +292,7 @@ impl DockerRuntime {
 
     async fn take_events(
         &self,
-        batch: Vec<Result<EventMessage, Error>>,
+        batch: Vec<Event>,
         later: &mut HashMap<InstanceId, Instant>,
     ) -> Result<(), String> {
         let mut touched = HashSet::new();
