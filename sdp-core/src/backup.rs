@@ -205,7 +205,8 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<Manifest, BackupError> {
         return Err(BackupError::Exists { path: to.to_owned() });
     }
     let mut name = to.as_os_str().to_owned();
-    name.push(".part");
+    // Not what another backup is at work on, nor what somebody else calls so.
+    name.push(format!(".part-{}", std::process::id()));
     let part = Part::make(name.into())?;
     let contents = database::copy(data_dir, &part.folder.join(database::FILE))?;
     make_private(&part.folder.join(database::FILE))?;

@@ -93,8 +93,13 @@ impl Claim {
         };
         let (database, events) = moved_on().map_err(|error| error.at(&part))?;
         std::fs::rename(&part, &file).map_err(|error| StoreError::from_io("rename", &part, error))?;
-        self.mark.write(&Noted { database, events, ended: true })?;
-        self.mark.sync()?;
+        let marked =
+            self.mark.write(&Noted { database, events, ended: true }).and_then(|()| self.mark.sync());
+        if let Err(error) = marked {
+            // A database without its mark would be taken as it is, without the logs that the caller takes back.
+            drop(std::fs::rename(&file, &part));
+            return Err(error.into());
+        }
         Ok(events)
     }
 }

@@ -27,7 +27,7 @@ Examples:
   sdp-server token create agent vm-1 --config /etc/sdp/server.toml > vm-1.token
   sdp-server sign-in alice --config /etc/sdp/server.toml
   sdp-server backup /backups/sdp-$(date +%F) --config /etc/sdp/server.toml        while it runs, or not
-  sdp-server restore /backups/sdp-2026-05-04 --config /etc/sdp/server.toml       into an empty data_dir
+  sdp-server restore /backups/sdp-2026-05-04 --config /etc/sdp/server.toml       into an empty data_dir, as the server's user
   sdp-server apply catalog.toml --server https://sdp.example.com --token-file admin.token
 
 A configuration:
