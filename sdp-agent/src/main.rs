@@ -91,7 +91,7 @@ SDP_AGENT_DATA_DIR, SDP_AGENT_LABELS (with commas), SDP_AGENT_CAPACITY, SDP_AGEN
 what is logged, e.g. "info" or "sdp_agent=debug"; SDP_AGENT_LOG_FORMAT=json how.
 
 SIGTERM and Ctrl-C end it: builds and services that are processes are stopped, and what they said is delivered first.
-Containers run on; the next start takes them over.
+Containers run on. The next start takes them over, starts those services again, and goes on with what was deployed.
 "#;
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the program's own output")]
