@@ -25,7 +25,8 @@ struct StateLabels {
 pub(crate) struct Edge {
     pub(crate) connections: usize,
     pub(crate) agent_sockets: usize,
-    pub(crate) sessions: u64,
+    /// None: the database cannot be read.
+    pub(crate) sessions: Option<u64>,
     pub(crate) disk_floor: u64,
 }
 
@@ -111,7 +112,7 @@ pub(crate) fn levels(stats: &PlatformStats, edge: Edge, now: Timestamp) -> Regis
         "Sockets of agents, those included that have not said hello",
         float(edge.agent_sockets as u64),
     );
-    levels.one("sessions", "Browser sessions that hold", float(edge.sessions));
+    levels.one("sessions", "Browser sessions that hold", edge.sessions.map(float));
     Process::read().register(registry.sub_registry_with_prefix("process"));
     registry
 }

@@ -146,10 +146,11 @@ async fn recent(app: &App) -> Vec<Check> {
 
 async fn look(app: &App) -> Vec<Check> {
     let platform = app.platform();
-    let (orchestrator, database, logs) = tokio::join!(
+    let (orchestrator, database, logs, disk) = tokio::join!(
         within(platform.answers()),
         within(platform.can_store()),
         within(async { platform.logs().can_write().await.map_err(PlatformError::from) }),
+        timeout(LIMIT, room(app)),
     );
     let said = |result: Result<(), String>, well: &str| result.map(|()| well.to_owned());
     vec![
@@ -157,7 +158,7 @@ async fn look(app: &App) -> Vec<Check> {
         Check::new("orchestrator", said(orchestrator, "it answers")),
         Check::new("database", said(database, "it can be written")),
         Check::new("logs", said(logs, "their folder can be written")),
-        Check::new("disk", room(app)),
+        Check::new("disk", disk.unwrap_or_else(|_| Err(too_late()))),
     ]
 }
 
@@ -165,13 +166,20 @@ async fn look(app: &App) -> Vec<Check> {
 async fn within(asked: impl Future<Output = Result<(), PlatformError>>) -> Result<(), String> {
     match timeout(LIMIT, asked).await {
         Ok(answer) => answer.map_err(|error| error.code().to_owned()),
-        Err(_) => Err(format!("no answer within {} s", LIMIT.as_secs())),
+        Err(_) => Err(too_late()),
     }
 }
 
-fn room(app: &App) -> Result<String, String> {
+fn too_late() -> String {
+    format!("no answer within {} s", LIMIT.as_secs())
+}
+
+/// A file system on another machine may not answer.
+async fn room(app: &App) -> Result<String, String> {
     let floor = app.platform().config().disk_floor;
-    match app.platform().logs().free_bytes() {
+    let logs = app.platform().logs().clone();
+    let free = tokio::task::spawn_blocking(move || logs.free_bytes()).await;
+    match free.unwrap_or_else(|error| Err(error.into())) {
         Ok(free) if free >= floor => {
             Ok(format!("{} MiB are free, at least {} wanted", free >> 20, floor >> 20))
         }
