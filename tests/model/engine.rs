@@ -2,7 +2,7 @@
 //! every container that was ever made.
 //!
 //! Each step takes a moment, in the middle of which an agent may be killed. What it holds an agent to: one attempt of a
-//! deployment is given one container, ever.
+//! deployment is given one container, ever, whichever the engine: the witness counts them over all.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::SocketAddr;
@@ -41,7 +41,6 @@ pub(crate) struct Engine {
 #[derive(Debug, Default)]
 struct Containers {
     known: BTreeMap<InstanceId, Container>,
-    made: BTreeSet<(DeploymentId, u32)>,
     ports: u16,
 }
 
@@ -98,10 +97,7 @@ impl Engine {
             let stopped = known.status == InstanceStatus::Stopped {};
             return if stopped { Err(StartError::Over) } else { Ok(known.address) };
         }
-        if !containers.made.insert((spec.deployment, spec.attempt)) {
-            let (deployment, attempt) = (spec.deployment, spec.attempt);
-            self.witness.wrong(format!("a second container for attempt {attempt} of {deployment}"));
-        }
+        self.witness.makes(spec.deployment, spec.attempt);
         let other =
             containers.known.values().find(|known| known.deployment == spec.deployment && known.runs());
         if other.is_some() {

@@ -41,6 +41,21 @@ pub(crate) enum Fault {
     Cut,
 }
 
+impl Fault {
+    pub(crate) const WORDS: [&str; 5] = ["drop", "duplicate", "overtake", "delay", "cut"];
+
+    pub(crate) fn word(self) -> &'static str {
+        let [drop, duplicate, overtake, delay, cut] = Self::WORDS;
+        match self {
+            Self::Drop => drop,
+            Self::Duplicate => duplicate,
+            Self::Overtake => overtake,
+            Self::Delay(_) => delay,
+            Self::Cut => cut,
+        }
+    }
+}
+
 /// Makes connections to the server as it lives now.
 type Server = Arc<dyn Fn() -> Option<AgentEnd> + Send + Sync>;
 

@@ -53,10 +53,13 @@ use proptest::test_runner::{
 };
 
 use history::{Op, history};
+use link::Fault;
 use story::{Story, Tally};
 
 /// A history is over after this, or it never is.
 const HISTORY_WITHIN: Duration = Duration::from_secs(120);
+/// So many histories have each kind of fault.
+const MANY: u64 = 100;
 const KEPT: &str = "tests/model/histories.proptest-regressions";
 
 /// Panics, with the names of their threads: no task of SDP may have one, and tokio would hide it.
@@ -129,8 +132,12 @@ fn explore(histories: u32, seed: [u8; 32], sum: &Sum) -> Result<(), String> {
         for (outcome, count) in tally.outcomes {
             *sum.0.entry(outcome).or_default() += count;
         }
-        sum.1.faults += tally.faults;
+        for (fault, count) in tally.faults {
+            *sum.1.faults.entry(fault).or_default() += count;
+        }
         sum.1.lives += tally.lives;
+        sum.1.servers_killed += tally.servers_killed;
+        sum.1.agents_killed += tally.agents_killed;
         Ok(())
     });
     result.map_err(|error| error.to_string())
@@ -167,10 +174,11 @@ fn whatever_happens_nothing_is_lost_and_everything_ends() {
         explorers.into_iter().filter_map(|explorer| explorer.join().expect("no panic").err()).collect()
     });
     let sum = lock(&sum);
-    let (faults, lives) = (sum.1.faults, sum.1.lives);
+    let Tally { faults, lives, servers_killed, agents_killed, .. } = &sum.1;
     let seconds = begun.elapsed().as_secs();
     println!(
-        "{histories} histories of seed {seed} in {seconds} s: {faults} faults, {lives} lives, {:?}",
+        "{histories} histories of seed {seed} in {seconds} s: {faults:?}, {lives} lives, {servers_killed} servers and \
+         {agents_killed} agents killed, {:?}",
         sum.0
     );
     assert!(failures.is_empty(), "seed {seed}:\n{}", failures.join("\n\n"));
@@ -178,5 +186,14 @@ fn whatever_happens_nothing_is_lost_and_everything_ends() {
     let enough = usize::try_from(histories / 20).expect("few enough");
     for outcome in ["succeeded", "cancelled", "build_failed"] {
         assert!(count(outcome) >= enough, "too few are {outcome}: {:?}", sum.0);
+    }
+    // A few histories may have none of one kind.
+    if histories >= MANY {
+        for fault in Fault::WORDS {
+            let many = faults.get(fault).copied().unwrap_or_default() as u64;
+            assert!(many >= histories / 50, "too few frames are hit by {fault}: {faults:?}");
+        }
+        assert!(*servers_killed >= enough, "too few servers are killed: {servers_killed}");
+        assert!(*agents_killed >= enough, "too few agents are killed: {agents_killed}");
     }
 }

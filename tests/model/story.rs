@@ -47,8 +47,11 @@ const NO_MORE: [&str; 7] = [
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) outcomes: BTreeMap<String, usize>,
-    pub(crate) faults: usize,
+    /// How often each kind of fault has hit a frame.
+    pub(crate) faults: BTreeMap<&'static str, usize>,
     pub(crate) lives: usize,
+    pub(crate) servers_killed: usize,
+    pub(crate) agents_killed: usize,
 }
 
 struct Request {
@@ -68,7 +71,8 @@ pub(crate) struct Story {
     deployments: Vec<DeploymentId>,
     /// As far as they have been read: what is stored never changes.
     events: Vec<Event>,
-    lives: usize,
+    /// Its counts so far.
+    tally: Tally,
 }
 
 fn name<T: std::str::FromStr>(text: &str) -> T
@@ -121,7 +125,7 @@ impl Story {
             requests: Vec::new(),
             deployments: Vec::new(),
             events: Vec::new(),
-            lives: 0,
+            tally: Tally::default(),
         };
         story.start_server().await;
         for service in SERVICES {
@@ -159,7 +163,7 @@ impl Story {
 
     async fn start_server(&mut self) {
         let server = Server::start(self.number, &self.folder.path().join("server")).await;
-        self.lives += 1;
+        self.tally.lives += 1;
         self.witness.note("the server has started");
         for (link, agent) in self.links.iter().zip(["vm-1", "vm-2"]) {
             link.serve(Some(Arc::new(server.platform.connector(name(agent)))));
@@ -173,7 +177,7 @@ impl Story {
             let engine = self.engines[n].clone();
             *agent =
                 Some(Agent::start(self.number, &folder, &repositories(), n == 0, engine, &self.links[n]));
-            self.lives += 1;
+            self.tally.lives += 1;
             self.witness.note(format!("vm-{} has started", n + 1));
         }
     }
@@ -189,6 +193,7 @@ impl Story {
                 link.cut().await;
             }
             server.kill().await;
+            self.tally.servers_killed += 1;
         } else {
             server.stop().await;
         }
@@ -199,6 +204,7 @@ impl Story {
         self.witness.note(format!("vm-{} is {}", n + 1, if killed { "killed" } else { "stopped" }));
         let ended = if killed {
             self.links[n].silence().await;
+            self.tally.agents_killed += 1;
             agent.kill().await
         } else {
             agent.stop().await
@@ -367,7 +373,7 @@ impl Story {
         for id in &self.deployments {
             judge::deployment(&self.witness, &platform, &self.events, *id).await;
         }
-        let mut tally = Tally { faults: self.witness.faults(), lives: self.lives, ..Tally::default() };
+        let mut tally = Tally { faults: self.witness.faults(), ..std::mem::take(&mut self.tally) };
         for id in &self.deployments {
             let deployment = platform.deployment((*id).into()).await.expect("it is there");
             let word = match deployment.outcome() {

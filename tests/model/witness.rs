@@ -3,9 +3,10 @@
 //! - An agent numbers lines and progress of an attempt densely from 1, and what has a number never changes. After a new life
 //!   of the agent they go on from what the server has: the welcome says from where.
 //! - What is acknowledged is in the log file by then, and is never asked for again.
+//! - An attempt of a deployment is given one container, ever, over all engines.
 //! - A route table sends a service's requests in a sandbox to one instance at most.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::{Debug, Write as _};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -73,7 +74,10 @@ struct Seen {
     wrong: Vec<String>,
     said: HashMap<(DeploymentId, u32), Said>,
     table: RouteTable,
-    faults: usize,
+    /// Attempts that were given a container, on any machine.
+    made: HashSet<(DeploymentId, u32)>,
+    /// How often each kind of fault has hit a frame.
+    faults: BTreeMap<&'static str, usize>,
 }
 
 impl Witness {
@@ -99,7 +103,7 @@ impl Witness {
 
     pub(crate) fn fault(&self, agent: usize, fault: Fault, frame: &impl Debug) {
         self.note(format!("vm-{}: {fault:?} hits {}", agent + 1, short(frame)));
-        self.seen().faults += 1;
+        *self.seen().faults.entry(fault.word()).or_default() += 1;
     }
 
     /// Counts the frames that have been seen.
@@ -107,8 +111,16 @@ impl Witness {
         self.frames.subscribe()
     }
 
-    pub(crate) fn faults(&self) -> usize {
-        self.seen().faults
+    pub(crate) fn faults(&self) -> BTreeMap<&'static str, usize> {
+        self.seen().faults.clone()
+    }
+
+    /// An engine makes a container for an attempt.
+    pub(crate) fn makes(&self, deployment: DeploymentId, attempt: u32) {
+        let is_first = self.seen().made.insert((deployment, attempt));
+        if !is_first {
+            self.wrong(format!("a second container for attempt {attempt} of {deployment}"));
+        }
     }
 
     pub(crate) fn what_is_wrong(&self) -> Option<String> {
