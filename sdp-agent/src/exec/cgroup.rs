@@ -259,9 +259,18 @@ impl Drop for Group {
 
 /// Returns when a process has ended, or after a while.
 pub(super) fn wait(fd: &OwnedFd) {
-    let millis = i64::try_from(KILL_ROUND.as_millis()).unwrap_or(i64::MAX);
+    poll_for(&mut [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)], KILL_ROUND);
+}
+
+/// Returns after that time. For a process that does nothing else: it blocks.
+pub(super) fn pause(time: Duration) {
+    poll_for(&mut [], time);
+}
+
+fn poll_for(fds: &mut [PollFd<'_>], limit: Duration) {
+    let millis = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
     let limit = rustix::event::Timespec { tv_sec: millis / 1000, tv_nsec: (millis % 1000) * 1_000_000 };
-    let _ = poll(&mut [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)], Some(&limit));
+    let _ = poll(fds, Some(&limit));
 }
 
 /// Not every kernel has every file.

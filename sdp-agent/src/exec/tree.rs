@@ -405,6 +405,10 @@ pub(super) fn kill_descendants() -> bool {
                 Err(_) => return true,
             }
         }
+        if killed.is_empty() {
+            // Whoever is left was not seen, or is on its way out.
+            super::cgroup::pause(DOUBT);
+        }
         if std::time::Instant::now() >= deadline {
             return false;
         }
