@@ -187,6 +187,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_run_of_several_rounds_in_which_nothing_was_deployed_or_killed_is_not_clean() {
+        let mut idle = Figures { rounds: SEVERAL, ..Figures::default() };
+        assert_eq!(idle.demand_substance().len(), 5, "of none a quarter is none");
+        assert!(!idle.is_clean());
+        let counted = |counts: &[(&str, u64)]| counts.iter().map(|(k, n)| ((*k).to_owned(), *n)).collect();
+        let outcomes = [("succeeded", 30), ("failed: build_failed", 8), ("cancelled", 20)];
+        let incidents = [("SIGKILL of server", 4), ("SIGKILL of an agent", 4), ("link cut in a frame", 1)];
+        let busy = |outcomes: &[(&str, u64)]| Figures {
+            rounds: SEVERAL,
+            outcomes: counted(outcomes),
+            incidents: counted(&incidents),
+            ..Figures::default()
+        };
+        assert_eq!(busy(&outcomes).demand_substance(), [""; 0]);
+        let mut failing = busy(&[("failed: build_failed", 40), ("cancelled", 20)]);
+        assert_eq!(failing.demand_substance(), ["0 deployments that succeeded, at least 15 wanted"]);
+        failing.rounds = 1;
+        assert_eq!(failing.demand_substance(), [""; 0], "one round may be anything");
+    }
+
+    #[test]
     fn the_table_counts_losses_and_the_account_says_how_to_come_back() {
         let figures = Arc::new(Mutex::new(Figures { rounds: 2, ..Figures::default() }));
         let findings = Findings::new(2, figures.clone());
