@@ -118,7 +118,7 @@ impl BackupError {
             Self::NotEmpty { .. } => "stop the server, move everything out of the folder, and restore again",
             Self::NotABackup { .. } => "give the folder that `sdp-server backup` has made",
             Self::Damaged { .. } => {
-                "use another backup; if there is none, put its sdp.db and logs into the empty data folder by hand"
+                "copy it anew from where it was made, or use another backup; files put in place by hand are no restore"
             }
             Self::Store(error) => error.hint(),
             Self::Logs(error) => error.hint(),
@@ -139,6 +139,8 @@ pub struct Manifest {
     pub made_at: Timestamp,
     /// The identity of the database.
     pub database: String,
+    /// Its file.
+    pub database_file: BackedUpFile,
     /// The newest event in it.
     pub newest_event: u64,
     /// How many deployments are in it.
@@ -147,6 +149,46 @@ pub struct Manifest {
     pub tokens: u64,
     /// The job logs, those that are not empty.
     pub logs: Vec<BackedUpLog>,
+}
+
+/// A file in a backup, as it was when the backup was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BackedUpFile {
+    /// How many bytes.
+    pub bytes: u64,
+    /// CRC-32 over these.
+    pub crc32: u32,
+}
+
+impl BackedUpFile {
+    fn read(path: &Path) -> Result<Self, BackupError> {
+        let read = || {
+            let mut file = File::open(path)?;
+            let mut sum = Sum { hasher: crc32fast::Hasher::new(), bytes: 0 };
+            io::copy(&mut file, &mut sum)?;
+            Ok(Self { bytes: sum.bytes, crc32: sum.hasher.finalize() })
+        };
+        read().map_err(failed("read", path))
+    }
+}
+
+/// Takes bytes for their checksum alone.
+struct Sum {
+    hasher: crc32fast::Hasher,
+    bytes: u64,
+}
+
+impl Write for Sum {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A job log in a backup.
@@ -164,12 +206,13 @@ pub struct BackedUpLog {
 }
 
 impl Manifest {
-    fn new(contents: &Contents, logs: Vec<BackedUpLog>) -> Self {
+    fn new(contents: &Contents, database_file: BackedUpFile, logs: Vec<BackedUpLog>) -> Self {
         Self {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             made_at: Timestamp::now(),
             database: contents.database.clone(),
+            database_file,
             newest_event: contents.newest_event,
             deployments: contents.deployments.len() as u64,
             tokens: contents.tokens,
@@ -204,12 +247,14 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<Manifest, BackupError> {
     if to.symlink_metadata().is_ok() {
         return Err(BackupError::Exists { path: to.to_owned() });
     }
+    // A name that nobody else has: what is beside the place is not ours to remove.
     let mut name = to.as_os_str().to_owned();
-    // Not what another backup is at work on, nor what somebody else calls so.
-    name.push(format!(".part-{}", std::process::id()));
+    name.push(format!(".{}.part", uuid::Uuid::now_v7()));
     let part = Part::make(name.into())?;
-    let contents = database::copy(data_dir, &part.folder.join(database::FILE))?;
-    make_private(&part.folder.join(database::FILE))?;
+    let copy = part.folder.join(database::FILE);
+    let contents = database::copy(data_dir, &copy)?;
+    make_private(&copy)?;
+    let database_file = BackedUpFile::read(&copy)?;
     let (logs, copies) = (data_dir.join(LOGS), part.folder.join(LOGS));
     make_folder(&copies)?;
     let mut copied = Vec::new();
@@ -220,7 +265,7 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<Manifest, BackupError> {
             copied.push(BackedUpLog { deployment: *id, lines, bytes, crc32: checksum });
         }
     }
-    let manifest = Manifest::new(&contents, copied);
+    let manifest = Manifest::new(&contents, database_file, copied);
     write_manifest(&part.folder.join(MANIFEST), &manifest)?;
     part.become_whole(to)?;
     Ok(manifest)
@@ -254,15 +299,23 @@ pub fn restore(backup: &Path, data_dir: &Path) -> Result<Manifest, BackupError> 
     let manifest = manifest(backup)?;
     let made = DirBuilder::new().recursive(true).mode(0o700).create(data_dir);
     made.map_err(failed("make", data_dir))?;
+    let not_empty = || BackupError::NotEmpty { folder: data_dir.to_owned() };
+    if !Claim::is_worth_taking(data_dir)? {
+        return Err(not_empty());
+    }
     let claim = Claim::take(data_dir)?;
     if !claim.is_empty {
-        return Err(BackupError::NotEmpty { folder: data_dir.to_owned() });
+        return Err(not_empty());
     }
     let part = Part::make(data_dir.join(database::PART))?;
     let copy = part.folder.join(database::FILE);
     let source = backup.join(database::FILE);
     std::fs::copy(&source, &copy).map_err(failed("copy", &source))?;
     make_private(&copy)?;
+    if BackedUpFile::read(&copy)? != manifest.database_file {
+        let problem = format!("{} is not as it was copied", database::FILE);
+        return Err(BackupError::Damaged { problem });
+    }
     let contents = database::look_through(&copy)?;
     let expected = (&manifest.database, manifest.newest_event, manifest.deployments);
     let found = (&contents.database, contents.newest_event, contents.deployments.len() as u64);
@@ -286,7 +339,10 @@ pub fn restore(backup: &Path, data_dir: &Path) -> Result<Manifest, BackupError> 
     let logs = data_dir.join(LOGS);
     std::fs::rename(&copies, &logs).map_err(failed("rename", &copies))?;
     if let Err(error) = claim.fill(data_dir) {
-        drop(std::fs::remove_dir_all(&logs));
+        // A database that could not be taken back keeps its logs.
+        if !data_dir.join(database::FILE).exists() {
+            drop(std::fs::remove_dir_all(&logs));
+        }
         return Err(error.into());
     }
     Ok(manifest)
@@ -318,14 +374,8 @@ struct Part {
 }
 
 impl Part {
-    /// One that is left from a process that was killed is replaced.
+    /// What is there already is not touched, and an error.
     fn make(folder: PathBuf) -> Result<Self, BackupError> {
-        match std::fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", &folder)(error));
-            }
-            _ => {}
-        }
         make_folder(&folder)?;
         Ok(Self { folder })
     }

@@ -1,5 +1,7 @@
 //! The database's part of a backup and of a restore. Everything here blocks.
 
+use std::ffi::OsString;
+use std::io;
 use std::path::Path;
 
 use rusqlite::OpenFlags;
@@ -67,14 +69,18 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
+    /// Whether the folder has a mark, or nothing: taking another would leave a mark in what is none of SDP's.
+    pub(crate) fn is_worth_taking(folder: &Path) -> Result<bool, StoreError> {
+        let entries = entries(folder)?;
+        Ok(entries.is_empty() || entries.iter().any(|name| name == MARK))
+    }
+
     /// Takes a folder that exists.
     pub(crate) fn take(folder: &Path) -> Result<Self, StoreError> {
         let Some(mark) = Mark::take(folder)? else {
             return Err(StoreError::InUse { folder: folder.to_owned() });
         };
-        let entries =
-            std::fs::read_dir(folder).map_err(|error| StoreError::from_io("read", folder, error))?;
-        let only_mark = entries.flatten().all(|entry| entry.file_name() == MARK);
+        let only_mark = entries(folder)?.iter().all(|name| name == MARK);
         let is_empty = only_mark && mark.read()?.is_none();
         Ok(Self { mark, is_empty })
     }
@@ -92,14 +98,75 @@ impl Claim {
             ))
         };
         let (database, events) = moved_on().map_err(|error| error.at(&part))?;
-        std::fs::rename(&part, &file).map_err(|error| StoreError::from_io("rename", &part, error))?;
-        let marked =
-            self.mark.write(&Noted { database, events, ended: true }).and_then(|()| self.mark.sync());
-        if let Err(error) = marked {
-            // A database without its mark would be taken as it is, without the logs that the caller takes back.
-            drop(std::fs::rename(&file, &part));
-            return Err(error.into());
+        // The mark first: a folder that has one and no database is refused, a database without one would be taken as it is.
+        let mut is_there = false;
+        let put = || {
+            self.mark.write(&Noted { database, events, ended: true })?;
+            self.mark.sync()?;
+            std::fs::rename(&part, &file).map_err(|error| StoreError::from_io("rename", &part, error))?;
+            is_there = true;
+            self.mark.sync()
+        };
+        if let Err(error) = put() {
+            // Taken back in the order in which no server ever finds a database alone.
+            if is_there {
+                std::fs::rename(&file, &part).map_err(|error| StoreError::from_io("rename", &file, error))?;
+            }
+            self.mark.clear()?;
+            return Err(error);
         }
         Ok(events)
+    }
+}
+
+/// What is in a folder, without what a file system of its own has at its top.
+fn entries(folder: &Path) -> Result<Vec<OsString>, StoreError> {
+    let read = || {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            if !(entry.file_name() == "lost+found" && has_nothing(&entry.path())) {
+                names.push(entry.file_name());
+            }
+        }
+        Ok(names)
+    };
+    read().map_err(|error| StoreError::from_io("read", folder, error))
+}
+
+/// The superuser alone may look into a real `lost+found`; then it is none of this user's.
+fn has_nothing(folder: &Path) -> bool {
+    match std::fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_was_not_filled_has_no_mark_and_can_be_filled_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+        std::fs::create_dir_all(&old).expect("made");
+        let mark = Mark::take(&old).expect("opens").expect("free");
+        let old_one = open::own(&old, mark).expect("opens");
+        std::fs::create_dir_all(new.join("lost+found")).expect("made");
+        let claim = Claim::take(&new).expect("free");
+        assert!(claim.is_empty, "lost+found is the file system's");
+        std::fs::create_dir(new.join(PART)).expect("made");
+        let contents = copy(&old, &new.join(PART).join(FILE)).expect("copied");
+        // Something that no file can take the place of.
+        std::fs::create_dir(new.join(FILE)).expect("made");
+        claim.fill(&new).expect_err("there is something");
+        assert_eq!(claim.mark.read().expect("reads"), None);
+        assert!(new.join(PART).join(FILE).exists(), "the database is where it was");
+        std::fs::remove_dir(new.join(FILE)).expect("removed");
+        let events = claim.fill(&new).expect("filled");
+        let noted = Noted { database: contents.database, events, ended: true };
+        assert_eq!(claim.mark.read().expect("reads"), Some(noted));
+        drop(old_one);
     }
 }

@@ -94,6 +94,11 @@ impl Mark {
         self.file.write_all_at(noted.text().as_bytes(), 0).map_err(|error| self.failed("write", error))
     }
 
+    /// Nothing is noted any more.
+    pub(super) fn clear(&self) -> Result<(), StoreError> {
+        self.file.set_len(0).map_err(|error| self.failed("empty", error))
+    }
+
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         let folder = self.path.parent().unwrap_or(Path::new("."));
         self.file
@@ -124,6 +129,8 @@ mod tests {
         mark.write(&noted).expect("writes");
         assert_eq!(mark.read().expect("reads"), Some(noted.clone()));
         assert_eq!(noted.text().len(), length);
+        mark.clear().expect("empties");
+        assert_eq!(mark.read().expect("reads"), None);
         for cut in 0..length {
             assert_eq!(Noted::parse(&noted.text()[..cut]), None, "{cut}");
         }

@@ -176,7 +176,10 @@ async fn a_backup_is_made_while_the_server_runs_and_restored_into_an_empty_folde
     server.add_service("hello").await;
     let backup = folder.path().join("backup");
     let place = backup.to_str().expect("text");
+    let beside = folder.path().join("backup.part");
+    std::fs::create_dir(&beside).expect("made");
     let said = done(&data_dir, &["backup", place]).await;
+    assert!(beside.exists(), "what is beside the place is somebody else's");
     assert!(
         said.contains("0 deployments") && said.contains("1 tokens") && said.contains("no credentials"),
         "{said}"
@@ -198,12 +201,22 @@ async fn a_backup_is_made_while_the_server_runs_and_restored_into_an_empty_folde
     assert!(copied.expect("cp runs").success());
     let bytes = std::fs::read(damaged.join("sdp.db")).expect("reads");
     std::fs::write(damaged.join("sdp.db"), &bytes[..bytes.len() / 2]).expect("cut");
-    refused(&new, &["restore", damaged.to_str().expect("text")], "database_damaged", 2).await;
+    refused(&new, &["restore", damaged.to_str().expect("text")], "backup_damaged", 2).await;
+    // A free page at the end harms no database; but it is not the one that was copied.
+    let mut longer = bytes.clone();
+    longer.extend_from_slice(&[0; 4096]);
+    std::fs::write(damaged.join("sdp.db"), longer).expect("written");
+    refused(&new, &["restore", damaged.to_str().expect("text")], "backup_damaged", 2).await;
     // Nothing is left of what failed.
     let left = std::fs::read_dir(&new).expect("made").flatten().map(|entry| entry.file_name());
     assert!(left.into_iter().all(|name| name == "sdp.lock"));
     assert!(done(&new, &["restore", place]).await.contains("0 deployments"));
     refused(&new, &["restore", place], "data_dir_not_empty", 2).await;
+    let foreign = folder.path().join("foreign");
+    std::fs::create_dir(&foreign).expect("made");
+    std::fs::write(foreign.join("notes"), "").expect("written");
+    refused(&foreign, &["restore", place], "data_dir_not_empty", 2).await;
+    assert!(!foreign.join("sdp.lock").exists(), "what is none of SDP's gets no mark");
     let server = Running::start(&new, &token).await;
     let names: Vec<Value> = server.services().await.iter().map(|service| service["name"].clone()).collect();
     assert_eq!(names, ["hello"], "as it was at the backup");

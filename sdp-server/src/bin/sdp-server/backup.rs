@@ -34,7 +34,9 @@ impl Backup {
 #[command(after_help = "\
 Stop the server, move everything out of its data_dir, restore, start the server. What happened after the backup
 is forgotten: agents drop jobs and remove instances that the server does not know any more when they connect.
-The backup is checked first, and is left as it is.")]
+The backup is checked first, and is left as it is.
+Run it as the server's user, who owns what it makes: sudo -u sdp-server sdp-server restore ... That user must be able
+to read the backup.")]
 pub(crate) struct Restore {
     /// The folder that `sdp-server backup` has made.
     from: PathBuf,
