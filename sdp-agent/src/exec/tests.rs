@@ -277,7 +277,11 @@ async fn a_dropped_future_leaves_nothing() {
 
 #[tokio::test]
 async fn builds_are_polite() {
-    let script = Script::new("nice; cat /proc/self/oom_score_adj; ulimit -c");
+    // Told by its parent, a moment after it was started.
+    let script = Script::new(
+        "nice; i=0; while [ \"$(cat /proc/self/oom_score_adj)\" != 500 ] && [ $i -lt 1000 ]; do sleep 0.01; i=$((i+1)); done; \
+         cat /proc/self/oom_score_adj; ulimit -c",
+    );
     let own = rustix::process::getpriority_process(None).unwrap();
     let (on_line, lines, stop) = collect();
     run(script.program(), on_line, &stop, LONG).await.unwrap();
