@@ -65,4 +65,6 @@ pub mod sandbox;
 pub mod secret;
 #[cfg(feature = "platform")]
 mod store;
+#[cfg(feature = "platform")]
+pub mod vault;
 pub mod wire;

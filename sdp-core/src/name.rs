@@ -143,6 +143,12 @@ name!(
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 );
 name!(
+    /// The name of a file in a folder that is known: no path.
+    FileName, "file name", "letters, digits and . _ -, beginning with a letter or digit, at most 100", 100,
+    |text| text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+);
+name!(
     /// A client's key for "the same request again", e.g. a CI job's id.
     IdempotencyKey, "idempotency key", "1 to 200 visible ASCII characters", 200,
     |text| text.bytes().all(|b| b.is_ascii_graphic())

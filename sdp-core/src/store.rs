@@ -36,7 +36,13 @@ pub(crate) use rows::{
     instances, is_routed, probe,
 };
 
-const SCHEMA: &[&str] = &[include_str!("store/schema.sql"), include_str!("store/schema_2.sql")];
+const SCHEMA: &[&str] = &[
+    include_str!("store/schema.sql"),
+    include_str!("store/schema_2.sql"),
+    include_str!("store/schema_3.sql"),
+    include_str!("store/schema_4.sql"),
+    include_str!("store/schema_5.sql"),
+];
 const QUEUE: usize = 1024;
 const SHARE: usize = 256;
 const BUSY: Duration = Duration::from_secs(5);

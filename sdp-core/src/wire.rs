@@ -24,38 +24,38 @@
 //!
 //! Limits: a frame is at most [`MAX_FRAME`] bytes, a line at most [`MAX_LINE`]; ping each 10 s, dead after 30 s.
 
+pub mod answer;
 pub mod bound;
 pub mod instance;
+pub mod job;
 pub mod lines;
 pub mod link;
 pub mod load;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
+pub use answer::{Answer, RefInfo, RepoInfo};
 pub use instance::{
     Exit, Health, InstanceAction, InstanceDecision, InstanceReport, InstanceStatus, OutputLine, RestartCause,
 };
+pub use job::{JobAction, JobDecision, JobReport, JobSpec, SecretSource, SecretVariable, StepLimits, Totals};
 pub use lines::{LineMeta, LinesBatch, Stream};
 pub use load::Load;
 
-use crate::catalog::{Builder, HealthCheck, Limits};
 use crate::deployment::{CommitInfo, Step};
 use crate::failure::Failure;
-use crate::id::{BootId, CommandId, DeploymentId, DeploymentNumber, Epoch, InstanceId, RouteVersion};
-use crate::name::{
-    CommitId, EnvName, GitRef, ImageRef, Label, RepoPath, RepoUrl, SandboxName, ServiceName, WritablePath,
-};
+use crate::id::{BootId, CommandId, DeploymentId, Epoch, InstanceId, RouteVersion};
+use crate::name::{CommitId, Label, RepoUrl};
 use crate::sandbox::RouteTable;
 use crate::secret::GitCredential;
 
 /// The one protocol number; another is refused with both named.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 /// The runtime that runs instances in containers, as `hello` names it.
 pub const DOCKER: &str = "docker";
 /// The runtime that runs instances as plain processes, as `hello` names it.
@@ -225,6 +225,9 @@ pub enum ToAgent {
         spec: Box<JobSpec>,
         /// For the fetch alone; never written anywhere.
         credential: Option<GitCredential>,
+        /// Secret variables of the service; not in the agent's journal, and taken out of whatever is printed.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        secrets: Vec<SecretVariable>,
     },
     /// Stop a job and remove all that it started; the job then ends as cancelled.
     Cancel {
@@ -250,6 +253,26 @@ pub enum ToAgent {
         /// The question's id.
         command: CommandId,
         /// The repository.
+        repo: RepoUrl,
+        /// For this listing alone.
+        credential: Option<GitCredential>,
+    },
+    /// Whether a credential opens a repository that is not open to everybody, and whose it is.
+    CheckCredential {
+        /// The question's id.
+        command: CommandId,
+        /// The repository.
+        repo: RepoUrl,
+        /// For this question alone.
+        credential: GitCredential,
+        /// How long it may take, in milliseconds.
+        within_ms: u32,
+    },
+    /// Which repositories of a git host somebody can read.
+    ListRepos {
+        /// The question's id.
+        command: CommandId,
+        /// Any repository of that host.
         repo: RepoUrl,
         /// For this listing alone.
         credential: Option<GitCredential>,
@@ -313,69 +336,6 @@ pub enum ToAgent {
         /// Come back after so many milliseconds; none: as usual.
         retry_after_ms: Option<u64>,
     },
-}
-
-/// All that an agent needs to know for a job, but for the credential.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JobSpec {
-    /// The deployment's short number, for names that people see.
-    pub number: DeploymentNumber,
-    /// The service.
-    pub service: ServiceName,
-    /// The sandbox.
-    pub sandbox: SandboxName,
-    /// The instance that the job shall start.
-    pub instance: InstanceId,
-    /// The repository.
-    pub repo: RepoUrl,
-    /// What was asked for.
-    pub git_ref: GitRef,
-    /// The commit, where it is known already: then nothing is resolved.
-    pub commit: Option<CommitId>,
-    /// Whether a kept build of that commit may be used.
-    pub reuse_build: bool,
-    /// The folder inside the repository.
-    pub subdir: RepoPath,
-    /// How to build and run it.
-    pub builder: Builder,
-    /// When it is healthy.
-    pub health: HealthCheck,
-    /// Variables of the instance.
-    pub env: BTreeMap<EnvName, String>,
-    /// Where it listens inside its container, if not on the usual port.
-    pub port: Option<NonZeroU16>,
-    /// The image it runs in, if not the builder's.
-    pub image: Option<ImageRef>,
-    /// How much it may use.
-    pub limits: Limits,
-    /// Folders that it may write to.
-    pub writable: BTreeSet<WritablePath>,
-    /// What is run once before it is started.
-    pub release: Option<Vec<String>>,
-    /// The service's labels: they choose among several toolchains of an agent.
-    pub labels: BTreeSet<Label>,
-    /// How long each step may take.
-    pub step_limits: StepLimits,
-}
-
-/// How long each step may take, in seconds; the agent ends a step that takes longer with `timeout`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StepLimits {
-    /// Resolve and fetch together.
-    pub fetch: u32,
-    /// Build.
-    pub build: u32,
-    /// Start.
-    pub start: u32,
-    /// Check.
-    pub check: u32,
-}
-
-impl Default for StepLimits {
-    fn default() -> Self {
-        Self { fetch: 600, build: 1800, start: 120, check: 120 }
-    }
 }
 
 /// Why a command was not taken.
@@ -453,75 +413,6 @@ pub enum JobResult {
     Cancelled {},
 }
 
-/// A job that an agent holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JobReport {
-    /// The deployment.
-    pub deployment: DeploymentId,
-    /// Its attempt.
-    pub attempt: u32,
-    /// Whether all is done and only waits to be brought over.
-    pub done: bool,
-    /// Whether its work ended with the agent's former process before anything was built: it begins again when its `deploy` comes
-    /// again, with the credential that no agent keeps.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub interrupted: bool,
-    /// Lines held, up to this one.
-    pub lines: u64,
-    /// Progress held, up to this one.
-    pub progress: u64,
-}
-
-/// What to do with a job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JobDecision {
-    /// The deployment.
-    pub deployment: DeploymentId,
-    /// Its attempt.
-    pub attempt: u32,
-    /// What to do.
-    pub action: JobAction,
-}
-
-/// What to do with a job.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum JobAction {
-    /// Go on; send what comes after these.
-    Send {
-        /// Lines after this one.
-        lines: u64,
-        /// Progress after this one.
-        progress: u64,
-        /// What the server's log is, where it has more lines than the agent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        ahead: Option<Totals>,
-    },
-    /// Cancel it; send as above.
-    Cancel {
-        /// Lines after this one.
-        lines: u64,
-        /// Progress after this one.
-        progress: u64,
-        /// As above.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        ahead: Option<Totals>,
-    },
-    /// Stop it if it runs, remove all that it started, send nothing.
-    Forget {},
-}
-
-/// What the lines of a log add up to. A server has more of them than its agent when the agent's machine lost power after it
-/// had sent them; the agent goes on from there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Totals {
-    /// How many bytes they have, each with its line feed.
-    pub bytes: u64,
-    /// CRC-32 (IEEE) over those bytes.
-    pub checksum: u32,
-}
-
 /// An agent's router.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouterReport {
@@ -543,42 +434,6 @@ pub struct Preflight {
     pub ok: bool,
     /// What was found, or what to do.
     pub detail: String,
-}
-
-/// The answer to a question.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Answer {
-    /// To `list_refs`.
-    Refs {
-        /// The default branch, if the host says.
-        head: Option<String>,
-        /// Branches, sorted by name, without `refs/heads/`; only such as can be deployed.
-        branches: Vec<RefInfo>,
-        /// Tags, likewise.
-        tags: Vec<RefInfo>,
-    },
-    /// To `read_output`.
-    Output {
-        /// The last lines, oldest first (lossy UTF-8, redacted).
-        lines: Vec<String>,
-    },
-    /// It did not work.
-    Failed {
-        /// Why.
-        failure: Failure,
-    },
-}
-
-/// A branch or tag.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct RefInfo {
-    /// Its name.
-    pub name: GitRef,
-    /// The commit at its tip (for an annotated tag, the commit it points at).
-    pub commit: CommitId,
 }
 
 /// Why a connection ends on purpose.

@@ -36,7 +36,7 @@ impl Agent {
         outflow: &Arc<Outflow>,
     ) -> Option<FromAgent> {
         match command {
-            ToAgent::Deploy { command, deployment, attempt, spec, credential } => {
+            ToAgent::Deploy { command, deployment, attempt, spec, credential, .. } => {
                 if let Some(reply) = self.answered(command) {
                     return Some(reply);
                 }

@@ -183,6 +183,7 @@ fn deploy(deployment: DeploymentId, spec: &JobSpec) -> ToAgent {
         attempt: 1,
         spec: Box::new(spec.clone()),
         credential: None,
+        secrets: Vec::new(),
     }
 }
 

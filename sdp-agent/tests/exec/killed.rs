@@ -65,7 +65,14 @@ pub(super) fn deploy(agent: &Agent, at: At) -> ToAgent {
         step_limits: StepLimits::default(),
     };
     let (command, deployment) = (CommandId::new(), DeploymentId::new());
-    ToAgent::Deploy { command, deployment, attempt: 1, spec: Box::new(spec), credential: None }
+    ToAgent::Deploy {
+        command,
+        deployment,
+        attempt: 1,
+        spec: Box::new(spec),
+        credential: None,
+        secrets: Vec::new(),
+    }
 }
 
 /// Whether all that evades is there.

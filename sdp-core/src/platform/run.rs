@@ -540,6 +540,7 @@ impl Run {
             attempt: deployment.attempt,
             spec: Box::new(spec),
             credential: open.credential.clone(),
+            secrets: Vec::new(),
         };
         Some((deployment.agent.clone()?, message))
     }

@@ -76,7 +76,7 @@ impl Platform {
         match self.question(question).await? {
             Answer::Refs { head, branches, tags } => Ok(api::BranchList { head, branches, tags }),
             Answer::Failed { failure } => Err(PlatformError::Failed(failure)),
-            Answer::Output { .. } => Err(PlatformError::NoAgent),
+            _ => Err(PlatformError::NoAgent),
         }
     }
 
@@ -269,7 +269,7 @@ impl Platform {
         match self.question(Question::ReadOutput { agent: instance.agent, instance: id, lines }).await? {
             Answer::Output { lines } => Ok(lines),
             Answer::Failed { failure } => Err(PlatformError::Failed(failure)),
-            Answer::Refs { .. } => Err(PlatformError::NoAgent),
+            _ => Err(PlatformError::NoAgent),
         }
     }
 

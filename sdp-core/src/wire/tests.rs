@@ -1,11 +1,14 @@
 //! The wire as text: a change here is a change of the protocol, and a decision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU16;
 
 use super::link::{AgentFrame, RawFrame};
 use super::*;
+use crate::catalog::{Builder, HealthCheck, Limits};
 use crate::deployment::Step;
 use crate::failure::FailureReason;
+use crate::id::DeploymentNumber;
 use crate::sandbox::{RouteTarget, SandboxRoute, ServiceRoute};
 use crate::secret::Secret;
 
@@ -252,11 +255,36 @@ fn to_agent() -> Vec<ToAgent> {
             attempt: 1,
             spec: Box::new(spec),
             credential: credential.clone(),
+            secrets: vec![
+                SecretVariable {
+                    name: name("DB_PASSWORD"),
+                    source: SecretSource::Value { value: Secret::new("s3cret") },
+                    build: false,
+                    run: true,
+                },
+                SecretVariable {
+                    name: name("NPM_TOKEN"),
+                    source: SecretSource::File { file: name("npm.token") },
+                    build: true,
+                    run: false,
+                },
+            ],
         },
         ToAgent::Cancel { command, deployment },
         ToAgent::StopInstance { command, instance },
         ToAgent::Routes { table },
         ToAgent::ListRefs { command, repo: name("/srv/git/hello.git"), credential },
+        ToAgent::CheckCredential {
+            command,
+            repo: name("https://git.example.com/shop/login.git"),
+            credential: GitCredential { username: "alice".into(), password: Secret::new("hunter2") },
+            within_ms: 10_000,
+        },
+        ToAgent::ListRepos {
+            command,
+            repo: name("https://git.example.com/shop/login.git"),
+            credential: None,
+        },
         ToAgent::ReadOutput { command, instance, lines: 200 },
         ToAgent::FollowOutput { command, instance, tail: 200 },
         ToAgent::StopFollowing { command },
@@ -279,7 +307,7 @@ fn what_an_agent_says() {
     let frames = from_agent().into_iter().map(AgentFrame::from);
     let texts: Vec<_> = frames.map(|frame| text(frame.encode().expect("encodes"))).collect();
     insta::assert_snapshot!(texts.join("\n"), @r###"
-    {"type":"hello","protocol":3,"boot_id":"…3","version":"0.1.0","labels":["linux"],"capacity":2,"runtimes":["process"],"preflight":[{"check":"disk","ok":true,"detail":"80 GiB free"}],"jobs":[{"deployment":"…1","attempt":1,"done":false,"interrupted":true,"lines":7,"progress":3}],"instances":[{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":0,"last_restart":null,"health":{"type":"healthy"}}}],"degraded":null,"router":{"kind":"builtin","base_url":"http://127.0.0.1:8081/","applied":9}}
+    {"type":"hello","protocol":4,"boot_id":"…3","version":"0.1.0","labels":["linux"],"capacity":2,"runtimes":["process"],"preflight":[{"check":"disk","ok":true,"detail":"80 GiB free"}],"jobs":[{"deployment":"…1","attempt":1,"done":false,"interrupted":true,"lines":7,"progress":3}],"instances":[{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":0,"last_restart":null,"health":{"type":"healthy"}}}],"degraded":null,"router":{"kind":"builtin","base_url":"http://127.0.0.1:8081/","applied":9}}
     {"type":"accepted","command":"…4"}
     {"type":"rejected","command":"…4","reason":"busy","message":"2 jobs already"}
     {"type":"progress","deployment":"…1","attempt":1,"number":1,"after_line":7,"what":{"type":"step_started","step":"resolve"}}
@@ -317,11 +345,13 @@ fn what_the_server_says() {
     let texts: Vec<_> = to_agent().iter().map(|message| text(message.encode().expect("encodes"))).collect();
     insta::assert_snapshot!(texts.join("\n"), @r###"
     {"type":"welcome","epoch":3,"jobs":[{"deployment":"…1","attempt":1,"action":{"type":"send","lines":7,"progress":3}},{"deployment":"…1","attempt":1,"action":{"type":"cancel","lines":7,"progress":3,"ahead":{"bytes":70,"checksum":5}}},{"deployment":"…1","attempt":1,"action":{"type":"forget"}}],"instances":[{"instance":"…2","action":"keep"},{"instance":"…5","action":"remove"}]}
-    {"type":"deploy","command":"…4","deployment":"…1","attempt":1,"spec":{"number":412,"service":"hello","sandbox":"alice","instance":"…2","repo":"https://bitbucket.org/team/hello.git","git_ref":"feature/greeting","commit":null,"reuse_build":false,"subdir":".","builder":{"type":"go","main_package":"cmd/hello","args":[]},"health":{"type":"http","path":"/healthz"},"env":{"GREETING":"hi"},"port":9000,"image":"alpine:3.20","limits":{"memory_mib":256,"cpu_millis":null,"pids":100},"writable":["storage"],"release":["./migrate","up"],"labels":["go-1.23"],"step_limits":{"fetch":600,"build":1800,"start":120,"check":120}},"credential":{"username":"alice","password":"not printed anywhere else"}}
+    {"type":"deploy","command":"…4","deployment":"…1","attempt":1,"spec":{"number":412,"service":"hello","sandbox":"alice","instance":"…2","repo":"https://bitbucket.org/team/hello.git","git_ref":"feature/greeting","commit":null,"reuse_build":false,"subdir":".","builder":{"type":"go","main_package":"cmd/hello","args":[]},"health":{"type":"http","path":"/healthz"},"env":{"GREETING":"hi"},"port":9000,"image":"alpine:3.20","limits":{"memory_mib":256,"cpu_millis":null,"pids":100},"writable":["storage"],"release":["./migrate","up"],"labels":["go-1.23"],"step_limits":{"fetch":600,"build":1800,"start":120,"check":120}},"credential":{"username":"alice","password":"not printed anywhere else"},"secrets":[{"name":"DB_PASSWORD","source":{"type":"value","value":"s3cret"},"build":false,"run":true},{"name":"NPM_TOKEN","source":{"type":"file","file":"npm.token"},"build":true,"run":false}]}
     {"type":"cancel","command":"…4","deployment":"…1"}
     {"type":"stop_instance","command":"…4","instance":"…2"}
     {"type":"routes","table":{"version":9,"services":[{"service":"hello","prefix":"/hello","strip":true,"baseline":"https://apps.example.com/"}],"sandboxes":[{"sandbox":"alice","service":"hello","target":{"type":"instance","instance":"…2","address":"127.0.0.1:20001","commit":"0123456789abcdef0123456789abcdef01234567"}},{"sandbox":"bob","service":"hello","target":{"type":"down","reason":"it crashed"}}],"names":["alice","bob"]}}
     {"type":"list_refs","command":"…4","repo":"/srv/git/hello.git","credential":{"username":"alice","password":"not printed anywhere else"}}
+    {"type":"check_credential","command":"…4","repo":"https://git.example.com/shop/login.git","credential":{"username":"alice","password":"hunter2"},"within_ms":10000}
+    {"type":"list_repos","command":"…4","repo":"https://git.example.com/shop/login.git","credential":null}
     {"type":"read_output","command":"…4","instance":"…2","lines":200}
     {"type":"follow_output","command":"…4","instance":"…2","tail":200}
     {"type":"stop_following","command":"…4"}

@@ -148,7 +148,7 @@ impl PlayedAgent {
 
     pub(crate) async fn take_job(&mut self) -> PlayedJob {
         let message = self.hear(|message| matches!(message, ToAgent::Deploy { .. })).await;
-        let ToAgent::Deploy { command, deployment, attempt, spec, credential } = message else {
+        let ToAgent::Deploy { command, deployment, attempt, spec, credential, .. } = message else {
             unreachable!()
         };
         self.say(FromAgent::Accepted { command }).await;

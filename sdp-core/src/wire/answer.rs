@@ -1,0 +1,67 @@
+//! What an agent answers to questions.
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+use crate::name::{CommitId, GitRef, RepoUrl};
+
+/// The answer to a question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Answer {
+    /// To `list_refs`.
+    Refs {
+        /// The default branch, if the host says.
+        head: Option<String>,
+        /// Branches, sorted by name, without `refs/heads/`; only such as can be deployed.
+        branches: Vec<RefInfo>,
+        /// Tags, likewise.
+        tags: Vec<RefInfo>,
+    },
+    /// To `read_output`.
+    Output {
+        /// The last lines, oldest first (lossy UTF-8, redacted).
+        lines: Vec<String>,
+    },
+    /// To `check_credential`: it opens the repository.
+    Account {
+        /// The name under which the git host knows who it belongs to.
+        user: String,
+    },
+    /// To `list_repos`.
+    Repos {
+        /// By name.
+        repos: Vec<RepoInfo>,
+        /// Whether these are all.
+        complete: bool,
+    },
+    /// It did not work.
+    Failed {
+        /// Why.
+        failure: Failure,
+    },
+}
+
+/// A repository of a git host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RepoInfo {
+    /// As the host shows it, such as `shop/payments`.
+    pub name: String,
+    /// What git clones.
+    pub url: RepoUrl,
+    /// Its default branch, if the host says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_branch: Option<GitRef>,
+}
+
+/// A branch or tag.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RefInfo {
+    /// Its name.
+    pub name: GitRef,
+    /// The commit at its tip (for an annotated tag, the commit it points at).
+    pub commit: CommitId,
+}
