@@ -18,7 +18,9 @@ mod config;
 mod decide;
 mod error;
 mod input;
+mod listings;
 mod output;
+mod repositories;
 mod request;
 mod run;
 mod session;
@@ -33,7 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-pub use config::PlatformConfig;
+pub use config::{ListingLimits, PlatformConfig};
 pub use error::PlatformError;
 pub use output::{Followed, OutputFollow};
 pub use request::{Again, Deploy, DeploymentFilter, Idempotency, InstanceFilter, Save, StateFilter};
@@ -92,6 +94,7 @@ struct Inner {
     store: Store,
     logs: Logs,
     followers: Arc<output::Followers>,
+    lists: repositories::Lists,
     inputs: mpsc::Sender<Input>,
     newest: watch::Receiver<EventSeq>,
     /// Why what happens cannot be stored at present.
@@ -119,6 +122,7 @@ impl Platform {
         let logs = logs.await.map_err(|_| PlatformError::Stopping)??;
         let snapshot = store.read(crate::store::Snapshot::load).await?;
         let followers = Arc::new(output::Followers::default());
+        let lists = repositories::Lists::new(config.listings)?;
         let clock = clock::Clock::start();
         let (run, inputs, newest, storage) =
             run::Run::new(config.clone(), clock, store.clone(), logs.clone(), followers.clone(), snapshot);
@@ -126,7 +130,18 @@ impl Platform {
         task.spawn(run.run());
         let task = Mutex::new(task);
         Ok(Self {
-            inner: Arc::new(Inner { config, clock, store, logs, followers, inputs, newest, storage, task }),
+            inner: Arc::new(Inner {
+                config,
+                clock,
+                store,
+                logs,
+                followers,
+                lists,
+                inputs,
+                newest,
+                storage,
+                task,
+            }),
         })
     }
 
@@ -138,6 +153,8 @@ impl Platform {
         let mut task = std::mem::take(&mut *self.inner.task.lock().unwrap_or_else(PoisonError::into_inner));
         // An error would be a panic of the task, which the runtime has reported already.
         while task.join_next().await.is_some() {}
+        // Nobody answers them any more.
+        self.inner.lists.asking.ended().await;
         self.inner.store.close().await;
     }
 
@@ -260,9 +277,7 @@ impl Platform {
     }
 
     async fn question(&self, question: Question) -> Result<Answer, PlatformError> {
-        let (answer, answered) = oneshot::channel();
-        self.input(Input::Question { question, answer }).await?;
-        answered.await.map_err(|_| PlatformError::Stopping)?
+        repositories::question_over(&self.inner.inputs, question).await
     }
 
     async fn ask<T, F>(&self, read: F) -> Result<T, PlatformError>

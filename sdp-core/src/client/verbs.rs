@@ -12,8 +12,8 @@ use super::{Client, ClientError, FEED_SILENCE, REQUEST_TIMEOUT};
 use crate::api::{
     AgainRequest, AgentList, AgentView, BranchList, CreateDeployment, CreateSignInLink, CreateToken,
     DeploymentCreated, DeploymentList, DeploymentView, IDEMPOTENCY_KEY, Instance, InstanceList,
-    InstanceOutput, LogMatches, LogWindow, SandboxList, SandboxView, Service, ServiceList, SignInLink,
-    TokenCreated, TokenInfo, TokenList,
+    InstanceOutput, LogMatches, LogWindow, RepositoryList, SandboxList, SandboxView, Service, ServiceList,
+    SignInLink, TokenCreated, TokenInfo, TokenList,
 };
 use crate::deployment::Step;
 use crate::id::{DeploymentRef, InstanceId};
@@ -155,6 +155,11 @@ impl Client {
     pub async fn branches(&self, service: &ServiceName, q: Option<&str>) -> Result<BranchList, ClientError> {
         let url = self.url(&["services", service.as_str(), "branches"]);
         self.get(with_query(url, &[("q", q.map(str::to_owned))])).await
+    }
+
+    /// Repositories that services can be made of, and those that are; with `q` those whose name, address or service contains it.
+    pub async fn repositories(&self, q: Option<&str>) -> Result<RepositoryList, ClientError> {
+        self.get(with_query(self.url(&["repositories"]), &[("q", q.map(str::to_owned))])).await
     }
 }
 

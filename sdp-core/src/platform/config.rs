@@ -40,6 +40,39 @@ pub struct PlatformConfig {
     pub disk_floor: u64,
     /// Limits of the job logs.
     pub logs: LogsConfig,
+    /// How long lists of branches and repositories are kept, and how many.
+    pub listings: ListingLimits,
+}
+
+/// How long lists of branches and repositories are kept in memory, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListingLimits {
+    /// A list is at most so old when it is shown without asking again.
+    pub fresh: Duration,
+    /// One that is used and older is renewed in the background.
+    pub renew_after: Duration,
+    /// After a failure the git host is left alone so long.
+    pub spare_for: Duration,
+    /// How many lists are kept.
+    pub lists: usize,
+    /// How many branches, tags and repositories all of them may have together.
+    pub items: usize,
+    /// How many lists are asked for at once.
+    pub asking: usize,
+}
+
+impl Default for ListingLimits {
+    fn default() -> Self {
+        Self {
+            fresh: Duration::from_secs(60),
+            renew_after: Duration::from_secs(20),
+            spare_for: Duration::from_secs(2),
+            lists: 1000,
+            items: 200_000,
+            asking: 256,
+        }
+    }
 }
 
 impl PlatformConfig {
@@ -61,6 +94,7 @@ impl PlatformConfig {
             answer_limit: Duration::from_secs(30),
             disk_floor: 64 * 1024 * 1024,
             logs: LogsConfig::default(),
+            listings: ListingLimits::default(),
         }
     }
 }

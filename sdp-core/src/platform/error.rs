@@ -137,6 +137,12 @@ pub enum PlatformError {
         /// The limit.
         limit: usize,
     },
+    /// As many lists of branches and repositories are asked for as may be at once.
+    #[error("{limit} lists of branches or repositories are asked for already")]
+    TooManyListings {
+        /// The limit.
+        limit: usize,
+    },
     /// The agent tried, and failed.
     #[error("{}", .0.detail)]
     Failed(Failure),
@@ -149,6 +155,9 @@ pub enum PlatformError {
     /// The orchestrator is stopping.
     #[error("the server is stopping")]
     Stopping,
+    /// The system has no random numbers.
+    #[error("the system gives no random numbers")]
+    NoRandom,
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -201,6 +210,8 @@ impl PlatformError {
             Self::AgentAway { .. } => "agent_away",
             Self::NoAnswer { .. } => "no_answer",
             Self::TooManyFollowers { .. } => "too_many_followers",
+            Self::TooManyListings { .. } => "too_many_listings",
+            Self::NoRandom => "internal",
             Self::Failed(failure) => failure.reason.code(),
             Self::FeedGone { .. } => "feed_gone",
             Self::Stopping => "stopping",
@@ -235,6 +246,8 @@ impl PlatformError {
             Self::TooManyFollowers { .. } => {
                 "read the last lines instead, or try again when others have closed theirs"
             }
+            Self::TooManyListings { .. } => "try again in a moment",
+            Self::NoRandom => "start it again; if that does not help, look at the machine's /dev/urandom",
             Self::Failed(failure) => failure.reason.hint(),
             Self::FeedGone { .. } => "read the present state, then follow from the newest event",
             Self::Stopping => "try again in a moment",

@@ -1,6 +1,7 @@
 //! What the loop takes: commands of people, reports of agents, questions; and what it answers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -111,6 +112,8 @@ pub(super) enum Reply {
 pub(super) enum Question {
     ListRefs { repo: RepoUrl, labels: BTreeSet<Label>, credential: Option<GitCredential> },
     ReadOutput { agent: AgentName, instance: InstanceId, lines: u32 },
+    CheckCredential { agent: AgentName, repo: RepoUrl, credential: GitCredential, within: Duration },
+    ListRepos { agent: AgentName, repo: RepoUrl, credential: Option<GitCredential> },
 }
 
 /// An agent's hello, but for the protocol number.

@@ -5,6 +5,7 @@
 //! has happened: the world is read from the store again, every answer of the turn is the error, and agents are
 //! disconnected, so that they say hello to what is true.
 
+mod asked;
 mod hold;
 
 use std::collections::{HashMap, VecDeque};
@@ -18,7 +19,7 @@ use tracing::Instrument as _;
 
 use super::clock::Clock;
 use super::decide::{self, Act, commands::Verdict};
-use super::input::{Command, DeployCommand, Hello, Input, Question, Reply, Welcomed};
+use super::input::{Command, DeployCommand, Hello, Input, Reply, Welcomed};
 use super::output::Followers;
 use super::world::World;
 use super::{PlatformConfig, PlatformError, session};
@@ -29,7 +30,7 @@ use crate::logs::Logs;
 use crate::name::AgentName;
 use crate::principal::Principal;
 use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Store, StoreError};
-use crate::wire::{Answer, ByeReason, JobSpec, ToAgent};
+use crate::wire::{ByeReason, JobSpec, ToAgent};
 
 /// How many inputs may wait for the loop.
 const INPUTS: usize = 1024;
@@ -39,12 +40,6 @@ const TURN: usize = 128;
 const OUTBOX: usize = 1024;
 /// After a commit that failed: how long until the store is tried again.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
-
-struct Asked {
-    agent: AgentName,
-    until: Timestamp,
-    answer: oneshot::Sender<Result<Answer, PlatformError>>,
-}
 
 /// Called once a turn is in the store, or with the error if it could not be stored.
 type Told = Box<dyn FnOnce(Result<(), PlatformError>) + Send>;
@@ -74,7 +69,7 @@ pub(super) struct Run {
     connections: u64,
     newest: HashMap<AgentName, u64>,
     sessions: JoinSet<()>,
-    asked: HashMap<CommandId, Asked>,
+    asked: HashMap<CommandId, asked::Asked>,
     followers: Arc<Followers>,
     stopping: watch::Sender<bool>,
 }
@@ -124,7 +119,7 @@ impl Run {
         loop {
             let now = self.clock.now();
             let deadline = decide::next_deadline(&self.world, &self.config, now);
-            let deadline = deadline.into_iter().chain(self.asked.values().map(|asked| asked.until)).min();
+            let deadline = deadline.into_iter().chain(self.next_answer_due()).min();
             let sleep = async {
                 match deadline {
                     Some(at) => tokio::time::sleep_until(self.clock.instant(at).into()).await,
@@ -228,11 +223,7 @@ impl Run {
                 }
             }
             Input::Answered { agent, command, answer } => {
-                if self.asked.get(&command).is_some_and(|asked| asked.agent == agent)
-                    && let Some(asked) = self.asked.remove(&command)
-                {
-                    drop(asked.answer.send(Ok(answer)));
-                }
+                self.answered(&agent, command, answer);
             }
             Input::Assignment { agent, deployment, answer } => {
                 let open =
@@ -346,39 +337,6 @@ impl Run {
         self.world.begin(event, job, command.credential)
     }
 
-    fn ask(
-        &mut self,
-        now: Timestamp,
-        question: Question,
-        answer: oneshot::Sender<Result<Answer, PlatformError>>,
-        turn: &mut Turn,
-    ) {
-        let command = CommandId::new();
-        let (agent, message) = match question {
-            Question::ListRefs { repo, labels, credential } => {
-                // The asker's credential goes only to an agent that could deploy the service.
-                let agent = self.world.agents.values().find(|agent| {
-                    agent.connected && agent.row.capacity > 0 && labels.is_subset(&agent.row.labels)
-                });
-                let Some(agent) = agent else {
-                    drop(answer.send(Err(PlatformError::NoAgent)));
-                    return;
-                };
-                (agent.row.name.clone(), ToAgent::ListRefs { command, repo, credential })
-            }
-            Question::ReadOutput { agent, instance, lines } => {
-                if !self.outboxes.contains_key(&agent) {
-                    drop(answer.send(Err(PlatformError::AgentAway { agent })));
-                    return;
-                }
-                (agent, ToAgent::ReadOutput { command, instance, lines })
-            }
-        };
-        let until = now.checked_add(self.config.answer_limit).unwrap_or(Timestamp::MAX);
-        self.asked.insert(command, Asked { agent: agent.clone(), until, answer });
-        turn.sends.push((agent, message));
-    }
-
     fn hello(
         &mut self,
         now: Timestamp,
@@ -443,17 +401,7 @@ impl Run {
         }
         self.outboxes.remove(agent);
         self.followers.gone(agent, epoch);
-        let asked: Vec<CommandId> = self
-            .asked
-            .iter()
-            .filter(|(_, asked)| asked.agent == *agent)
-            .map(|(command, _)| *command)
-            .collect();
-        for command in asked {
-            if let Some(asked) = self.asked.remove(&command) {
-                drop(asked.answer.send(Err(PlatformError::AgentAway { agent: agent.clone() })));
-            }
-        }
+        self.asked_is_gone(agent);
         let acts = decide::agents::gone(&self.world, agent);
         self.perform(acts, turn);
     }
@@ -470,13 +418,7 @@ impl Run {
             }
             self.perform(acts, turn);
         }
-        let late: Vec<CommandId> =
-            self.asked.iter().filter(|(_, asked)| now >= asked.until).map(|(command, _)| *command).collect();
-        for command in late {
-            if let Some(asked) = self.asked.remove(&command) {
-                drop(asked.answer.send(Err(PlatformError::NoAnswer { agent: asked.agent })));
-            }
-        }
+        self.asked_too_long(now);
     }
 
     fn perform(&mut self, acts: Vec<Act>, turn: &mut Turn) {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::input::{Command, DeployCommand, Question, Reply};
 use super::{Again, Deploy, DeploymentFilter, InstanceFilter, Platform, PlatformError, Save, StateFilter};
-use crate::api;
 use crate::catalog::Service;
 use crate::deployment::{DeployKind, Deployment, Outcome};
 use crate::feed::EventFilter;
@@ -14,7 +13,6 @@ use crate::id::{DeploymentId, DeploymentRef, InstanceId};
 use crate::name::{GitRef, SandboxName, ServiceName};
 use crate::principal::Principal;
 use crate::sandbox::{Instance, Sandbox};
-use crate::secret::GitCredential;
 use crate::wire::Answer;
 
 impl Platform {
@@ -60,24 +58,6 @@ impl Platform {
     /// [`PlatformError::UnknownService`], [`PlatformError::ServiceInUse`].
     pub async fn delete_service(&self, by: &Principal, name: &ServiceName) -> Result<(), PlatformError> {
         self.command(by, Command::DeleteService { name: name.clone() }).await.map(drop)
-    }
-
-    /// Branches and tags of a service's repository, asked of an agent with this credential (or its own).
-    ///
-    /// # Errors
-    /// [`PlatformError::UnknownService`], [`PlatformError::NoAgent`], [`PlatformError::Failed`] with the git host's answer.
-    pub async fn branches(
-        &self,
-        name: &ServiceName,
-        credential: Option<GitCredential>,
-    ) -> Result<api::BranchList, PlatformError> {
-        let service = self.service(name).await?;
-        let question = Question::ListRefs { repo: service.repo, labels: service.labels, credential };
-        match self.question(question).await? {
-            Answer::Refs { head, branches, tags } => Ok(api::BranchList { head, branches, tags }),
-            Answer::Failed { failure } => Err(PlatformError::Failed(failure)),
-            _ => Err(PlatformError::NoAgent),
-        }
     }
 
     // ── deployments ───────────────────────────────────────────────────────────────────────────────────────────────
