@@ -130,17 +130,33 @@ pub(crate) fn status(code: &str) -> StatusCode {
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "unsupported_media_type" => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         // What a client sent, and what its git host answers to it.
-        "invalid_body" | "invalid_query" | "invalid_header" | "invalid_id" | "invalid_name"
-        | "invalid_branch" | "invalid_commit" | "invalid_repository" | "invalid_variable"
-        | "invalid_path" | "invalid_cursor" | "invalid_service" | "repo_not_allowed" | "repo_not_found"
-        | "credentials_needed" | "redirect_refused" | "ref_not_found" | "ref_ambiguous" => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        "invalid_body"
+        | "invalid_query"
+        | "invalid_header"
+        | "invalid_id"
+        | "invalid_name"
+        | "invalid_branch"
+        | "invalid_commit"
+        | "invalid_repository"
+        | "invalid_variable"
+        | "invalid_path"
+        | "invalid_cursor"
+        | "invalid_service"
+        | "repo_not_allowed"
+        | "repo_not_found"
+        | "credentials_needed"
+        | "login_repository_public"
+        | "repositories_unlisted"
+        | "redirect_refused"
+        | "ref_not_found"
+        | "ref_ambiguous" => StatusCode::UNPROCESSABLE_ENTITY,
         "upgrade_required" => StatusCode::UPGRADE_REQUIRED,
         "git_unreachable" => StatusCode::BAD_GATEWAY,
         "queue_full"
         | "no_agent"
         | "agent_away"
+        | "agent_refused"
+        | "too_many_listings"
         | "too_many_followers"
         | "stopping"
         | "shutting_down"

@@ -8,6 +8,7 @@ pub(crate) mod instances;
 pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod output;
+pub(crate) mod repositories;
 pub(crate) mod sandboxes;
 pub(crate) mod services;
 pub(crate) mod sign_in;
@@ -17,7 +18,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use sdp_core::api::AgainRequest;
 use sdp_core::deployment::Deployment;
-use sdp_core::name::IdempotencyKey;
+use sdp_core::name::{IdempotencyKey, RepoUrl};
 use sdp_core::platform::{Again, Idempotency};
 use sdp_core::secret::{GitCredential, Secret};
 use serde::Serialize;
@@ -76,6 +77,16 @@ fn check_credential(credential: &Option<GitCredential>) -> Result<(), Refused> {
         return refuse("git_credential.password: 1 to 65536 bytes, no control character");
     }
     Ok(())
+}
+
+/// Whose eyes lists of a git host are seen with: nobody's, so the agents' own.
+fn listing_credential() -> Option<GitCredential> {
+    None
+}
+
+/// A repository of the host whose repositories are listed; without one, those of the catalog are.
+fn listing_host() -> Option<RepoUrl> {
+    None
 }
 
 /// What redeploy, rollback and restart carry.

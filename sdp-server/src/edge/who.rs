@@ -56,6 +56,7 @@ const TABLE: &[(&Method, &str, Who)] = &[
     (&Method::PUT, "/api/v1/services/{service}", Who::Write),
     (&Method::DELETE, "/api/v1/services/{service}", Who::Write),
     (&Method::GET, "/api/v1/services/{service}/branches", Who::Read),
+    (&Method::GET, "/api/v1/repositories", Who::Read),
     (&Method::GET, "/api/v1/deployments", Who::Read),
     (&Method::POST, "/api/v1/deployments", Who::Write),
     (&Method::GET, "/api/v1/deployments/{deployment}", Who::Read),
