@@ -7,6 +7,7 @@ mod samples;
 mod again;
 mod backup;
 mod bad_input;
+mod branches;
 mod cancel;
 mod chat;
 mod containers;
