@@ -41,6 +41,7 @@ fn header_of(username: &str) -> String {
 
 impl Host {
     fn bind(seen: &[(&str, &[&'static str])]) -> Self {
+        rustls::crypto::ring::default_provider().install_default().ok();
         let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
         listener.set_nonblocking(true).expect("it can");
         let seen = seen.iter().map(|(user, branches)| (header_of(user), branches.to_vec())).collect();
