@@ -18,11 +18,14 @@ use crate::harness::{Sdp, name, run_test_with};
 /// What each user, known by the header of their login, sees at `/team/private.git`.
 type Seen = BTreeMap<String, Vec<&'static str>>;
 
+/// What it was asked, each with the login that came with it.
+type Asked = Arc<Mutex<Vec<String>>>;
+
 /// A git host that knows one repository, and what it was asked.
 struct Host {
     listener: TcpListener,
     seen: Arc<Seen>,
-    asked: Arc<Mutex<Vec<String>>>,
+    asked: Asked,
 }
 
 fn credential(username: &str) -> GitCredential {
@@ -68,7 +71,7 @@ impl Host {
 }
 
 async fn refs(
-    State((seen, asked)): State<(Arc<Seen>, Arc<Mutex<Vec<String>>>)>,
+    State((seen, asked)): State<(Arc<Seen>, Asked)>,
     OriginalUri(uri): OriginalUri,
     headers: HeaderMap,
 ) -> Response {
