@@ -155,6 +155,21 @@ impl App {
     }
 }
 
+/// How often expired sessions, bindings and tokens are dropped, and with them the credentials of those who are logged in no more.
+const SWEEP: Duration = Duration::from_secs(10 * 60);
+
+async fn sweep(app: App) {
+    loop {
+        tokio::select! {
+            () = app.drain().cancelled() => return,
+            () = tokio::time::sleep(SWEEP) => {}
+        }
+        if let Err(error) = app.access().sweep().await {
+            tracing::warn!(%error, "what has expired could not be dropped");
+        }
+    }
+}
+
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -258,6 +273,7 @@ pub async fn start(
 async fn run(app: App, listener: TcpListener, begun: EventSeq) {
     let readers = TaskTracker::new();
     readers.spawn(story::follow(app.clone(), begun));
+    readers.spawn(sweep(app.clone()));
     let router = router::router(app.clone());
     serve::accept(listener, router, &app).await;
     let App { inner } = &app;

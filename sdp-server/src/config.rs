@@ -3,6 +3,7 @@
 //! `SDP_SERVER_PUBLIC_URL` overrides `public_url`, `SDP_SERVER_LIMITS__BUILD` overrides `build` in `[limits]`. A key that
 //! nobody knows is refused, in the file as in the environment.
 
+mod login;
 mod metrics;
 
 use std::collections::BTreeMap;
@@ -41,6 +42,9 @@ pub struct Config {
     /// Who may read the metrics.
     #[serde(default)]
     pub metrics: Metrics,
+    /// How people log in.
+    #[serde(default)]
+    pub login: Login,
 }
 
 /// Limits. Times are written as `"90s"`, `"10m"`, `"2h"`.
@@ -117,6 +121,7 @@ impl Default for Limits {
     }
 }
 
+pub use login::Login;
 pub use metrics::{Metrics, TokenDigest};
 
 fn default_listen() -> SocketAddr {
@@ -187,6 +192,7 @@ impl Config {
             data_dir: data_dir.into(),
             limits: Limits::default(),
             metrics: Metrics::default(),
+            login: Login::default(),
         }
     }
 
@@ -275,6 +281,7 @@ impl Config {
         if limits.connections == 0 || limits.connections > 100_000 {
             return wrong("limits.connections", "1 to 100000".into());
         }
+        self.login.check()?;
         if limits.queue_size == 0 {
             return wrong("limits.queue_size", "at least 1".into());
         }

@@ -11,6 +11,7 @@
 
 mod auth;
 mod body;
+mod came_from;
 mod describe;
 mod named;
 mod who;
@@ -29,10 +30,11 @@ pub(crate) use auth::{
     AskedBy, Caller, Proof, authenticate, is_same_origin, presented_session, session_cookie, still_holds,
 };
 pub(crate) use body::{JsonBody, OptionalJsonBody};
+pub(crate) use came_from::CameFrom;
 pub(crate) use named::{IdempotencyHeader, Named, Query};
 #[cfg(test)]
 pub(crate) use who::listed;
-pub(crate) use who::{Who, who};
+pub(crate) use who::{Rank, Who, who};
 
 use crate::app::App;
 use crate::problem::{Fault, Refused};
@@ -78,8 +80,9 @@ pub(crate) async fn answer(State(app): State<App>, request: Request, next: Next)
         tracing::debug!(request.id = %id, %method, route = shown, status = status.as_u16(), ms, by, "answered");
     }
     let is_docs = route.as_deref().is_some_and(|route| route.starts_with("/docs"));
-    let is_api =
-        route.as_deref().is_none_or(|route| route.starts_with("/api/") || route.starts_with("/sign-in"));
+    let is_api = route
+        .as_deref()
+        .is_none_or(|route| ["/api/", "/sign-in", "/login"].iter().any(|begin| route.starts_with(begin)));
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::try_from(id.to_string()) {
         headers.insert(REQUEST_ID, id);

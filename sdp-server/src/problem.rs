@@ -110,10 +110,12 @@ fn chain(error: &dyn std::error::Error) -> Arc<str> {
 pub(crate) fn status(code: &str) -> StatusCode {
     match code {
         "malformed_json" => StatusCode::BAD_REQUEST,
-        "unauthorised" => StatusCode::UNAUTHORIZED,
-        "forbidden" | "cross_site" | "origin_refused" => StatusCode::FORBIDDEN,
+        "unauthorised" | "login_wrong" => StatusCode::UNAUTHORIZED,
+        "forbidden" | "login_needed" | "cross_site" | "origin_refused" => StatusCode::FORBIDDEN,
         "not_found" | "unknown_service" | "unknown_sandbox" | "unknown_deployment" | "unknown_instance"
-        | "unknown_token" => StatusCode::NOT_FOUND,
+        | "unknown_token" | "unknown_person" | "unknown_session" | "unknown_binding" | "no_login" => {
+            StatusCode::NOT_FOUND
+        }
         "method_not_allowed" => StatusCode::METHOD_NOT_ALLOWED,
         "body_timeout" => StatusCode::REQUEST_TIMEOUT,
         "service_exists"
@@ -126,7 +128,7 @@ pub(crate) fn status(code: &str) -> StatusCode {
         | "instance_over"
         | "token_exists"
         | "last_admin" => StatusCode::CONFLICT,
-        "feed_gone" | "sign_in_link_used" => StatusCode::GONE,
+        "feed_gone" | "sign_in_link_used" | "link_used" => StatusCode::GONE,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "unsupported_media_type" => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         // What a client sent, and what its git host answers to it.
@@ -199,7 +201,7 @@ impl From<PlatformError> for Refused {
 impl From<AccessError> for Refused {
     fn from(error: AccessError) -> Self {
         let refused = match &error {
-            AccessError::Store(_) | AccessError::NoRandom => {
+            AccessError::Store(_) | AccessError::NoRandom | AccessError::NoKey => {
                 Self::new(error.code(), "the server's storage failed").fault(&error)
             }
             _ => Self::new(error.code(), error.to_string()),

@@ -17,8 +17,8 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::App;
 use crate::rest::{
-    agents, deployments, events, health, instances, logs, metrics, output, sandboxes, services, sign_in,
-    tokens,
+    agents, deployments, events, health, instances, login, logs, me, metrics, output, people, sandboxes,
+    services, sign_in, tokens,
 };
 use crate::{edge, openapi, pages, socket};
 
@@ -51,6 +51,16 @@ pub(crate) fn api() -> (Router<App>, OpenApi) {
         .routes(routes!(sign_in::create_link))
         .routes(routes!(sign_in::open, sign_in::sign_in))
         .routes(routes!(sign_in::sign_out))
+        .routes(routes!(login::log_in))
+        .routes(routes!(login::create_link))
+        .routes(routes!(me::get))
+        .routes(routes!(me::sessions, me::log_out_everywhere))
+        .routes(routes!(me::delete_session))
+        .routes(routes!(me::bindings))
+        .routes(routes!(me::delete_binding))
+        .routes(routes!(me::log_out))
+        .routes(routes!(people::list))
+        .routes(routes!(people::set_role, people::delete))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::delete))
         .routes(routes!(document))

@@ -127,6 +127,7 @@ impl Sdp {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url: Url = format!("http://{}", listener.local_addr().expect("bound")).parse().expect("a URL");
         let mut server_config = sdp_server::Config::new(url.clone(), root.join("server"));
+        server_config.login.trust_bot = true;
         server_config.listen = listener.local_addr().expect("bound");
         let router = TcpListener::bind("127.0.0.1:0").await.expect("binds").local_addr().expect("bound");
         let mut agent_config = crate::samples::agent(&root, &root.join("repositories"));

@@ -1,6 +1,9 @@
 //! Tokens, sign-in codes and sessions: what opens a door, and what does not any more.
 
+use super::value::{RANDOM_DIGITS, base62, is_token};
 use super::*;
+use crate::api::TokenKind;
+use crate::principal::Principal;
 
 async fn access() -> (Access, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("folder");
@@ -11,9 +14,10 @@ fn name(text: &str) -> TokenName {
     TokenName::parse(text).expect("valid")
 }
 
-fn alice() -> Principal {
-    let person = "alice".parse().expect("valid");
-    Principal::Bot { name: name("chat"), person }
+/// A person whom the bot `chat` has named.
+fn alice() -> Begun {
+    let principal = Principal::person("alice".parse().expect("valid"));
+    Begun { principal, account: None, token: Some(name("chat")), binding: None }
 }
 
 #[test]
@@ -79,14 +83,14 @@ async fn a_code_signs_in_once_and_the_session_holds_until_it_is_ended() {
     let (access, _folder) = access().await;
     let code = access.create_sign_in_code(&alice(), "/deployments/1").await.expect("made").code;
     assert!(access.is_sign_in_code(code.expose()).await.expect("asked"), "looking does not use it up");
-    let signed_in = access.sign_in(code.expose()).await.expect("asked").expect("works");
+    let signed_in = access.sign_in(code.expose(), Origin::default()).await.expect("asked").expect("works");
     assert_eq!(signed_in.next, "/deployments/1");
     assert_eq!(signed_in.principal.to_string(), "alice");
     assert!(matches!(signed_in.principal, Principal::Person { .. }));
-    assert!(access.sign_in(code.expose()).await.expect("asked").is_none(), "used");
+    assert!(access.sign_in(code.expose(), Origin::default()).await.expect("asked").is_none(), "used");
     let session = signed_in.session;
     let held = access.session(session.expose()).await.expect("asked").expect("holds");
-    assert_eq!(held, Session { principal: signed_in.principal, renewed: false });
+    assert_eq!((held.principal, held.renewed, held.account), (signed_in.principal, None, None));
     access.sign_out(session.expose()).await.expect("ended");
     assert_eq!(access.session(session.expose()).await.expect("asked"), None);
 }
@@ -95,7 +99,8 @@ async fn a_code_signs_in_once_and_the_session_holds_until_it_is_ended() {
 async fn old_codes_and_sessions_do_not_work_and_used_ones_are_renewed() {
     let (access, _folder) = access().await;
     let code = access.create_sign_in_code(&alice(), "/").await.expect("made").code;
-    let session = access.sign_in(code.expose()).await.expect("asked").expect("works").session;
+    let session =
+        access.sign_in(code.expose(), Origin::default()).await.expect("asked").expect("works").session;
     let code = access.create_sign_in_code(&alice(), "/").await.expect("made").code;
     let now = Timestamp::now().as_millisecond();
     let set = |sql: &'static str, at: i64| {
@@ -107,10 +112,27 @@ async fn old_codes_and_sessions_do_not_work_and_used_ones_are_renewed() {
     };
     set("UPDATE sign_in_code SET expires_ms = ?1", now).await;
     assert!(!access.is_sign_in_code(code.expose()).await.expect("asked"));
-    assert!(access.sign_in(code.expose()).await.expect("asked").is_none());
+    assert!(access.sign_in(code.expose(), Origin::default()).await.expect("asked").is_none());
+    let day_ago = now - i64::try_from(ROTATE_AFTER.as_millis()).expect("fits") - 1;
     set("UPDATE session SET expires_ms = ?1", now + 60_000).await;
-    assert!(access.session(session.expose()).await.expect("asked").expect("holds").renewed);
-    assert!(!access.session(session.expose()).await.expect("asked").expect("holds").renewed);
+    set("UPDATE session SET rotated_ms = ?1", day_ago).await;
+    let new =
+        access.session(session.expose()).await.expect("asked").expect("holds").renewed.expect("changed");
+    assert_ne!(new, session);
+    let before = access.session(session.expose()).await.expect("asked").expect("holds for a moment");
+    assert_eq!(before.renewed, None, "it is changed once");
+    set("UPDATE session SET before_ms = ?1", now).await;
+    assert_eq!(
+        access.session(session.expose()).await.expect("asked"),
+        None,
+        "the value before works no more"
+    );
+    let session = new;
+    let ends = access
+        .store
+        .read(|c| Ok(c.query_row("SELECT expires_ms FROM session", [], |row| row.get::<_, i64>(0))?));
+    assert!(ends.await.expect("read") > now + 29 * 24 * 3600 * 1000, "its end moved");
+    assert_eq!(access.session(session.expose()).await.expect("asked").expect("holds").renewed, None);
     set("UPDATE session SET expires_ms = ?1", now).await;
     assert_eq!(access.session(session.expose()).await.expect("asked"), None);
 }
@@ -120,11 +142,12 @@ async fn revoking_a_token_ends_the_sessions_made_through_it() {
     let (access, _folder) = access().await;
     access.create_token(name("chat"), TokenKind::Bot).await.expect("made");
     let code = access.create_sign_in_code(&alice(), "/").await.expect("made").code;
-    let session = access.sign_in(code.expose()).await.expect("asked").expect("works").session;
+    let session =
+        access.sign_in(code.expose(), Origin::default()).await.expect("asked").expect("works").session;
     let unused = access.create_sign_in_code(&alice(), "/").await.expect("made").code;
     access.delete_token(&name("chat")).await.expect("revoked");
     assert_eq!(access.session(session.expose()).await.expect("asked"), None);
-    assert!(access.sign_in(unused.expose()).await.expect("asked").is_none());
+    assert!(access.sign_in(unused.expose(), Origin::default()).await.expect("asked").is_none());
 }
 
 #[tokio::test]
@@ -133,7 +156,8 @@ async fn the_database_holds_no_value() {
     let access = Access::open(folder.path()).await.expect("opened");
     let token = access.create_token(name("ci"), TokenKind::Admin).await.expect("made").token;
     let code = access.create_sign_in_code(&alice(), "/").await.expect("made").code;
-    let session = access.sign_in(code.expose()).await.expect("asked").expect("works").session;
+    let session =
+        access.sign_in(code.expose(), Origin::default()).await.expect("asked").expect("works").session;
     for file in ["sdp.db", "sdp.db-wal"] {
         let bytes = std::fs::read(folder.path().join(file)).expect("file");
         for secret in [&token, &code, &session] {

@@ -1,6 +1,7 @@
 //! What the loop takes: commands of people, reports of agents, questions; and what it answers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -9,7 +10,9 @@ use super::{Idempotency, PlatformError, Save};
 use crate::catalog::Service;
 use crate::deployment::{DeployKind, Deployment};
 use crate::id::{BootId, CommandId, DeploymentId, DeploymentNumber, Epoch, InstanceId, RouteVersion};
-use crate::name::{AgentName, CommitId, EnvName, GitRef, Label, RepoUrl, SandboxName, ServiceName};
+use crate::name::{
+    AgentName, CommitId, EnvName, GitRef, Label, PersonName, RepoUrl, SandboxName, ServiceName,
+};
 use crate::principal::Principal;
 use crate::secret::GitCredential;
 use crate::wire::link::ServerEnd;
@@ -97,6 +100,8 @@ pub(super) struct DeployCommand {
     pub(super) of: Option<DeploymentNumber>,
     pub(super) prefer: Option<AgentName>,
     pub(super) credential: Option<GitCredential>,
+    /// Whose own credential it is, if it is a person's own.
+    pub(super) credential_of: Option<PersonName>,
     pub(super) idempotency: Option<Idempotency>,
 }
 
@@ -110,6 +115,7 @@ pub(super) enum Reply {
 /// Something to ask an agent.
 pub(super) enum Question {
     ListRefs { repo: RepoUrl, labels: BTreeSet<Label>, credential: Option<GitCredential> },
+    CheckCredential { repo: RepoUrl, credential: GitCredential, within: Duration },
     ReadOutput { agent: AgentName, instance: InstanceId, lines: u32 },
 }
 

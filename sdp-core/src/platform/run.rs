@@ -28,6 +28,7 @@ use crate::id::{CommandId, DeploymentId, DeploymentNumber, Epoch, EventSeq, Inst
 use crate::logs::Logs;
 use crate::name::AgentName;
 use crate::principal::Principal;
+use crate::secret::GitCredential;
 use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Store, StoreError};
 use crate::wire::{Answer, ByeReason, JobSpec, ToAgent};
 
@@ -88,8 +89,10 @@ impl Run {
         logs: Logs,
         followers: Arc<Followers>,
         snapshot: Snapshot,
+        credentials: HashMap<DeploymentNumber, GitCredential>,
     ) -> (Self, mpsc::Sender<Input>, watch::Receiver<EventSeq>, watch::Receiver<Option<StoreError>>) {
-        let world = World::restore(snapshot, clock.now());
+        let mut world = World::restore(snapshot, clock.now());
+        world.take_credentials(credentials);
         let (inputs, queue) = mpsc::channel(INPUTS);
         let (bell, newest) = watch::channel(world.seq);
         let run = Self {
@@ -337,6 +340,7 @@ impl Run {
             instance: InstanceId::new(),
             prefer: command.prefer,
             had_credential: command.credential.is_some(),
+            credential_of: command.credential_of,
             accepted: false,
             progress: 0,
         };
@@ -365,6 +369,16 @@ impl Run {
                     return;
                 };
                 (agent.row.name.clone(), ToAgent::ListRefs { command, repo, credential })
+            }
+            Question::CheckCredential { repo, credential, within } => {
+                let agent =
+                    self.world.agents.values().find(|agent| agent.connected && agent.row.capacity > 0);
+                let Some(agent) = agent else {
+                    drop(answer.send(Err(PlatformError::NoAgent)));
+                    return;
+                };
+                let within_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
+                (agent.row.name.clone(), ToAgent::CheckCredential { command, repo, credential, within_ms })
             }
             Question::ReadOutput { agent, instance, lines } => {
                 if !self.outboxes.contains_key(&agent) {

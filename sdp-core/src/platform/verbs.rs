@@ -11,7 +11,7 @@ use crate::catalog::Service;
 use crate::deployment::{DeployKind, Deployment, Outcome};
 use crate::feed::EventFilter;
 use crate::id::{DeploymentId, DeploymentRef, InstanceId};
-use crate::name::{GitRef, SandboxName, ServiceName};
+use crate::name::{GitRef, RepoUrl, SandboxName, ServiceName};
 use crate::principal::Principal;
 use crate::sandbox::{Instance, Sandbox};
 use crate::secret::GitCredential;
@@ -80,6 +80,24 @@ impl Platform {
         }
     }
 
+    /// Whether a credential opens a repository that is not open to everybody; the name of its owner at the git host.
+    ///
+    /// # Errors
+    /// [`PlatformError::NoAgent`], [`PlatformError::Failed`] with the git host's answer.
+    pub async fn check_credential(
+        &self,
+        repo: &RepoUrl,
+        credential: GitCredential,
+        within: Duration,
+    ) -> Result<String, PlatformError> {
+        let question = Question::CheckCredential { repo: repo.clone(), credential, within };
+        match self.question(question).await? {
+            Answer::Account { user } => Ok(user),
+            Answer::Failed { failure } => Err(PlatformError::Failed(failure)),
+            _ => Err(PlatformError::NoAgent),
+        }
+    }
+
     // ── deployments ───────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Asks for a deployment. The answer comes at once; follow its events, or look again.
@@ -95,6 +113,7 @@ impl Platform {
             Some(git_ref) => git_ref,
             None => self.last_ref(&deploy.service, &sandbox).await?.unwrap_or(service.default_branch),
         };
+        let taken = self.credential_for(by, &service.repo, deploy.credential).await?;
         let command = DeployCommand {
             service: deploy.service,
             sandbox,
@@ -104,7 +123,8 @@ impl Platform {
             commit: None,
             of: None,
             prefer: None,
-            credential: deploy.credential,
+            credential: taken.credential,
+            credential_of: taken.of,
             idempotency: deploy.idempotency,
         };
         self.start_deployment(by, command).await
@@ -321,6 +341,8 @@ impl Platform {
         again: Again,
     ) -> Result<Deployment, PlatformError> {
         let commit = earlier.commit.ok_or(PlatformError::NoCommit { number: earlier.number })?;
+        let service = self.service(&earlier.service).await?;
+        let taken = self.credential_for(by, &service.repo, again.credential).await?;
         let command = DeployCommand {
             service: earlier.service,
             sandbox: earlier.sandbox,
@@ -330,7 +352,8 @@ impl Platform {
             commit: Some(commit),
             of: Some(earlier.number),
             prefer: earlier.agent,
-            credential: again.credential,
+            credential: taken.credential,
+            credential_of: taken.of,
             idempotency: again.idempotency,
         };
         self.start_deployment(by, command).await

@@ -10,7 +10,7 @@ use crate::deployment::{Deployment, State};
 use crate::event::Event;
 use crate::feed::EventFilter;
 use crate::id::{BootId, DeploymentId, DeploymentNumber, DeploymentRef, Epoch, EventSeq, InstanceId};
-use crate::name::{AgentName, IdempotencyKey, SandboxName, ServiceName};
+use crate::name::{AgentName, IdempotencyKey, PersonName, SandboxName, ServiceName};
 use crate::platform::{DeploymentFilter, InstanceFilter, StateFilter};
 use crate::sandbox::{Instance, Sandbox, keeps_route};
 use crate::wire::Preflight;
@@ -28,6 +28,9 @@ pub(crate) struct JobRow {
     /// The agent that most likely has what is needed already.
     pub(crate) prefer: Option<AgentName>,
     pub(crate) had_credential: bool,
+    /// Whose own credential it was: it can be had again as long as that person is logged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) credential_of: Option<PersonName>,
     pub(crate) accepted: bool,
     /// The last progress item that was applied.
     pub(crate) progress: u64,

@@ -7,16 +7,22 @@ use maud::{Markup, html};
 use sdp_core::api::Problem;
 use sdp_core::id::EventSeq;
 use sdp_core::principal::Principal;
+use url::form_urlencoded;
 
 use super::layout::{Frame, page, respond};
 use super::words;
 use crate::problem::Refused;
 
-/// "Please sign in": what a browser without a session gets instead of a page.
-pub(crate) fn please_sign_in() -> Response {
+/// "Please sign in": what a browser without a session gets instead of a page. Where people log in with a git account the way
+/// there leads to `next`.
+pub(crate) fn please_sign_in(logs_in: bool, next: &str) -> Response {
+    let query: String = form_urlencoded::Serializer::new(String::new()).append_pair("next", next).finish();
     let content = html! {
         h1 { "Please sign in" }
-        p { "This server shows deployments and logs to people it knows. There is no password: a link signs this browser in." }
+        p { "This server shows deployments and logs to people it knows." }
+        @if logs_in {
+            p { a class="btn primary" href={ "/login?" (query) } { "Log in with your git account" } }
+        }
         ul {
             li { b { "From chat: " } "click a log link in one of SDP's messages; it signs you in on the way." }
             li { b { "On the server's machine: " } "run " code { "sdp-server sign-in NAME" } " and open the link that it prints." }

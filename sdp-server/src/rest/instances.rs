@@ -66,6 +66,7 @@ pub(crate) async fn stop(
     caller: Caller,
     Named(id): Named<InstanceId>,
 ) -> Result<(StatusCode, Json<Instance>), Refused> {
+    may_change(&app, &caller, id).await?;
     Ok((StatusCode::ACCEPTED, Json(app.platform().stop_instance(&caller.principal, id).await?)))
 }
 
@@ -86,7 +87,16 @@ pub(crate) async fn restart(
     IdempotencyHeader(key): IdempotencyHeader,
     OptionalJsonBody(body): OptionalJsonBody<AgainRequest>,
 ) -> Result<Response, Refused> {
+    may_change(&app, &caller, id).await?;
     let again = again(key, &format!("/api/v1/instances/{id}/restart"), body)?;
     let deployment = app.platform().restart(&caller.principal, id, again).await?;
     Ok(created(&app, deployment))
+}
+
+/// Refuses to touch an instance of another service than a limited token names.
+async fn may_change(app: &App, caller: &Caller, id: InstanceId) -> Result<(), Refused> {
+    if caller.service.is_none() {
+        return Ok(());
+    }
+    caller.may_change(&app.platform().instance(id).await?.service)
 }

@@ -38,6 +38,7 @@ impl Host {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let mut config = Config::new(url.parse().expect("a url"), folder.path());
+        config.login.trust_bot = true;
         change(&mut config);
         let shutdown = CancellationToken::new();
         let server = sdp_server::start(config, listener, shutdown.clone()).await.expect("starts");
