@@ -275,7 +275,73 @@ mod tests {
         let table: Vec<String> = entries()
             .map(|(method, route, who)| format!("{} {:<6} {route}", row(*who), method.as_str()))
             .collect();
-        insta::assert_snapshot!(table.join("\n"), @"");
+        insta::assert_snapshot!(table.join("\n"), @r"
+        ·rd1OpPbsvenVDAN GET    /api/v1/services
+        ····O·P·······A· POST   /api/v1/services
+        ·rd1OpPbsvenVDAN GET    /api/v1/services/{service}
+        ····O·P·······A· PUT    /api/v1/services/{service}
+        ····O·P·······A· DELETE /api/v1/services/{service}
+        ·rd1OpPbsvenVDAN GET    /api/v1/services/{service}/branches
+        ·rd1OpPbsvenVDAN GET    /api/v1/deployments
+        ··d1OpP···en·DAN POST   /api/v1/deployments
+        ·rd1OpPbsvenVDAN GET    /api/v1/deployments/{deployment}
+        ··d1OpP···en·DAN POST   /api/v1/deployments/{deployment}/cancel
+        ··d1OpP···en·DAN POST   /api/v1/deployments/{deployment}/redeploy
+        ··d1OpP···en·DAN POST   /api/v1/deployments/{deployment}/rollback
+        ·rd1OpPbsvenVDAN GET    /api/v1/deployments/{deployment}/logs
+        ·rd1OpPbsvenVDAN GET    /api/v1/deployments/{deployment}/logs/search
+        ·rd1OpPbsvenVDAN GET    /api/v1/deployments/{deployment}/logs/raw
+        ·rd1OpPbsvenVDAN GET    /api/v1/instances
+        ·rd1OpPbsvenVDAN GET    /api/v1/instances/{instance}
+        ··d1OpP···en·DAN POST   /api/v1/instances/{instance}/stop
+        ··d1OpP···en·DAN POST   /api/v1/instances/{instance}/restart
+        ·rd1OpPbsvenVDAN GET    /api/v1/instances/{instance}/output
+        ·rd1OpPbsvenVDAN GET    /api/v1/instances/{instance}/output/raw
+        ·rd1OpPbsvenVDAN GET    /api/v1/sandboxes
+        ·rd1OpPbsvenVDAN GET    /api/v1/sandboxes/{sandbox}
+        ··d·OpP···en·DAN DELETE /api/v1/sandboxes/{sandbox}
+        ·rd1OpPbsvenVDAN GET    /api/v1/agents
+        ·rd1OpPbsvenVDAN GET    /api/v1/events
+        ····O····ven···· POST   /api/v1/sign-in-links
+        ·rd1OpPbsvenVDAN GET    /api/v1/me
+        ·········ve·VDA· GET    /api/v1/me/sessions
+        ·········ve·VDA· DELETE /api/v1/me/sessions
+        ·········ve·VDA· DELETE /api/v1/me/sessions/{session}
+        ·········ve·VDA· GET    /api/v1/me/bindings
+        ·········ve·VDA· DELETE /api/v1/me/bindings/{binding}
+        ard1OpPbsvenVDAN POST   /api/v1/login
+        ·········ve·VDA· POST   /api/v1/logout
+        ········sven···· POST   /api/v1/login-links
+        ····O·P·······A· GET    /api/v1/people
+        ····O·P·······A· PUT    /api/v1/people/{person}
+        ····O·P·······A· DELETE /api/v1/people/{person}
+        ····O····ve·VDA· GET    /api/v1/tokens
+        ····O····ve·VDA· POST   /api/v1/tokens
+        ····O····ve·VDA· DELETE /api/v1/tokens/{token}
+        ·rd1OpPbsvenVDAN GET    /api/v1/openapi.json
+        ard1OpPbsvenVDAN GET    /healthz
+        ard1OpPbsvenVDAN GET    /readyz
+        ·rd1OpPbsvenVDAN GET    /metrics
+        ard1OpPbsvenVDAN GET    /sign-in/{code}
+        ard1OpPbsvenVDAN POST   /sign-in/{code}
+        ard1OpPbsvenVDAN POST   /sign-out
+        a··············· GET    /ws/agent
+        ·rd1OpPbsvenVDAN GET    /ws/deployments/{deployment}
+        ····O·······VDAN GET    /
+        ····O·······VDAN GET    /deployments
+        ····O·······VDAN GET    /deployments/{deployment}
+        ····O·······VDAN GET    /instances/{instance}
+        ····O·······VDAN GET    /account
+        ····O·······VDAN GET    /docs
+        ····O·······VDAN GET    /docs/
+        ····O·······VDAN GET    /docs/{*rest}
+        ard1OpPbsvenVDAN GET    /login
+        ard1OpPbsvenVDAN POST   /login
+        ard1OpPbsvenVDAN GET    /login/{link}
+        ard1OpPbsvenVDAN POST   /login/{link}
+        ard1OpPbsvenVDAN GET    /assets/{version}/{name}
+        ard1OpPbsvenVDAN GET    /favicon.ico
+        ");
     }
 
     #[test]
