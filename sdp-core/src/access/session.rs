@@ -406,7 +406,11 @@ struct Found {
 fn read(row: Columns) -> Result<Found, StoreError> {
     let standing = match (&row.role, &row.token, &row.kind) {
         (Some(text), ..) => Standing::Account(role(text)?),
-        (None, Some(_), Some(text)) => Standing::Token(kind(text)?),
+        (None, Some(_), Some(text)) => match kind(text)? {
+            // A bot makes them for people, not for itself.
+            TokenKind::Bot => Standing::Named,
+            kind => Standing::Token(kind),
+        },
         // A session ends with its token: this one has just gone.
         (None, Some(_), None) => Standing::Token(TokenKind::Agent),
         (None, None, _) => Standing::Named,

@@ -3,7 +3,9 @@
 use super::value::{RANDOM_DIGITS, base62, is_token};
 use super::*;
 use crate::api::TokenKind;
-use crate::principal::Principal;
+use crate::name::RepoUrl;
+use crate::principal::{Principal, Role};
+use crate::secret::{GitCredential, Secret};
 
 async fn access() -> (Access, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("folder");
@@ -165,4 +167,169 @@ async fn the_database_holds_no_value() {
             assert!(!bytes.windows(needle.len()).any(|window| window == needle), "{file}");
         }
     }
+}
+
+fn vouched(user: &str, password: &str) -> Vouched {
+    Vouched {
+        origin: "https://git.example.com".into(),
+        user: user.into(),
+        credential: GitCredential { username: user.into(), password: Secret::new(password) },
+        role: Role::Developer,
+        is_admin: false,
+    }
+}
+
+/// As a server has it: with a vault.
+async fn with_vault() -> (Access, tempfile::TempDir) {
+    let (mut access, folder) = access().await;
+    access.vault = Some(Vault::new(&[7; 32]));
+    (access, folder)
+}
+
+async fn log_in(access: &Access, user: &str, link: Option<&str>) -> Result<LoggedIn, AccessError> {
+    access.log_in(vouched(user, "hunter2hunter2"), link, Origin::default(), LINK_LIFE * 100).await
+}
+
+async fn credential_at(access: &Access, name: &PersonName, repo: &str) -> Option<GitCredential> {
+    let (name, repo) = (name.clone(), repo.parse::<RepoUrl>().expect("valid"));
+    let vault = access.vault.clone().expect("there");
+    let now = Timestamp::now();
+    let read = access.store.read(move |connection| credential(connection, &vault, &name, &repo, now));
+    read.await.expect("read")
+}
+
+const REPO: &str = "https://git.example.com/shop/payments.git";
+
+#[tokio::test]
+async fn whoever_logs_in_again_is_the_same_person_with_the_same_role() {
+    let (access, _folder) = with_vault().await;
+    let first = log_in(&access, "alice", None).await.expect("logged in").person;
+    assert_eq!((first.name.as_str(), first.role, first.has_credential), ("alice", Role::Developer, true));
+    access.set_role(&first.name, Role::Viewer).await.expect("set");
+    let again = log_in(&access, "alice", None).await.expect("logged in").person;
+    assert_eq!((again.name.as_str(), again.role), ("alice", Role::Viewer));
+    let admin = Vouched { is_admin: true, ..vouched("alice", "x") };
+    let admin = access.log_in(admin, None, Origin::default(), LINK_LIFE).await.expect("logged in").person;
+    assert_eq!(admin.role, Role::Admin, "the configuration says so");
+    // The same name at another host, and names that are none here, are other people.
+    let other = Vouched { origin: "https://other.example.com".into(), ..vouched("alice", "x") };
+    let other = access.log_in(other, None, Origin::default(), LINK_LIFE).await.expect("logged in").person;
+    assert_eq!(other.name.as_str(), "alice-2");
+    for (user, name) in [("José Pérez", "Jos--P-rez"), ("--", "person"), ("<script>", "script-")] {
+        assert_eq!(log_in(&access, user, None).await.expect("logged in").person.name.as_str(), name);
+    }
+}
+
+#[tokio::test]
+async fn a_credential_is_kept_for_its_own_host_as_long_as_somebody_is_logged_in() {
+    let (access, folder) = with_vault().await;
+    let login = log_in(&access, "alice", None).await.expect("logged in");
+    let alice = login.person.name;
+    let found = credential_at(&access, &alice, REPO).await.expect("kept");
+    assert_eq!((found.username.as_str(), found.password.expose()), ("alice", "hunter2hunter2"));
+    for elsewhere in
+        ["https://git.example.com:8443/x.git", "https://evil.example.com/x.git", "/srv/git/x.git"]
+    {
+        assert_eq!(credential_at(&access, &alice, elsewhere).await, None, "{elsewhere}");
+    }
+    for file in ["sdp.db", "sdp.db-wal"] {
+        let bytes = std::fs::read(folder.path().join(file)).unwrap_or_default();
+        assert!(!bytes.windows(7).any(|part| part == b"hunter2"), "{file}");
+    }
+    let second = log_in(&access, "alice", None).await.expect("logged in");
+    access.sign_out(login.session.expose()).await.expect("ended");
+    assert!(credential_at(&access, &alice, REPO).await.is_some(), "another browser is signed in");
+    access.delete_session(&alice, second.id).await.expect("ended");
+    assert_eq!(credential_at(&access, &alice, REPO).await, None);
+    assert!(!access.person(&alice).await.expect("asked").expect("known").has_credential);
+
+    // Sessions that have run out count for nothing, before and after they are swept.
+    log_in(&access, "alice", None).await.expect("logged in");
+    let expire = access.store.write(|c| Ok(c.execute("UPDATE session SET expires_ms = 1", [])?));
+    assert_eq!(expire.await.expect("set"), 1);
+    assert_eq!(credential_at(&access, &alice, REPO).await, None);
+    assert!(access.person(&alice).await.expect("asked").expect("known").has_credential);
+    access.sweep().await.expect("swept");
+    assert!(!access.person(&alice).await.expect("asked").expect("known").has_credential);
+
+    // Sealed with another key: as good as gone.
+    log_in(&access, "alice", None).await.expect("logged in");
+    let other = Access { vault: Some(Vault::new(&[8; 32])), ..access.clone() };
+    assert_eq!(credential_at(&other, &alice, REPO).await, None);
+}
+
+#[tokio::test]
+async fn a_link_binds_one_user_of_a_chat_once() {
+    let (access, _folder) = with_vault().await;
+    let user = |text: &str| ChatUser { bot: name("slack"), user: text.parse().expect("valid") };
+    let (older, _) = access.create_login_link(&user("U1")).await.expect("made");
+    let (link, _) = access.create_login_link(&user("U1")).await.expect("made");
+    assert_eq!(access.login_link(older.expose()).await.expect("asked"), None, "the newest one counts");
+    assert_eq!(
+        access.login_link(link.expose()).await.expect("asked"),
+        Some(user("U1")),
+        "looking uses nothing up"
+    );
+    assert_eq!(access.bound(&user("U1")).await.expect("asked"), None);
+    let login = log_in(&access, "alice", Some(link.expose())).await.expect("logged in");
+    assert_eq!(login.bound.expect("bound").chat_user.as_str(), "U1");
+    let bound = access.bound(&user("U1")).await.expect("asked").expect("bound");
+    assert_eq!((bound.account.as_str(), bound.role), ("alice", Role::Developer));
+    assert_eq!(access.bound(&user("U2")).await.expect("asked"), None);
+
+    // Used: nothing of the login is done.
+    let people = access.people().await.expect("listed").len();
+    let error = log_in(&access, "mallory", Some(link.expose())).await.expect_err("used");
+    assert_eq!((error.code(), access.people().await.expect("listed").len()), ("link_used", people));
+
+    // Who logs in as somebody else is that one from then on; what came through the old binding has ended.
+    let begun = Begun {
+        principal: Principal::person(bound.account.clone()),
+        account: Some(bound.account.clone()),
+        token: Some(name("slack")),
+        binding: Some(bound.id),
+    };
+    let code = access.create_sign_in_code(&begun, "/").await.expect("made").code;
+    let through = access.sign_in(code.expose(), Origin::default()).await.expect("asked").expect("works");
+    assert!(access.session(through.session.expose()).await.expect("asked").is_some());
+    let (link, _) = access.create_login_link(&user("U1")).await.expect("made");
+    log_in(&access, "bob", Some(link.expose())).await.expect("logged in");
+    assert_eq!(access.bound(&user("U1")).await.expect("asked").expect("bound").account.as_str(), "bob");
+    assert_eq!(access.session(through.session.expose()).await.expect("asked"), None);
+
+    // A revoked bot speaks for nobody.
+    access.create_token(name("slack"), TokenKind::Bot).await.expect("made");
+    access.delete_token(&name("slack")).await.expect("revoked");
+    assert_eq!(access.bound(&user("U1")).await.expect("asked"), None);
+}
+
+#[tokio::test]
+async fn a_forgotten_person_leaves_nothing_that_opens_a_door() {
+    let (access, _folder) = with_vault().await;
+    let login = log_in(&access, "alice", None).await.expect("logged in");
+    let alice = login.person.name;
+    let new = |token: &str, ends: Option<Timestamp>| NewToken {
+        name: name(token),
+        kind: TokenKind::Deploy,
+        owner: Some(alice.clone()),
+        service: Some("payments".parse().expect("valid")),
+        expires_at: ends,
+    };
+    let token = access.issue_token(new("ci", None)).await.expect("made").token;
+    let found = access.token(token.expose()).await.expect("asked").expect("known");
+    assert_eq!((found.owner.as_ref(), found.service.is_some()), (Some(&alice), true));
+    let error =
+        access.delete_token_of(&name("ci"), &"bob".parse().expect("valid")).await.expect_err("not his");
+    assert_eq!(error.code(), "unknown_token");
+    let over = access.issue_token(new("over", Some(Timestamp::UNIX_EPOCH))).await.expect("made").token;
+    assert_eq!(access.token(over.expose()).await.expect("asked"), None, "expired");
+    access.issue_token(new("over", None)).await.expect("its name is free again");
+
+    access.delete_person(&alice).await.expect("forgotten");
+    assert_eq!(access.token(token.expose()).await.expect("asked"), None);
+    assert_eq!(access.session(login.session.expose()).await.expect("asked"), None);
+    assert_eq!(credential_at(&access, &alice, REPO).await, None);
+    assert_eq!(access.delete_person(&alice).await.expect_err("gone").code(), "unknown_person");
+    let nobodys = access.issue_token(new("later", None)).await.expect_err("nobody's");
+    assert_eq!(nobodys.code(), "unknown_person");
 }

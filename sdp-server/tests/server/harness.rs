@@ -2,14 +2,17 @@
 
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, Response};
+use sdp_core::access::Access;
 use sdp_core::api::{DeploymentCreated, Problem, TokenCreated, TokenKind};
 use sdp_core::deployment::{State, Step};
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{BootId, DeploymentId};
 use sdp_core::platform::Platform;
+use sdp_core::secret::GitCredential;
 use sdp_core::wire::link::AgentEnd;
 use sdp_core::wire::{
-    FromAgent, JobDecision, JobReport, JobResult, LineMeta, LinesBatch, PROTOCOL, Progress, Stream, ToAgent,
+    Answer, FromAgent, JobDecision, JobReport, JobResult, LineMeta, LinesBatch, PROTOCOL, Progress, Stream,
+    ToAgent,
 };
 use sdp_server::{Config, Server};
 use serde_json::{Value, json};
@@ -88,6 +91,11 @@ impl Host {
 
     pub(crate) async fn agent(&self) -> Agent {
         Agent::connect(&self.platform).await
+    }
+
+    /// Its people, sessions and tokens.
+    pub(crate) fn access(&self) -> &Access {
+        &self.server.access
     }
 
     /// Its data folder.
@@ -228,6 +236,32 @@ impl Agent {
 
     async fn hear(&mut self) -> ToAgent {
         self.end.rx.recv().await.expect("connected")
+    }
+
+    /// Answers the next question about a credential, if it is asked for this password, that it opens the repository.
+    pub(crate) async fn vouch(&mut self, right: &str) -> GitCredential {
+        loop {
+            if let ToAgent::CheckCredential { command, credential, .. } = self.hear().await {
+                let answer = if credential.password.expose() == right {
+                    Answer::Account { user: credential.username.clone() }
+                } else {
+                    let failure = Failure::new(Step::Resolve, FailureReason::CredentialsNeeded, "refused");
+                    Answer::Failed { failure }
+                };
+                self.say(FromAgent::Answer { command, answer }).await;
+                return credential;
+            }
+        }
+    }
+
+    /// Takes the next deployment, and gives the credential that it came with.
+    pub(crate) async fn take_credential(&mut self) -> Option<GitCredential> {
+        loop {
+            if let ToAgent::Deploy { command, credential, .. } = self.hear().await {
+                self.say(FromAgent::Accepted { command }).await;
+                return credential;
+            }
+        }
     }
 
     /// Takes the next deployment.
