@@ -6,9 +6,11 @@
 use axum::http::Method;
 use sdp_core::api::{OutputChunk, OutputEnd, Problem};
 use utoipa::openapi::path::{HttpMethod, Operation, PathItem};
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder, SecurityRequirement};
+use utoipa::openapi::{
+    ContentBuilder, HeaderBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, SecurityRequirement,
+};
 use utoipa::{Modify, OpenApi as _};
 
 use crate::edge::{Who, who};
@@ -119,10 +121,7 @@ fn complete(path: &str, method: &Method, operation: &mut Operation) {
         Some(Who::Issue | Who::Agent | Who::Chat) | None => vec![requirement("bearer")],
         Some(_) => vec![requirement("bearer"), requirement("session")],
     });
-    let problem = |description: &str| {
-        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-        ResponseBuilder::new().description(description).content("application/problem+json", content).build()
-    };
+    let problem = |description: &str| problem_response(description).build();
     let responses = &mut operation.responses.responses;
     if who(method, path) != Some(Who::Open) {
         let text = "Not signed in, or no valid token (`unauthorised`)";
@@ -130,8 +129,24 @@ fn complete(path: &str, method: &Method, operation: &mut Operation) {
         responses
             .entry("403".to_owned())
             .or_insert_with(|| problem("Signed in, but this is for others (`forbidden`)").into());
+        responses.entry("429".to_owned()).or_insert_with(|| too_many().into());
     }
     responses.entry("default".to_owned()).or_insert_with(|| problem("Anything else that is wrong").into());
+}
+
+fn too_many() -> Response {
+    let text = "Asked too often, or too much is open at once (`too_many_requests`); each person and each token has limits of its own";
+    let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
+    let wait = HeaderBuilder::new()
+        .schema(Some(schema))
+        .description(Some("Seconds after which the same request may succeed"))
+        .build();
+    problem_response(text).header("Retry-After", wait).build()
+}
+
+fn problem_response(description: &str) -> ResponseBuilder {
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    ResponseBuilder::new().description(description).content("application/problem+json", content)
 }
 
 /// The operations of a path with their methods.

@@ -82,7 +82,9 @@ pub(crate) fn router(app: App) -> Router {
         .layer(CatchPanicLayer::custom(edge::panicked))
         .layer(from_fn(edge::limit_time))
         .layer(from_fn(edge::only_problems))
+        .layer(from_fn_with_state(app.clone(), edge::limit_refusals))
         .layer(from_fn_with_state(app.clone(), edge::authenticate))
+        .layer(from_fn_with_state(app.clone(), edge::limit_requests))
         .layer(DefaultBodyLimit::max(edge::BODY_LIMIT));
     api()
         .0

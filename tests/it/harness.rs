@@ -104,6 +104,15 @@ fn run_on(
     });
 }
 
+/// Limits that no test reaches by being quick.
+pub(crate) fn far_limits(limits: &mut sdp_server::config::Limits) {
+    limits.requests_per_minute = 10_000_000;
+    limits.writes_per_minute = 10_000_000;
+    limits.login_attempts_per_minute = 10_000_000;
+    limits.refused_per_minute = 10_000_000;
+    limits.sockets_per_principal = 10_000;
+}
+
 pub(crate) struct Sdp {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) url: Url,
@@ -134,6 +143,7 @@ impl Sdp {
         agent_config.capacity = 4;
         agent_config.router = Some(RouterConfig::new(router));
         agent_config.runtime.stop_grace = Duration::from_secs(2);
+        far_limits(&mut server_config.limits);
         change(&mut server_config, &mut agent_config);
         let shutdown = CancellationToken::new();
         let server =

@@ -134,6 +134,20 @@ pub(crate) fn is_same_origin(config: &Config, headers: &HeaderMap) -> Option<boo
     }
 }
 
+/// Passes unless a browser says that another site's page sent this: it must not log somebody in as somebody else.
+pub(crate) struct NotCrossSite;
+
+impl FromRequestParts<App> for NotCrossSite {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Refused> {
+        if is_same_origin(app.config(), &parts.headers) == Some(false) {
+            return Err(Refused::new("cross_site", "the request did not come from a page of this server"));
+        }
+        Ok(Self)
+    }
+}
+
 /// Whether what a long connection began with still opens the door.
 pub(crate) async fn still_holds(app: &App, proof: &Proof) -> bool {
     let held = match proof {

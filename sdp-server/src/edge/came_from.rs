@@ -7,6 +7,8 @@ use axum::http::header;
 use axum::http::request::Parts;
 use sdp_core::access::Origin;
 
+use super::ClientAddress;
+
 /// A request's address and browser.
 pub(crate) struct CameFrom(pub(crate) Origin);
 
@@ -16,6 +18,7 @@ impl<S: Sync> FromRequestParts<S> for CameFrom {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let user_agent = parts.headers.get(header::USER_AGENT);
         let user_agent = user_agent.and_then(|value| value.to_str().ok()).map(str::to_owned);
-        Ok(Self(Origin { address: None, user_agent }))
+        let address = parts.extensions.get().map(|ClientAddress(address)| address.to_string());
+        Ok(Self(Origin { address, user_agent }))
     }
 }

@@ -1,6 +1,6 @@
 //! Pages for those who are not signed in, or are where nothing is: how to get in, and what went wrong.
 
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use maud::{Markup, html};
@@ -47,11 +47,14 @@ pub(crate) fn plain_page(status: StatusCode, title: &str, content: Markup) -> Re
     respond(status, plain(title, None, None, content))
 }
 
-/// A refusal as a page. What the edge logs of it stays in the answer.
+/// A refusal as a page. What the edge logs of it stays in the answer, and when to try again.
 pub(crate) fn problem_page(refused: Refused, principal: Option<&Principal>) -> Response {
     let problem = refused.problem().clone();
     let mut response = problem_html(&problem, principal);
     let data = refused.into_response();
+    if let Some(wait) = data.headers().get(header::RETRY_AFTER) {
+        response.headers_mut().insert(header::RETRY_AFTER, wait.clone());
+    }
     *response.extensions_mut() = data.extensions().clone();
     response
 }

@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Form, RawPathParams, State};
+use axum::extract::{Extension, Form, RawPathParams, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sdp_core::access::{LoggedIn, Origin, Vouched};
@@ -25,7 +25,10 @@ use tokio::time::Instant;
 use super::located;
 use super::sign_in::{cross_site, is_local};
 use crate::app::App;
-use crate::edge::{Caller, CameFrom, JsonBody, is_same_origin, presented_session, session_cookie};
+use crate::edge::{
+    Caller, CameFrom, ClientAddress, JsonBody, NotCrossSite, is_same_origin, presented_session,
+    session_cookie,
+};
 use crate::openapi::examples;
 use crate::pages::login::{self as page, Asked};
 use crate::problem::Refused;
@@ -56,20 +59,22 @@ const PASSWORD: usize = 64 * 1024;
             body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The git host cannot vouch for anybody, such as `repo_not_found`",
             body = Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many attempts from this address, or with this user name (`too_many_requests`)",
+            headers(("Retry-After" = u64, description = "Seconds after which another one may be made")),
+            body = Problem, content_type = "application/problem+json"),
         (status = 502, description = "`git_unreachable`", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "`no_agent`", body = Problem, content_type = "application/problem+json"),
         (status = 504, description = "The git host or the agent did not answer in time (`timeout`, `no_answer`)",
             body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn log_in(
     State(app): State<App>,
+    _: NotCrossSite,
     headers: HeaderMap,
     CameFrom(from): CameFrom,
+    Extension(address): Extension<ClientAddress>,
     JsonBody(body): JsonBody<LogIn>,
 ) -> Result<Response, Refused> {
-    if is_same_origin(app.config(), &headers) == Some(false) {
-        return Err(cross_site());
-    }
-    let logged_in = attempt(&app, body, None, from).await?;
+    let logged_in = attempt(&app, body, None, from, address).await?;
     end_session_before(&app, &headers).await?;
     let mut response = Json(logged_in.person).into_response();
     let cookie = session_cookie(app.config(), logged_in.session.expose());
@@ -138,6 +143,7 @@ pub(crate) async fn submit(
     headers: HeaderMap,
     params: RawPathParams,
     CameFrom(from): CameFrom,
+    Extension(address): Extension<ClientAddress>,
     form: Result<Form<LoginForm>, axum::extract::rejection::FormRejection>,
 ) -> Result<Response, Refused> {
     if is_same_origin(app.config(), &headers) != Some(true) {
@@ -157,7 +163,7 @@ pub(crate) async fn submit(
     let next = local(form.next);
     let username = form.username.clone();
     let given = LogIn { username: form.username, password: form.password };
-    match attempt(&app, given, link, from).await {
+    match attempt(&app, given, link, from, address).await {
         Ok(logged_in) => {
             end_session_before(&app, &headers).await?;
             let cookie = session_cookie(app.config(), logged_in.session.expose());
@@ -172,16 +178,31 @@ pub(crate) async fn submit(
         Err(refused) => {
             let status =
                 StatusCode::from_u16(refused.problem().status).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
-            Ok(page::ask(&app, status, &Asked { chat_user, next, username, refused: Some(refused) }))
+            let wait = refused.seconds_to_wait();
+            let asked = Asked { chat_user, next, username, refused: Some(refused) };
+            let mut response = page::ask(&app, status, &asked);
+            if let Some(seconds) = wait {
+                response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            }
+            Ok(response)
         }
     }
 }
 
 /// Checks user and password at the git host, and logs in.
-async fn attempt(app: &App, given: LogIn, link: Option<&str>, from: Origin) -> Result<LoggedIn, Refused> {
+async fn attempt(
+    app: &App,
+    given: LogIn,
+    link: Option<&str>,
+    from: Origin,
+    address: ClientAddress,
+) -> Result<LoggedIn, Refused> {
     let begun = Instant::now();
     let login = &app.config().login;
     let Some(repository) = &login.repository else { return Err(no_login()) };
+    app.limits()
+        .login(address, &given.username)
+        .inspect_err(|refused| app.metrics().refused(refused.code()))?;
     let credential = GitCredential { username: given.username, password: given.password };
     let checked = if is_sendable(&credential) {
         app.platform().check_credential(repository, credential.clone(), CHECK_WITHIN).await

@@ -42,10 +42,10 @@ impl Stage {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let wire = Wire::lay(listener.local_addr().expect("an address")).await;
         let url = format!("http://127.0.0.1:{}", wire.port);
-        let config: Config = serde_json::from_value(
-            serde_json::json!({ "public_url": url, "data_dir": data.path(), "login": { "trust_bot": true } }),
-        )
-        .expect("a configuration");
+        let limits =
+            serde_json::json!({ "requests_per_minute": 10_000_000, "writes_per_minute": 10_000_000 });
+        let config = serde_json::json!({ "public_url": url, "data_dir": data.path(), "limits": limits, "login": { "trust_bot": true } });
+        let config: Config = serde_json::from_value(config).expect("a configuration");
         let shutdown = CancellationToken::new();
         let server = sdp_server::start(config, listener, shutdown.clone()).await.expect("starts");
         for name in ["payments", "ledger"] {

@@ -42,6 +42,7 @@ impl Host {
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let mut config = Config::new(url.parse().expect("a url"), folder.path());
         config.login.trust_bot = true;
+        far_limits(&mut config.limits);
         change(&mut config);
         let shutdown = CancellationToken::new();
         let server = sdp_server::start(config, listener, shutdown.clone()).await.expect("starts");
@@ -114,6 +115,15 @@ impl Host {
         self.server.ended().await;
         drop(self.folder);
     }
+}
+
+/// Limits that no test reaches by being quick.
+pub(crate) fn far_limits(limits: &mut sdp_server::config::Limits) {
+    limits.requests_per_minute = 10_000_000;
+    limits.writes_per_minute = 10_000_000;
+    limits.login_attempts_per_minute = 10_000_000;
+    limits.refused_per_minute = 10_000_000;
+    limits.sockets_per_principal = 10_000;
 }
 
 pub(crate) fn hello() -> Value {

@@ -31,11 +31,17 @@ Examples:
   sdp-server apply catalog.toml --server https://sdp.example.com --token-file admin.token
 
 A configuration:
-  listen     = \"127.0.0.1:8080\"                 # TLS is the reverse proxy's business
+  listen     = \"127.0.0.1:8080\"
   public_url = \"https://sdp.example.com\"        # how people reach it
   data_dir   = \"/var/lib/sdp\"
   [limits]
   build      = \"45m\"
+  requests_per_minute = 1200                     # of each person and each token; writes_per_minute = 120 of them
+  [tls]                                          # or leave it to a reverse proxy: examples/nginx
+  certificate = \"/etc/sdp/tls.pem\"             # read again when it changes
+  key        = \"/etc/sdp/tls.key\"              # mode 0600
+  [proxy]
+  trusted    = [\"127.0.0.1\", \"10.0.0.0/8\"]    # whose X-Forwarded-For counts
   [metrics]                                      # /metrics, for Prometheus: examples/prometheus
   token_file = \"/etc/sdp/metrics.token\"        # opens the metrics and nothing else; open = true: for everybody
 
@@ -120,6 +126,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         None | Some(Errand::Serve) => {
             let config = config()?;
             if cli.check_config {
+                config.check_files().context("the configuration cannot be used")?;
                 say("the configuration is valid");
                 return Ok(());
             }
