@@ -6,7 +6,7 @@
 //!           allowlist    └─ local repository ──refs──▶ commit, read where it lies ──────────────┘      checkout.rs
 //!                               local.rs
 //! ```
-//! The agent's jobs call it. libgit2 keeps the mirrors (packs, refs, objects) and never speaks to a network: the few
+//! The agent's jobs call it; so do the server's questions, which `account` and `bitbucket` answer beside `list_refs`. libgit2 keeps the mirrors (packs, refs, objects) and never speaks to a network: the few
 //! requests of git's smart protocol are our own (`pkt`, `http`), so every fault of the network has a type, every wait
 //! a limit, and a cancel cuts the connection. No program is started, no hook, filter or configuration of a repository is
 //! used, and no credential leaves the one operation that it came with.
@@ -16,6 +16,8 @@
 //!
 //! Limits are in [`GitConfig`]; what goes over one ends as `repo_too_large`, `git_unreachable` or `timeout`.
 
+mod account;
+mod bitbucket;
 mod checkout;
 mod config;
 mod control;
@@ -27,6 +29,7 @@ mod mirror;
 mod pkt;
 mod refs;
 mod remote;
+mod rest;
 mod source;
 mod store;
 #[cfg(test)]
@@ -48,7 +51,7 @@ use sdp_core::wire::Answer;
 use tokio::sync::OwnedMutexGuard;
 
 pub use self::checkout::CheckoutInfo;
-pub use self::config::{GitConfig, GitConfigError};
+pub use self::config::{GitConfig, GitConfigError, GitHost, GitHostKind};
 pub use self::control::GitOp;
 pub use self::keep::Hold;
 
@@ -199,7 +202,7 @@ impl Git {
         work.await.map_err(|fault: Fault| fault.into_failure(Step::Fetch, None))
     }
 
-    /// Branches and tags of a repository.
+    /// Branches and tags of a repository, seen with this credential or else with the agent's own.
     ///
     /// # Errors
     /// That the repository cannot be read.
@@ -209,6 +212,8 @@ impl Git {
         credential: Option<&GitCredential>,
         op: &GitOp,
     ) -> Result<Answer, Failure> {
+        let own = self.own_credential(repo, credential);
+        let credential = credential.or(own.as_ref());
         let job = Job::new(self, repo, credential);
         let work = Running::begin(op);
         work.block(move |control| {

@@ -48,6 +48,12 @@ A configuration:
   origins     = ["https://bitbucket.org"] # hosts it may fetch from; exact scheme, host and port
   local_paths = ["/srv/git"]
 
+  [[git.host]]                            # what one of them is; on each agent the same
+  origin = "https://bitbucket.org"
+  kind   = "bitbucket_cloud"              # or "bitbucket_dc"; "git": only git itself is spoken there
+  username      = "sdp@example.com"       # a login that may read, for lists that come without one, never for deployments
+  password_file = "/etc/sdp/git.password" # mode 0600; api = "https://host/bitbucket" if REST is not at the origin
+
   [runtime]
   kind      = "process"                   # or "docker": in containers, never as root
   ports     = "20000-29999"               # services get one each, in the variable PORT

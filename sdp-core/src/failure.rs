@@ -32,6 +32,10 @@ pub enum FailureReason {
     CredentialsNeeded,
     /// The git credential was lost with a restart before it was used.
     CredentialsGone,
+    /// The repository with which logins are checked can be read by everybody, so being able to read it proves nothing.
+    LoginRepositoryPublic,
+    /// The agent knows no way to ask this git host for its repositories.
+    RepositoriesUnlisted,
     /// The git host did not answer, or not properly.
     GitUnreachable,
     /// The git host redirects elsewhere; credentials are not sent there.
@@ -178,6 +182,16 @@ impl FailureReason {
                 "redirect_refused",
                 "the git host redirects elsewhere; that is not followed",
                 "put the repository's present address into the catalog",
+            ),
+            Self::LoginRepositoryPublic => (
+                "login_repository_public",
+                "the repository that logins are checked with can be read by everybody",
+                "ask an administrator to name a private one in [login] of the server's configuration",
+            ),
+            Self::RepositoriesUnlisted => (
+                "repositories_unlisted",
+                "this git host has no list of repositories that SDP can read",
+                "ask an administrator to name the host's kind in [[git.host]] of the agent's configuration, if it is a Bitbucket",
             ),
             Self::RefNotFound => (
                 "ref_not_found",

@@ -1,6 +1,6 @@
 //! What the server may ask for, and how the agent does it.
 //!
-//! Limits: [`super::QUESTIONS`] lists of branches at once, [`super::WAITING`] with those that wait; as many jobs as the configuration's capacity.
+//! Limits: [`super::QUESTIONS`] questions to git hosts at once, [`super::WAITING`] with those that wait; as many jobs as the configuration's capacity.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,21 +8,24 @@ use std::time::Duration;
 
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{CommandId, DeploymentId, InstanceId};
-use sdp_core::name::RepoUrl;
-use sdp_core::secret::GitCredential;
 use sdp_core::wire::bound::newest_that_fit;
 use sdp_core::wire::{Answer, FromAgent, InstanceReport, InstanceStatus, RejectReason, ToAgent};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::recent::Reply;
 use super::{Agent, Running};
-use crate::git::GitOp;
+use crate::git::{Git, GitOp};
 use crate::job::{self, Begin, Order, Stop, StopWhy};
 use crate::spool::{JobKey, JobLog, Outflow};
 
 /// How long a list of branches may take.
 const LIST_WITHIN: Duration = Duration::from_secs(30);
+/// How long a list of repositories may take.
+const REPOS_WITHIN: Duration = Duration::from_secs(20);
+/// How long the check of a credential may take at most.
+const CHECK_WITHIN: Duration = Duration::from_secs(30);
 /// The most lines of an instance's output in an answer.
 const MOST_OUTPUT: u32 = 10_000;
 /// The most bytes of JSON that such an answer has: half of what a frame may have.
@@ -92,10 +95,21 @@ impl Agent {
                 Some(FromAgent::RoutesApplied { version: router.apply(table) })
             }
             ToAgent::ListRefs { command, repo, credential } => {
-                let agent = self.clone();
-                self.tasks.spawn(async move {
-                    let answer = agent.list_refs(repo, credential).await;
-                    agent.tell(FromAgent::Answer { command, answer }).await;
+                self.question(command, LIST_WITHIN, async move |git, op| {
+                    git.list_refs(&repo, credential.as_ref(), &op).await
+                });
+                None
+            }
+            ToAgent::CheckCredential { command, repo, credential, within_ms } => {
+                let within = Duration::from_millis(within_ms.into()).min(CHECK_WITHIN);
+                self.question(command, within, async move |git, op| {
+                    git.check_credential(&repo, &credential, &op).await
+                });
+                None
+            }
+            ToAgent::ListRepos { command, repo, credential } => {
+                self.question(command, REPOS_WITHIN, async move |git, op| {
+                    git.list_repos(&repo, credential.as_ref(), &op).await
                 });
                 None
             }
@@ -340,23 +354,42 @@ impl Agent {
         self.tools.sweep().await;
     }
 
-    async fn list_refs(&self, repo: RepoUrl, credential: Option<GitCredential>) -> Answer {
-        let Ok(_place) = self.waiting.try_acquire() else {
-            return failed(FailureReason::AgentRefused, "the agent has too many questions to answer");
-        };
+    /// Asks a git host, in the background and in its turn; the time that it may take begins now.
+    fn question<F>(
+        self: &Arc<Self>,
+        command: CommandId,
+        within: Duration,
+        ask: impl FnOnce(Git, GitOp) -> F + Send + 'static,
+    ) where
+        F: Future<Output = Result<Answer, Failure>> + Send,
+    {
+        let agent = self.clone();
+        self.tasks.spawn(async move {
+            let answered = agent.in_turn(Instant::now() + within, ask).await;
+            let answer = answered.unwrap_or_else(|failure| Answer::Failed { failure });
+            agent.tell(FromAgent::Answer { command, answer }).await;
+        });
+    }
+
+    async fn in_turn<F>(&self, until: Instant, ask: impl FnOnce(Git, GitOp) -> F) -> Result<Answer, Failure>
+    where
+        F: Future<Output = Result<Answer, Failure>>,
+    {
+        let refused = |why| Failure::new(None, FailureReason::AgentRefused, why);
+        let _place =
+            self.waiting.try_acquire().map_err(|_| refused("the agent has too many questions to answer"))?;
         let turn = tokio::select! {
             turn = self.questions.acquire() => turn.ok(),
             () = self.closing.cancelled() => None,
+            () = tokio::time::sleep_until(until) => {
+                let why = "the agent had no time for the question: it has others to answer";
+                return Err(Failure::new(None, FailureReason::Timeout, why));
+            }
         };
-        let Some(_turn) = turn else {
-            return failed(FailureReason::AgentRefused, "the agent is going away");
-        };
-        let operation =
-            GitOp { stop: self.closing.child_token(), limit: LIST_WITHIN, on_line: Arc::new(|_: &str| {}) };
-        match Box::pin(self.tools.git.list_refs(&repo, credential.as_ref(), &operation)).await {
-            Ok(answer) => answer,
-            Err(failure) => Answer::Failed { failure },
-        }
+        let _turn = turn.ok_or_else(|| refused("the agent is going away"))?;
+        let limit = until.saturating_duration_since(Instant::now());
+        let operation = GitOp { stop: self.closing.child_token(), limit, on_line: Arc::new(|_: &str| {}) };
+        Box::pin(ask(self.tools.git.clone(), operation)).await
     }
 
     async fn read_output(&self, instance: InstanceId, lines: u32) -> Answer {

@@ -4,6 +4,7 @@ mod apart;
 mod builds;
 mod jobs;
 mod link;
+mod questions;
 mod restart;
 mod server;
 mod socket;

@@ -21,8 +21,8 @@ use crate::link::{Connector, InvalidLink, WebSocket};
 use crate::network::NetworkConfig;
 use crate::router::RouterConfig;
 
-/// A longer token file is none.
-const MAX_TOKEN_FILE: u64 = 4096;
+/// A longer file has no token or password in it.
+const MAX_SECRET_FILE: u64 = 4096;
 
 /// Looks up a variable of the environment.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
@@ -271,9 +271,17 @@ impl ConfigFile {
         config.disk = self.disk.config(config.min_free)?;
         self.git.validate()?;
         config.git = self.git.clone();
+        for host in &mut config.git.hosts {
+            if let Some(path) = &host.password_file {
+                let read = read_secret("git.host.password_file", path, self.credentials.as_deref());
+                host.password = Some(read?);
+            }
+        }
         config.runtime = self.runtime.config()?;
         config.build = self.build.config()?;
-        config.secret_files = self.token_file.iter().chain(&self.build.composer_config).cloned().collect();
+        let passwords = self.git.hosts.iter().filter_map(|host| host.password_file.as_ref());
+        let secret_files = self.token_file.iter().chain(&self.build.composer_config).chain(passwords);
+        config.secret_files = secret_files.cloned().collect();
         config.docker = self.docker(config.build.user)?;
         config.build.toolchains = self.toolchains()?;
         // A service that asks for one is to be placed here.
@@ -343,7 +351,7 @@ impl ConfigFile {
         }
         let token = match (&self.token, &self.token_file) {
             (Some(token), _) => token.clone(),
-            (None, Some(path)) => read_token(path, self.credentials.as_deref())?,
+            (None, Some(path)) => read_secret("token_file", path, self.credentials.as_deref())?,
             (None, None) => {
                 return Err(ConfigError::Missing {
                     key: "token_file",
@@ -506,11 +514,11 @@ fn is_loopback(server: &Url) -> bool {
     }
 }
 
-/// Reads a token that its owner alone can read. Among systemd's `credentials` the bits of the group say how much a list of single
+/// Reads a token or password that its owner alone can read. Among systemd's `credentials` the bits of the group say how much a list of single
 /// users may do at most; who is on it systemd has seen to.
-fn read_token(path: &Path, credentials: Option<&Path>) -> Result<Secret, ConfigError> {
+fn read_secret(key: &str, path: &Path, credentials: Option<&Path>) -> Result<Secret, ConfigError> {
     let unreadable = |source| ConfigError::Read { path: path.to_owned(), source };
-    let wrong = |problem: String| invalid("token_file", format!("{} {problem}", path.display()));
+    let wrong = |problem: String| invalid(key, format!("{} {problem}", path.display()));
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let meta = file.metadata().map_err(unreadable)?;
     let mode = meta.permissions().mode() & 0o777;
@@ -522,12 +530,12 @@ fn read_token(path: &Path, credentials: Option<&Path>) -> Result<Secret, ConfigE
         return Err(wrong(format!("can be read by others (mode {mode:04o}): chmod 600 it")));
     }
     let mut text = String::new();
-    file.take(MAX_TOKEN_FILE).read_to_string(&mut text).map_err(unreadable)?;
-    let token = text.trim();
-    if token.is_empty() {
+    file.take(MAX_SECRET_FILE).read_to_string(&mut text).map_err(unreadable)?;
+    let secret = text.trim();
+    if secret.is_empty() {
         return Err(wrong("is empty".into()));
     }
-    Ok(Secret::new(token))
+    Ok(Secret::new(secret))
 }
 
 #[cfg(test)]

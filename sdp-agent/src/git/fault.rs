@@ -12,6 +12,7 @@ use sdp_core::deployment::Step;
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::secret::GitCredential;
 
+use super::config::CLOUD_GIT_USER;
 use super::text;
 
 /// The longest detail of a failure, in characters.
@@ -41,7 +42,11 @@ pub(super) fn unreachable(host: &str, what: impl std::fmt::Display) -> Fault {
 
 impl Fault {
     /// As people and programs see it. `credential` is what must not be in the text, whoever put it there.
-    pub(super) fn into_failure(self, step: Step, credential: Option<&GitCredential>) -> Failure {
+    pub(super) fn into_failure(
+        self,
+        step: impl Into<Option<Step>>,
+        credential: Option<&GitCredential>,
+    ) -> Failure {
         let (reason, detail) = match self {
             Self::Said { reason, detail } => (reason, detail),
             Self::NotHandedOut { said } => {
@@ -59,8 +64,9 @@ impl Fault {
         let mut detail = text::one_line(detail.as_bytes(), MAX_DETAIL);
         if let Some(credential) = credential {
             let password = credential.password.expose();
-            let header = STANDARD.encode(format!("{}:{password}", credential.username));
-            for secret in [password, &header].into_iter().filter(|secret| secret.len() >= 4) {
+            let header = |name: &str| STANDARD.encode(format!("{name}:{password}"));
+            let (header, other) = (header(&credential.username), header(CLOUD_GIT_USER));
+            for secret in [password, &header, &other].into_iter().filter(|secret| secret.len() >= 4) {
                 detail = detail.replace(secret, "***");
             }
         }

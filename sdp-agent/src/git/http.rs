@@ -71,7 +71,40 @@ pub(super) struct Host<'a> {
     base: Url,
     login: Option<HeaderValue>,
     name: String,
+    /// How many redirects are followed.
+    redirects: usize,
     control: &'a Control,
+}
+
+/// What speaks to one host for one operation.
+pub(super) fn client(
+    to: &Url,
+    config: &GitConfig,
+    roots: &Roots,
+    control: &Control,
+) -> Result<ureq::Agent, Fault> {
+    let tls = TlsConfig::builder()
+        .provider(TlsProvider::Rustls)
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .root_certs(RootCerts::Specific(roots.clone()))
+        .build();
+    let agent = ureq::Agent::config_builder()
+        .tls_config(tls)
+        .proxy(proxy(config, to)?)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .http_status_as_error(false)
+        .accept_encoding("identity")
+        // Some hosts look for this beginning.
+        .user_agent(concat!("git/2.40.0 (sdp-agent ", env!("CARGO_PKG_VERSION"), ")"))
+        .timeout_resolve(Some(config.connect_timeout))
+        .timeout_connect(Some(config.connect_timeout))
+        .timeout_per_read(Some(config.read_timeout))
+        .timeout_per_write(Some(config.read_timeout))
+        .build()
+        .new_agent();
+    control.watch(&agent)?;
+    Ok(agent)
 }
 
 impl<'a> Host<'a> {
@@ -82,34 +115,21 @@ impl<'a> Host<'a> {
         roots: &Roots,
         control: &'a Control,
     ) -> Result<Self, Fault> {
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .root_certs(RootCerts::Specific(roots.clone()))
-            .build();
-        let agent = ureq::Agent::config_builder()
-            .tls_config(tls)
-            .proxy(proxy(config, base)?)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .http_status_as_error(false)
-            .accept_encoding("identity")
-            // Some hosts look for this beginning.
-            .user_agent(concat!("git/2.40.0 (sdp-agent ", env!("CARGO_PKG_VERSION"), ")"))
-            .timeout_resolve(Some(config.connect_timeout))
-            .timeout_connect(Some(config.connect_timeout))
-            .timeout_per_read(Some(config.read_timeout))
-            .timeout_per_write(Some(config.read_timeout))
-            .build()
-            .new_agent();
-        control.watch(&agent)?;
+        let agent = client(base, config, roots, control)?;
+        let login = credential.map(|credential| login(config.git_user(base, credential), credential));
         let name = origin_text(base);
-        Ok(Self { agent, base: base.clone(), login: credential.map(login).transpose()?, name, control })
+        let redirects = MAX_REDIRECTS;
+        Ok(Self { agent, base: base.clone(), login: login.transpose()?, name, redirects, control })
+    }
+
+    /// The same, but no redirect is followed.
+    pub(super) fn where_it_is(self) -> Self {
+        Self { redirects: 0, ..self }
     }
 
     /// The refs, and what the host can do. Follows a renamed repository within the same origin.
     pub(super) fn refs(&mut self) -> Result<(Refs, Capabilities), Fault> {
-        for _ in 0..=MAX_REDIRECTS {
+        for _ in 0..=self.redirects {
             self.control.check()?;
             let url = format!("{}/info/refs?service=git-upload-pack", self.base);
             let mut request = self.agent.get(&url).header("accept", "*/*");
@@ -118,7 +138,13 @@ impl<'a> Host<'a> {
             }
             let answer = request.call().map_err(|error| fault::http(&self.name, error))?;
             if answer.status().is_redirection() {
-                self.base = self.moved_to(&url, &answer)?;
+                let moved = self.moved_to(&url, &answer)?;
+                if self.redirects == 0 {
+                    let what =
+                        format!("{} redirects to {}: name that address instead", self.name, moved.path());
+                    return Err(said(FailureReason::RedirectRefused, what));
+                }
+                self.base = moved;
                 continue;
             }
             self.expect(&answer, "application/x-git-upload-pack-advertisement")?;
@@ -246,12 +272,13 @@ impl<'a> Host<'a> {
     }
 }
 
-fn login(credential: &GitCredential) -> Result<HeaderValue, Fault> {
+/// The header that logs in under this name.
+pub(super) fn login(username: &str, credential: &GitCredential) -> Result<HeaderValue, Fault> {
     let wrong = |what: &str| said(FailureReason::CredentialsNeeded, format!("the git credential {what}"));
-    if credential.username.contains(':') {
+    if username.contains(':') {
         return Err(wrong("has a colon in its user name, which HTTP cannot carry"));
     }
-    let text = zeroize::Zeroizing::new(format!("{}:{}", credential.username, credential.password.expose()));
+    let text = zeroize::Zeroizing::new(format!("{username}:{}", credential.password.expose()));
     let encoded = zeroize::Zeroizing::new(format!("Basic {}", STANDARD.encode(text.as_bytes())));
     let mut value = HeaderValue::from_str(&encoded).map_err(|_| wrong("cannot be sent in a header"))?;
     value.set_sensitive(true);

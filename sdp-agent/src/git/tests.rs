@@ -1,5 +1,7 @@
 //! Real repositories made with git2, and for HTTP a real `git http-backend` on the far side.
 
+mod account;
+mod api;
 mod host;
 mod http;
 mod local;

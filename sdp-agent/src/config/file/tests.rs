@@ -250,13 +250,33 @@ router.base_url: needed when the router listens on all addresses
 }
 
 #[test]
+fn the_password_of_a_git_host_is_read_and_is_nobody_elses_to_read() {
+    let host = |file: &str| {
+        format!(
+            "{GOOD}[git]\norigins = [\"https://git.example.com\"]\n[[git.host]]\norigin = \"https://git.example.com\"\n\
+             kind = \"bitbucket_dc\"\nusername = \"sdp\"\npassword_file = \"$DIR/{file}\"\n"
+        )
+    };
+    let good = verdict(&host("token"), &no_env);
+    assert!(good.starts_with("ok") && good.contains("kind: BitbucketDc"), "{good}");
+    assert!(good.contains("password: Some(Secret(…))") && !good.contains("hunter2"), "{good}");
+    assert!(good.contains("secret_files: [\"$DIR/token\", \"$DIR/token\"]"), "{good}");
+    let bad = ["open-token", "empty-token", "absent"].map(|file| verdict(&host(file), &no_env));
+    insta::assert_snapshot!(bad.join("\n"), @r"
+    git.host.password_file: $DIR/open-token can be read by others (mode 0644): chmod 600 it
+    git.host.password_file: $DIR/empty-token is empty
+    failed to read $DIR/absent: No such file or directory (os error 2)
+    ");
+}
+
+#[test]
 fn systemd_may_give_the_token_to_a_list_of_users() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agent.token");
     std::fs::write(&path, "sdpa_hunter2\n").unwrap();
     let said = |mode, credentials: Option<&Path>| {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        read_token(&path, credentials)
+        read_secret("token_file", &path, credentials)
             .map(|token| token.expose().to_owned())
             .map_err(|error| error.to_string())
     };
