@@ -54,14 +54,20 @@ pub(crate) fn run_test_with(
 
 /// The same; gives what server and agent logged meanwhile, as lines of JSON like those of the programs.
 pub(crate) fn run_test_logged(test: impl AsyncFnOnce(&mut Sdp)) -> String {
+    run_test_logged_with("debug", |_, _| (), test)
+}
+
+/// The same, with a filter like that of the programs, and set up otherwise.
+pub(crate) fn run_test_logged_with(
+    filter: &str,
+    change: impl FnOnce(&mut sdp_server::Config, &mut sdp_agent::Config),
+    test: impl AsyncFnOnce(&mut Sdp),
+) -> String {
     rustls::crypto::ring::default_provider().install_default().ok();
     let log = Log::default();
     let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .with_max_level(tracing::Level::DEBUG)
-        .with_writer(move || writer.clone())
-        .finish();
+    let subscriber =
+        tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(move || writer.clone()).finish();
     let dispatch = tracing::Dispatch::new(subscriber);
     let on_threads = dispatch.clone();
     // For this runtime's threads alone: other tests of the same process have logs of their own.
@@ -70,7 +76,7 @@ pub(crate) fn run_test_logged(test: impl AsyncFnOnce(&mut Sdp)) -> String {
         .enable_all()
         .on_thread_start(move || std::mem::forget(tracing::dispatcher::set_default(&on_threads)))
         .build();
-    tracing::dispatcher::with_default(&dispatch, || run_on(&runtime.expect("a runtime"), |_, _| (), test));
+    tracing::dispatcher::with_default(&dispatch, || run_on(&runtime.expect("a runtime"), change, test));
     let bytes = log.0.lock().expect("not poisoned").clone();
     String::from_utf8(bytes).expect("text")
 }

@@ -118,10 +118,14 @@ pub(crate) struct BranchQuery {
         (status = 503, description = "`no_agent`", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn branches(
     State(app): State<App>,
+    caller: Caller,
     Named(name): Named<ServiceName>,
     Query(query): Query<BranchQuery>,
 ) -> Result<Json<BranchList>, Refused> {
-    let mut list = app.platform().branches(&name, None).await?;
+    // What one may see depends on who one is at the git host.
+    let service = app.platform().service(&name).await?;
+    let credential = app.platform().credential_of(&caller.principal, &service.repo).await?;
+    let mut list = app.platform().branches(&name, credential).await?;
     if let Some(part) = query.q.filter(|part| !part.is_empty()) {
         let part = part.to_lowercase();
         list.branches.retain(|branch| branch.name.as_str().to_lowercase().contains(&part));
