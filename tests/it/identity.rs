@@ -229,8 +229,8 @@ fn what_somebody_logs_in_with_is_found_nowhere() {
             ("greeting.txt", "nosy"),
             (
                 "build.sh",
-                "env; cat /proc/self/environ; tr '\\0' ' ' </proc/*/cmdline; cat .git/config ../*/config; \
-                 cat /proc/*/environ; echo this-is-printed-by-the-build-and-no-secret; true",
+                "env; for file in /proc/*/cmdline /proc/*/environ .git/config ../*/config; do \
+                 tr '\\0' '\\n' <$file; echo; done 2>/dev/null; echo this-is-printed-by-the-build-and-no-secret",
             ),
         ],
     );
