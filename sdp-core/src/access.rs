@@ -40,6 +40,7 @@ pub use session::{
 pub use token::NewToken;
 
 pub(crate) use account::credential;
+pub use value::is_token;
 
 use crate::id::{BindingId, SessionId};
 use crate::name::{InvalidName, PersonName, TokenName};

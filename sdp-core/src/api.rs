@@ -3,6 +3,7 @@
 //!
 //! All times are RFC 3339 in UTC. All errors are [`Problem`], sent as `application/problem+json`.
 
+mod audit;
 mod identity;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+pub use self::audit::*;
 pub use self::identity::*;
 pub use crate::catalog::Service;
 pub use crate::deployment::Deployment;

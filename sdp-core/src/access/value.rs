@@ -31,8 +31,9 @@ pub(super) fn new_value(prefix: &str) -> Result<Secret, AccessError> {
     Ok(Secret::new(body + &check))
 }
 
-/// Whether a text has the form of a token, checksum included.
-pub(super) fn is_token(text: &str) -> bool {
+/// Whether a text has the form of a token, checksum included. Nothing is said of whether it opens anything.
+#[must_use]
+pub fn is_token(text: &str) -> bool {
     let Some((_, digits)) = text.split_once('_') else { return false };
     let known = PREFIXES.iter().any(|prefix| text.starts_with(prefix));
     if !known

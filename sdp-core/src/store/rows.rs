@@ -109,6 +109,9 @@ impl Writes {
                 about.agent.as_ref().map(AgentName::as_str),
                 json(event)?,
             ])?;
+            if let Some(entry) = crate::audit::automatic(event) {
+                crate::audit::insert(db, event.at, entry)?;
+            }
         }
         for deployment in &self.deployments {
             let (state, outcome) = match &deployment.state {
