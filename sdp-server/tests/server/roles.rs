@@ -130,6 +130,8 @@ async fn every_route_lets_in_whom_the_table_names() {
     }
     insta::assert_snapshot!(table.join("\n"), @r"
     ·rd1OpPbsveVDA GET /api/v1/agents
+    ····O·P······A GET /api/v1/audit
+    ····O·P······A GET /api/v1/audit/export
     ·rd1OpPbsveVDA GET /api/v1/deployments
     ··d1OpP···e·DA POST /api/v1/deployments
     ·rd1OpPbsveVDA GET /api/v1/deployments/{deployment}
