@@ -13,6 +13,9 @@
 //! The invariant: memory is bounded. Buckets that are full again are forgotten ([`forget`], each [`FORGET_EACH`]); beyond
 //! [`KEYS`] of a kind, those that come share [`CROWD`] buckets. An IPv6 address counts as its network (/64), which is what a
 //! customer of a provider has.
+//!
+//! Connections themselves are counted by the address at their other end, before anything is known of them: one that has too many
+//! is hung up on. A proxy of ours has no such limit; it is the one to count its clients.
 
 #[cfg(test)]
 mod tests;
@@ -167,23 +170,34 @@ pub(crate) struct Limiter<C: Clock = DefaultClock> {
     logins: Buckets<C>,
     refusals: Buckets<C>,
     open: Arc<Open>,
+    /// Feeds and viewers of each, and of all together.
     sockets: usize,
+    places: usize,
+    connected: Arc<Open>,
+    connections: usize,
 }
 
-/// Feeds and viewers that are open.
-#[derive(Debug)]
+/// What is open, of each.
+#[derive(Debug, Default)]
 struct Open {
     of: Mutex<HashMap<Key, usize>>,
-    places: usize,
 }
 
 impl Open {
     fn of(&self) -> MutexGuard<'_, HashMap<Key, usize>> {
         self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn take(self: &Arc<Self>, keys: Vec<Key>) -> Place {
+        let mut of = self.of();
+        for key in &keys {
+            *of.entry(key.clone()).or_default() += 1;
+        }
+        Place { open: self.clone(), keys }
+    }
 }
 
-/// The right to have a feed or viewer open; given back when it is dropped.
+/// The right to have something open; given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     open: Arc<Open>,
@@ -206,7 +220,10 @@ impl Drop for Place {
 
 impl<C: Clock> std::fmt::Debug for Limiter<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Limiter").field("open", &self.open).finish_non_exhaustive()
+        f.debug_struct("Limiter")
+            .field("open", &self.open)
+            .field("connected", &self.connected)
+            .finish_non_exhaustive()
     }
 }
 
@@ -227,8 +244,11 @@ impl<C: Clock + Clone> Limiter<C> {
             bot_writes: buckets(limits.writes_per_minute.saturating_mul(BOT)),
             logins: buckets(limits.login_attempts_per_minute),
             refusals: buckets(limits.refused_per_minute),
-            open: Arc::new(Open { of: Mutex::default(), places: (limits.connections * share / of).max(1) }),
+            open: Arc::default(),
             sockets: limits.sockets_per_principal,
+            places: (limits.connections * share / of).max(1),
+            connected: Arc::default(),
+            connections: limits.connections_per_address,
         }
     }
 
@@ -282,9 +302,9 @@ impl<C: Clock + Clone> Limiter<C> {
     pub(crate) fn socket(&self, caller: &Caller) -> Result<Place, Refused> {
         let Askers { own, bot } = Askers::of(caller);
         let bot_sockets = self.sockets.saturating_mul(BOT as usize);
-        let mut of = self.open.of();
+        let of = self.open.of();
         // A bot that speaks for somebody holds two keys; that it counts twice here does no harm.
-        if of.values().sum::<usize>() >= self.open.places {
+        if of.values().sum::<usize>() >= self.places {
             return Err(Refused::new(
                 "too_many_connections",
                 "the server holds as many feeds and viewers as it may",
@@ -301,14 +321,19 @@ impl<C: Clock + Clone> Limiter<C> {
             }
             keys.push(key);
         }
-        for key in &keys {
-            *of.entry(key.clone()).or_default() += 1;
-        }
-        Ok(Place { open: self.open.clone(), keys })
+        drop(of);
+        Ok(self.open.take(keys))
+    }
+
+    /// A place for a connection from this address; none if it has as many as it may.
+    pub(crate) fn connection(&self, address: ClientAddress) -> Option<Place> {
+        let key = Key::address(address);
+        let is_full = self.connected.of().get(&key).is_some_and(|count| *count >= self.connections);
+        (!is_full).then(|| self.connected.take(vec![key]))
     }
 
     fn forget(&self) {
-        let Self { requests, bot_requests, writes, bot_writes, logins, refusals, open: _, sockets: _ } = self;
+        let Self { requests, bot_requests, writes, bot_writes, logins, refusals, .. } = self;
         for buckets in [requests, bot_requests, writes, bot_writes, logins, refusals] {
             buckets.forget();
         }
@@ -328,10 +353,7 @@ pub(crate) async fn limit_requests(State(app): State<App>, request: Request, nex
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD);
     match app.limits().request(caller, is_write) {
         Ok(()) => next.run(request).await,
-        Err(refused) => {
-            let page = wants_page(request.headers()).then_some(&caller.principal);
-            answer(&app, refused, page)
-        }
+        Err(refused) => answer(&app, refused, wants_page(request.headers()), Some(&caller.principal)),
     }
 }
 
@@ -348,20 +370,16 @@ pub(crate) async fn limit_refusals(State(app): State<App>, request: Request, nex
         Some(address) if presented && response.status() == StatusCode::UNAUTHORIZED => {
             match app.limits().refused(address) {
                 Ok(()) => response,
-                Err(refused) if is_page => problem_page(refused, None),
-                Err(refused) => answer(&app, refused, None),
+                Err(refused) => answer(&app, refused, is_page, None),
             }
         }
         _ => response,
     }
 }
 
-fn answer(app: &App, refused: Refused, page: Option<&Principal>) -> Response {
+fn answer(app: &App, refused: Refused, is_page: bool, principal: Option<&Principal>) -> Response {
     app.metrics().refused(refused.code());
-    match page {
-        Some(principal) => problem_page(refused, Some(principal)),
-        None => refused.into_response(),
-    }
+    if is_page { problem_page(refused, principal) } else { refused.into_response() }
 }
 
 /// Forgets what is not needed any more, until the server stops.

@@ -13,6 +13,7 @@ fn limits() -> Limits {
         refused_per_minute: 2,
         sockets_per_principal: 2,
         connections: 64,
+        connections_per_address: 2,
         ..Limits::default()
     }
 }
@@ -157,4 +158,17 @@ fn memory_is_bounded_and_what_is_full_again_is_forgotten() {
     buckets.forget();
     assert_eq!(buckets.keyed.len(), 0);
     assert_eq!(pass(|| buckets.take(&address(7)).map_err(|wait| too_often("", "", wait))), 2);
+}
+
+#[test]
+fn an_address_has_so_many_connections_and_another_its_own() {
+    let (limiter, _) = limiter();
+    let first = limiter.connection(from("203.0.113.9")).expect("a place");
+    let second = limiter.connection(from("203.0.113.9")).expect("a place");
+    assert!(limiter.connection(from("203.0.113.9")).is_none());
+    let other = limiter.connection(from("198.51.100.1")).expect("a place");
+    drop(first);
+    let third = limiter.connection(from("203.0.113.9")).expect("one has gone");
+    drop((second, third, other));
+    assert!(limiter.connected.of().is_empty(), "nothing is kept of those who have gone");
 }
