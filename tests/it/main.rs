@@ -21,3 +21,4 @@ mod links;
 mod logging;
 mod output;
 mod restart;
+mod tls;
