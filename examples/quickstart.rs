@@ -77,7 +77,9 @@ async fn run() -> anyhow::Result<ExitCode> {
     // The server.
     let listener = listen(SERVER).await?;
     let public_url: Url = format!("http://{}", listener.local_addr()?).parse()?;
-    let config = sdp_server::Config::new(public_url.clone(), data.join("server"));
+    let mut config = sdp_server::Config::new(public_url.clone(), data.join("server"));
+    // The terminal plays the chat, and whoever types there is who they say they are.
+    config.login.trust_bot = true;
     let server = sdp_server::start(config, listener, shutdown.clone()).await?;
     let person = person();
     let admin = Principal::person(person.clone());

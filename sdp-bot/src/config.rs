@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `server` | `SDP_URL` | URL of the server |
 //! | `token_file` | `SDP_TOKEN_FILE` | file with the bot's token |
+//! | `ca_file` | `SDP_BOT_CA_FILE` | certificates (PEM) of authorities that are trusted beside the system's |
 //! | — | `SDP_TOKEN` | the token itself, where a file is not possible |
 //! | `person` | `SDP_BOT_PERSON` | who types in the console |
 //! | `data_dir` | `SDP_BOT_DATA_DIR` | folder for the bot's own database; without one it remembers nothing after it ends |
@@ -29,6 +30,8 @@ pub struct Config {
     pub server: Option<Url>,
     /// File with the bot's token.
     pub token_file: Option<PathBuf>,
+    /// File with certificates of authorities that are trusted beside the system's.
+    pub ca_file: Option<PathBuf>,
     /// Who types in the console.
     pub person: Option<PersonName>,
     /// Folder for the bot's own database.
@@ -106,6 +109,7 @@ impl Config {
             text.parse().map_err(|error: url::ParseError| error.to_string())
         })?;
         parsed("SDP_TOKEN_FILE", lookup("SDP_TOKEN_FILE"), &mut self.token_file, |text| Ok(text.into()))?;
+        parsed("SDP_BOT_CA_FILE", lookup("SDP_BOT_CA_FILE"), &mut self.ca_file, |text| Ok(text.into()))?;
         parsed("SDP_BOT_PERSON", lookup("SDP_BOT_PERSON"), &mut self.person, |text| {
             text.parse().map_err(|error: sdp_core::name::InvalidName| error.to_string())
         })?;
@@ -123,6 +127,14 @@ impl Config {
             what: "the server's URL",
             hint: "give --server, SDP_URL, or server in the configuration file",
         })
+    }
+
+    /// The authorities to be trusted beside the system's, as PEM; empty if none are named.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn authorities(&self) -> Result<String, ConfigError> {
+        self.ca_file.as_deref().map_or_else(|| Ok(String::new()), read_file)
     }
 
     /// The token: from `SDP_TOKEN` (`from_env`), else from the file.
@@ -176,6 +188,18 @@ mod tests {
         assert!(error.contains("servr") && error.contains("bot.toml"), "{error}");
         let bad = Config::default().with_env(|name| (name == "SDP_URL").then(|| "::".to_owned()));
         assert!(bad.unwrap_err().to_string().starts_with("SDP_URL: "));
+    }
+
+    #[test]
+    fn authorities_are_read_from_the_file_that_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        let named = |name: &str| (name == "SDP_BOT_CA_FILE").then(|| file.display().to_string());
+        let config = Config::default().with_env(named).unwrap();
+        assert!(matches!(config.authorities(), Err(ConfigError::Unreadable { .. })));
+        std::fs::write(&file, "certificates").unwrap();
+        assert_eq!(config.authorities().unwrap(), "certificates");
+        assert_eq!(Config::default().authorities().unwrap(), "");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use url::Url;
 /// SDP's chat bot: say `deploy payments feature/refund`, and watch it until it runs.
 ///
 /// Settings come from the file given by --config; environment variables override it (SDP_URL, SDP_TOKEN_FILE,
-/// SDP_TOKEN, SDP_BOT_PERSON, SDP_BOT_DATA_DIR, SDP_BOT_LOG, SDP_BOT_LOG_FORMAT), and options override those.
+/// SDP_TOKEN, SDP_BOT_CA_FILE, SDP_BOT_PERSON, SDP_BOT_DATA_DIR, SDP_BOT_LOG, SDP_BOT_LOG_FORMAT), and options override those.
 #[derive(Parser)]
 #[expect(clippy::doc_markdown, reason = "shown as it stands by --help")]
 #[command(
@@ -38,7 +38,7 @@ struct Cli {
 #[derive(Args)]
 #[expect(clippy::doc_markdown, reason = "shown as it stands by --help")]
 struct Settings {
-    /// Configuration file (TOML: server, token_file, person, data_dir, log).
+    /// Configuration file (TOML: server, token_file, ca_file, person, data_dir, log).
     #[arg(long, global = true, value_name = "FILE", env = "SDP_BOT_CONFIG")]
     config: Option<PathBuf>,
     /// Say whether the configuration can be used, and end.
@@ -50,6 +50,9 @@ struct Settings {
     /// File with the token. Without it: the variable SDP_TOKEN.
     #[arg(long, global = true, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// File with certificates (PEM) of authorities that are trusted beside the system's.
+    #[arg(long, global = true, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
     /// The person to speak for; needs a bot's token.
     #[arg(long = "as", global = true, value_name = "PERSON")]
     person: Option<PersonName>,
@@ -85,18 +88,21 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<u8> {
-    let Settings { config, check_config, server, token_file, person, data_dir, log_format } = cli.settings;
+    let Settings { config, check_config, server, token_file, ca_file, person, data_dir, log_format } =
+        cli.settings;
     let config = Config::read(config.as_deref())?.with_env(|name| std::env::var(name).ok())?;
     let config = Config {
         server: server.or(config.server),
         token_file: token_file.clone().or(config.token_file),
+        ca_file: ca_file.or(config.ca_file),
         person: person.or(config.person),
         data_dir: data_dir.or(config.data_dir),
         log: config.log,
     };
     // An option is meant for this one call: it wins over the variable.
     let from_env = std::env::var("SDP_TOKEN").ok().filter(|_| token_file.is_none()).map(Secret::new);
-    let client = Client::new(config.server()?, config.token(from_env)?)?;
+    let authorities = config.authorities()?;
+    let client = Client::with_authorities(config.server()?, config.token(from_env)?, authorities.as_bytes())?;
     let filter = EnvFilter::try_new(config.log.as_deref().unwrap_or("off")).context("log")?;
     if check_config {
         say(&format!("the configuration can be used; the server is {}", client.base()));

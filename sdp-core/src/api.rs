@@ -3,19 +3,24 @@
 //!
 //! All times are RFC 3339 in UTC. All errors are [`Problem`], sent as `application/problem+json`.
 
+mod audit;
+mod identity;
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+pub use self::audit::*;
+pub use self::identity::*;
 pub use crate::catalog::Service;
 pub use crate::deployment::Deployment;
 pub use crate::event::Event;
 use crate::id::{DeploymentId, DeploymentNumber};
-use crate::name::{AgentName, EnvName, GitRef, Label, RepoUrl, SandboxName, ServiceName, TokenName};
+use crate::name::{AgentName, EnvName, GitRef, Label, RepoUrl, SandboxName, ServiceName};
 pub use crate::sandbox::{Instance, LastRestart, Sandbox};
-use crate::secret::{GitCredential, Secret};
+use crate::secret::GitCredential;
 pub use crate::wire::{Load, OutputLine, Preflight, RefInfo};
 
 /// The header by which a bot's token names the person it speaks for.
@@ -375,84 +380,4 @@ pub enum ViewerFrame {
         /// `event` of the next connection.
         event: crate::id::EventSeq,
     },
-}
-
-/// Ask for a link that signs a browser in once.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields)]
-pub struct CreateSignInLink {
-    /// The page to open, a path on this server; without one: the home page.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next: Option<String>,
-}
-
-/// A link that signs a browser in once, within ten minutes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct SignInLink {
-    /// Open it in a browser.
-    pub url: Url,
-    /// Until when it works.
-    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
-    pub expires_at: Timestamp,
-}
-
-/// What a token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum TokenKind {
-    /// Everything.
-    Admin,
-    /// Speak for the people in chat.
-    Bot,
-    /// Connect as the agent of that name; nothing else.
-    Agent,
-}
-
-/// Ask for a token.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(deny_unknown_fields)]
-pub struct CreateToken {
-    /// Its name; for an agent's token the agent's name.
-    pub name: TokenName,
-    /// What it may do.
-    pub kind: TokenKind,
-}
-
-/// A new token; its value is shown this once.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct TokenCreated {
-    /// Its name.
-    pub name: TokenName,
-    /// What it may do.
-    pub kind: TokenKind,
-    /// Its value.
-    #[cfg_attr(feature = "openapi", schema(value_type = String))]
-    pub token: Secret,
-}
-
-/// Tokens, without their values.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct TokenList {
-    /// By name.
-    pub tokens: Vec<TokenInfo>,
-}
-
-/// A token, without its value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct TokenInfo {
-    /// Its name.
-    pub name: TokenName,
-    /// What it may do.
-    pub kind: TokenKind,
-    /// When it was made.
-    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
-    pub created_at: Timestamp,
 }

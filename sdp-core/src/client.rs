@@ -22,6 +22,8 @@
 //! A verb is a method of the same name as in every other layer. One request is one method call and is made once; only
 //! [`Client::wait`] and the feed ([`Client::events`]) repeat theirs, because that is what they are for.
 //!
+//! What the server says of when to come again ([`ClientError::retry_after`]) is obeyed there, and left to the caller elsewhere.
+//!
 //! Limits: connecting 10 s, a request [`REQUEST_TIMEOUT`], a body [`MAX_BODY`] bytes, a feed that is silent for
 //! [`FEED_SILENCE`] is taken up anew. Redirects are not followed, so that a token reaches no other server. No proxy is
 //! taken from the environment; [`Client::with_http`] takes any `reqwest::Client`.
@@ -37,7 +39,7 @@ mod verbs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -60,6 +62,8 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 pub const FEED_SILENCE: Duration = Duration::from_secs(40);
 /// The largest body that is taken, in bytes; more is an error, not a full memory.
 pub const MAX_BODY: usize = 16 * 1024 * 1024;
+/// A longer `Retry-After` is taken for this, in seconds.
+const MAX_RETRY_AFTER: u64 = 3600;
 
 /// A client of one server with one token. Cheap to clone; clones share their connections.
 #[derive(Clone)]
@@ -89,6 +93,15 @@ impl Client {
     /// # Errors
     /// [`ClientError::InvalidSetup`] if the URL or the token cannot be used.
     pub fn new(base: Url, token: Secret) -> Result<Self, ClientError> {
+        Self::with_authorities(base, token, b"")
+    }
+
+    /// As [`Client::new`], for a server whose certificate is of an authority that this machine does not know: `pem` holds the
+    /// certificates of authorities that are trusted beside the system's.
+    ///
+    /// # Errors
+    /// [`ClientError::InvalidSetup`] if the URL, the token or the certificates cannot be used.
+    pub fn with_authorities(base: Url, token: Secret, pem: &[u8]) -> Result<Self, ClientError> {
         // reqwest panics where no TLS provider was chosen for the process; whoever has chosen one keeps it.
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             let _already_there = rustls::crypto::ring::default_provider().install_default();
@@ -101,6 +114,13 @@ impl Client {
         if base.scheme() == "http" {
             // A machine without any CA certificates can still speak plain http.
             http = http.tls_certs_only([]);
+        } else if !pem.is_empty() {
+            let authorities = reqwest::Certificate::from_pem_bundle(pem).unwrap_or_default();
+            if authorities.is_empty() {
+                let problem = "the file of authorities holds no certificate in PEM".to_owned();
+                return Err(ClientError::InvalidSetup { problem });
+            }
+            http = http.tls_certs_merge(authorities);
         }
         let http = http.build().map_err(|error| {
             let causes = std::iter::successors(std::error::Error::source(&error), |cause| cause.source());
@@ -221,8 +241,12 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
+        let retry_after = retry_after(response.headers());
         let body = self.body(response).await?;
         Err(match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) if problem.status == 429 => {
+                ClientError::TooManyRequests { problem: Box::new(problem), retry_after }
+            }
             Ok(problem) => ClientError::Problem(Box::new(problem)),
             Err(_) => self.unexpected(status, &body),
         })
@@ -262,4 +286,10 @@ impl Client {
     fn server(&self) -> String {
         self.inner.base.as_str().trim_end_matches('/').to_owned()
     }
+}
+
+/// What `Retry-After` says, in seconds; a second where it says nothing that can be understood.
+fn retry_after(headers: &HeaderMap) -> Duration {
+    let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
+    Duration::from_secs(seconds.unwrap_or(1).clamp(1, MAX_RETRY_AFTER))
 }

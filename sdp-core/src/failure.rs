@@ -166,7 +166,7 @@ impl FailureReason {
             Self::CredentialsNeeded => (
                 "credentials_needed",
                 "the git host wants a login, or refuses the one it got",
-                "pass a git credential that can read the repository",
+                "log in again with a git account that can read the repository (chat: /sdp login), or pass a git credential",
             ),
             Self::CredentialsGone => (
                 "credentials_gone",

@@ -75,6 +75,14 @@ macro_rules! uuid_id {
 }
 
 uuid_id!(
+    /// A browser's session; it opens nothing.
+    SessionId, "session id"
+);
+uuid_id!(
+    /// What says which account a user of a chat is.
+    BindingId, "binding id"
+);
+uuid_id!(
     /// One deployment.
     DeploymentId, "deployment id"
 );

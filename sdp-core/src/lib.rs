@@ -45,6 +45,8 @@
 pub mod access;
 pub mod api;
 #[cfg(feature = "platform")]
+pub mod audit;
+#[cfg(feature = "platform")]
 pub mod backup;
 pub mod catalog;
 #[cfg(feature = "client")]

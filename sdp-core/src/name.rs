@@ -330,6 +330,15 @@ fn is_repo_url(text: &str) -> bool {
     }
 }
 
+impl RepoUrl {
+    /// Scheme, host and port, such as `https://git.example.com`; none of a local path.
+    #[must_use]
+    pub fn origin(&self) -> Option<String> {
+        let url = url::Url::parse(&self.0).ok()?;
+        matches!(url.scheme(), "https" | "http").then(|| url.origin().ascii_serialization())
+    }
+}
+
 impl SandboxName {
     /// The nearest valid sandbox name to a text such as a person's name; always succeeds.
     ///

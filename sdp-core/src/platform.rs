@@ -15,6 +15,7 @@
 
 mod clock;
 mod config;
+mod credentials;
 mod decide;
 mod error;
 mod input;
@@ -35,7 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-pub use config::{ListingLimits, PlatformConfig};
+pub use config::{ListingLimits, PlatformConfig, VaultKey};
 pub use error::PlatformError;
 pub use output::{Followed, OutputFollow};
 pub use request::{Again, Deploy, DeploymentFilter, Idempotency, InstanceFilter, Save, StateFilter};
@@ -50,7 +51,8 @@ use crate::logs::Logs;
 use crate::name::{AgentName, SandboxName, ServiceName, did_you_mean};
 use crate::principal::Principal;
 use crate::sandbox::Sandbox;
-use crate::store::{Store, StoreError};
+use crate::store::{Snapshot, Store, StoreError};
+use crate::vault::Vault;
 use crate::wire::Answer;
 use crate::wire::link::{self, AgentEnd, ServerEnd};
 
@@ -92,6 +94,7 @@ struct Inner {
     /// The orchestrator's.
     clock: clock::Clock,
     store: Store,
+    vault: Vault,
     logs: Logs,
     followers: Arc<output::Followers>,
     lists: repositories::Lists,
@@ -115,17 +118,37 @@ impl Platform {
             .await
             .map_err(|source| PlatformError::DataDir { path: folder.clone(), source: Arc::new(source) })?;
         let store = Store::open(&folder).await?;
+        let key = config.vault.clone();
+        let vault = tokio::task::spawn_blocking(move || match key {
+            VaultKey::File(path) => Vault::from_file(&path),
+            VaultKey::Memory => Vault::fleeting(),
+        });
+        let vault = vault.await.map_err(|_| PlatformError::Stopping)?.map_err(Arc::new)?;
         let logs = {
             let (folder, config) = (folder.join("logs"), config.logs.clone());
             tokio::task::spawn_blocking(move || Logs::open(folder, config))
         };
         let logs = logs.await.map_err(|_| PlatformError::Stopping)??;
-        let snapshot = store.read(crate::store::Snapshot::load).await?;
+        let opener = vault.clone();
+        let (snapshot, credentials) = store
+            .read(move |connection| {
+                let snapshot = Snapshot::load(connection)?;
+                let credentials = credentials::again(connection, &opener, &snapshot)?;
+                Ok((snapshot, credentials))
+            })
+            .await?;
         let followers = Arc::new(output::Followers::default());
         let lists = repositories::Lists::new(config.listings)?;
         let clock = clock::Clock::start();
-        let (run, inputs, newest, storage) =
-            run::Run::new(config.clone(), clock, store.clone(), logs.clone(), followers.clone(), snapshot);
+        let (run, inputs, newest, storage) = run::Run::new(
+            config.clone(),
+            clock,
+            store.clone(),
+            logs.clone(),
+            followers.clone(),
+            snapshot,
+            credentials,
+        );
         let mut task = JoinSet::new();
         task.spawn(run.run());
         let task = Mutex::new(task);
@@ -134,6 +157,7 @@ impl Platform {
                 config,
                 clock,
                 store,
+                vault,
                 logs,
                 followers,
                 lists,
@@ -258,6 +282,12 @@ impl Platform {
             return Err(PlatformError::DiskLow { free_mib: free >> 20, floor_mib: floor >> 20 });
         }
         Ok(())
+    }
+
+    /// What seals credentials and secret values.
+    #[must_use]
+    pub fn vault(&self) -> &Vault {
+        &self.inner.vault
     }
 
     pub(crate) fn store(&self) -> &Store {

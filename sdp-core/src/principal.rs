@@ -33,6 +33,38 @@ pub enum Principal {
     System,
 }
 
+/// What a person may do; each may what those before may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Role {
+    /// Look at everything.
+    Viewer,
+    /// Deploy, cancel, stop, restart, delete.
+    Developer,
+    /// Change the catalog, tokens, agents and people; read the audit.
+    Admin,
+}
+
+impl Role {
+    /// As it is written in JSON and configurations.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Developer => "developer",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 impl Principal {
     /// A person.
     #[must_use]

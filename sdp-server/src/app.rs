@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use sdp_core::access::{Access, AccessError};
 use sdp_core::api::DeploymentView;
+use sdp_core::audit::Audit;
 use sdp_core::deployment::{Deployment, Outcome};
 use sdp_core::id::{BootId, DeploymentNumber, EventSeq};
 use sdp_core::name::AgentName;
@@ -27,9 +28,11 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::config::{Config, ConfigError, TokenDigest};
+use crate::edge::Limiter;
 use crate::metrics::{Metrics, story};
 use crate::rest::health::Found;
-use crate::{router, serve};
+use crate::serve::tls::{self, Acceptor};
+use crate::{edge, router, serve};
 
 /// How long requests, feeds and viewers may take to finish when the server stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
@@ -47,6 +50,7 @@ struct Inner {
     config: Config,
     platform: Platform,
     access: Access,
+    audit: Audit,
     /// Connections and viewers.
     requests: TaskTracker,
     /// Agents' connections; the platform ends them.
@@ -56,6 +60,9 @@ struct Inner {
     metrics: Metrics,
     /// What opens `/metrics` alone.
     metrics_token: Option<TokenDigest>,
+    /// Makes TLS of what connects, if the server does that itself.
+    tls: Option<Acceptor>,
+    limits: Limiter,
     /// What was found when readiness was looked at last.
     found: Found,
     /// Please finish.
@@ -77,6 +84,10 @@ impl App {
         &self.inner.access
     }
 
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.inner.audit
+    }
+
     pub(crate) fn requests(&self) -> &TaskTracker {
         &self.inner.requests
     }
@@ -91,6 +102,15 @@ impl App {
 
     pub(crate) fn metrics_token(&self) -> Option<&TokenDigest> {
         self.inner.metrics_token.as_ref()
+    }
+
+    pub(crate) fn tls(&self) -> Option<&Acceptor> {
+        self.inner.tls.as_ref()
+    }
+
+    /// How often, and how much at once.
+    pub(crate) fn limits(&self) -> &Limiter {
+        &self.inner.limits
     }
 
     pub(crate) fn found(&self) -> &Found {
@@ -152,6 +172,21 @@ impl App {
             waiting_for,
             deployment,
         })
+    }
+}
+
+/// How often expired sessions, bindings and tokens are dropped, and with them the credentials of those who are logged in no more.
+const SWEEP: Duration = Duration::from_secs(10 * 60);
+
+async fn sweep(app: App) {
+    loop {
+        tokio::select! {
+            () = app.drain().cancelled() => return,
+            () = tokio::time::sleep(SWEEP) => {}
+        }
+        if let Err(error) = app.access().sweep().await {
+            tracing::warn!(%error, "what has expired could not be dropped");
+        }
     }
 }
 
@@ -219,6 +254,8 @@ pub async fn start(
 ) -> Result<Server, StartError> {
     config.check()?;
     let metrics_token = config.metrics.token()?;
+    let identity = config.tls.as_ref().map(|tls| tls.read()).transpose()?;
+    let tls = identity.as_ref().map(Acceptor::new).transpose()?;
     let local_addr = listener.local_addr()?;
     let public_url = config.public_url.clone();
     config
@@ -235,29 +272,38 @@ pub async fn start(
             return Err(error.into());
         }
     };
+    let limits = Limiter::new(&config.limits);
     let app = App {
         inner: Arc::new(Inner {
             config,
             platform: platform.clone(),
             access: access.clone(),
+            audit: Audit::of(&platform),
             requests: TaskTracker::new(),
             links: TaskTracker::new(),
             boots: Mutex::default(),
             metrics: Metrics::new(),
             metrics_token,
+            tls,
+            limits,
             found: Found::default(),
             drain: shutdown,
             abort: CancellationToken::new(),
         }),
     };
     let running = TaskTracker::new();
-    let task = running.spawn(run(app, listener, begun));
+    let task = running.spawn(run(app, listener, begun, identity.map(|identity| identity.digest)));
     Ok(Server { platform, access, local_addr, public_url, admin_token, task })
 }
 
-async fn run(app: App, listener: TcpListener, begun: EventSeq) {
+async fn run(app: App, listener: TcpListener, begun: EventSeq, certificate: Option<[u8; 32]>) {
     let readers = TaskTracker::new();
     readers.spawn(story::follow(app.clone(), begun));
+    readers.spawn(sweep(app.clone()));
+    readers.spawn(edge::forget(app.clone()));
+    if let (Some(acceptor), Some(tls), Some(digest)) = (app.tls(), &app.config().tls, certificate) {
+        readers.spawn(tls::follow(acceptor.clone(), tls.clone(), digest, app.drain().clone()));
+    }
     let router = router::router(app.clone());
     serve::accept(listener, router, &app).await;
     let App { inner } = &app;

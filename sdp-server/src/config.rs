@@ -3,7 +3,11 @@
 //! `SDP_SERVER_PUBLIC_URL` overrides `public_url`, `SDP_SERVER_LIMITS__BUILD` overrides `build` in `[limits]`. A key that
 //! nobody knows is refused, in the file as in the environment.
 
+mod limits;
+mod login;
 mod metrics;
+mod proxy;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,6 +19,13 @@ use sdp_core::wire::StepLimits;
 use serde::{Deserialize, Deserializer};
 use url::{Host, Url};
 
+pub use limits::Limits;
+pub use login::Login;
+pub use metrics::{Metrics, TokenDigest};
+pub use proxy::Proxy;
+pub use tls::Tls;
+pub(crate) use tls::{Identity, provider};
+
 /// What an environment variable of the configuration begins with.
 pub const ENV_PREFIX: &str = "SDP_SERVER_";
 /// Variables with that prefix that are not part of the file.
@@ -24,7 +35,7 @@ pub const ENV_OTHERS: [&str; 3] = ["SDP_SERVER_CONFIG", "SDP_SERVER_LOG", "SDP_S
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Where it listens; TLS is a reverse proxy's business.
+    /// Where it listens.
     #[serde(default = "default_listen", deserialize_with = "address")]
     pub listen: SocketAddr,
     /// How people reach it. Links, cookies and the check of a request's origin follow it.
@@ -41,83 +52,16 @@ pub struct Config {
     /// Who may read the metrics.
     #[serde(default)]
     pub metrics: Metrics,
+    /// How people log in.
+    #[serde(default)]
+    pub login: Login,
+    /// Its certificate, if it speaks TLS itself and no proxy does it.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+    /// The proxies before it, which say for whom they ask.
+    #[serde(default)]
+    pub proxy: Proxy,
 }
-
-/// Limits. Times are written as `"90s"`, `"10m"`, `"2h"`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// Connections at once; more wait.
-    pub connections: usize,
-    /// Resolve and fetch together.
-    #[serde(deserialize_with = "duration")]
-    pub fetch: Duration,
-    /// Build.
-    #[serde(deserialize_with = "duration")]
-    pub build: Duration,
-    /// Start.
-    #[serde(deserialize_with = "duration")]
-    pub start: Duration,
-    /// Check.
-    #[serde(deserialize_with = "duration")]
-    pub check: Duration,
-    /// How long a deployment may wait while no agent that fits is connected.
-    #[serde(deserialize_with = "duration")]
-    pub no_agent_after: Duration,
-    /// How long a deployment may wait for its turn.
-    #[serde(deserialize_with = "duration")]
-    pub queue: Duration,
-    /// How many deployments may wait.
-    pub queue_size: usize,
-    /// How long a replaced instance may take to finish the requests it has.
-    #[serde(deserialize_with = "duration")]
-    pub drain: Duration,
-    /// After how long an agent's absence fails its deployments.
-    #[serde(deserialize_with = "duration")]
-    pub lost_after: Duration,
-    /// How long an agent may take to answer a question.
-    #[serde(deserialize_with = "duration")]
-    pub answer: Duration,
-    /// How long an agent or a viewer may take to accept a frame.
-    #[serde(deserialize_with = "duration")]
-    pub send: Duration,
-    /// Below so many free MiB in the data folder new deployments are refused.
-    pub disk_floor_mib: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        let PlatformConfig {
-            steps,
-            no_agent_after,
-            queue_limit,
-            queue_size,
-            drain_limit,
-            lost_after,
-            answer_limit,
-            disk_floor,
-            ..
-        } = PlatformConfig::new("");
-        let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
-        Self {
-            connections: 4096,
-            fetch: seconds(steps.fetch),
-            build: seconds(steps.build),
-            start: seconds(steps.start),
-            check: seconds(steps.check),
-            no_agent_after,
-            queue: queue_limit,
-            queue_size,
-            drain: drain_limit,
-            lost_after,
-            answer: answer_limit,
-            send: Duration::from_secs(30),
-            disk_floor_mib: disk_floor >> 20,
-        }
-    }
-}
-
-pub use metrics::{Metrics, TokenDigest};
 
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8080))
@@ -134,17 +78,6 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::
             "expected an IP address and a port, such as \"127.0.0.1:8080\" or \"[::1]:8080\" (no name of a host)",
         )
     })
-}
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let signed: Option<jiff::SignedDuration> = text.parse().ok();
-    match signed.map(Duration::try_from) {
-        Some(Ok(duration)) if duration >= Duration::from_secs(1) => Ok(duration),
-        _ => Err(serde::de::Error::custom(
-            "expected a time of at least a second, such as \"90s\", \"10m\" or \"2h\"",
-        )),
-    }
 }
 
 /// Why a configuration cannot be used.
@@ -187,6 +120,9 @@ impl Config {
             data_dir: data_dir.into(),
             limits: Limits::default(),
             metrics: Metrics::default(),
+            login: Login::default(),
+            tls: None,
+            proxy: Proxy::default(),
         }
     }
 
@@ -266,27 +202,32 @@ impl Config {
             return wrong(
                 "public_url",
                 format!(
-                    "{url} would send sign-in cookies and tokens over the network in the clear. Put a reverse proxy with TLS \
-                     before the server and give its https URL, or set insecure_http = true if you accept that"
+                    "{url} would send sign-in cookies and tokens over the network in the clear. Configure [tls], or put a \
+                     reverse proxy with TLS before the server, and give the https URL; or set insecure_http = true if you accept that"
                 ),
             );
         }
-        let limits = &self.limits;
-        if limits.connections == 0 || limits.connections > 100_000 {
-            return wrong("limits.connections", "1 to 100000".into());
+        if self.tls.is_some() && url.scheme() != "https" {
+            return wrong(
+                "public_url",
+                format!(
+                    "{url} is plain http, but [tls] is configured: give the https URL at which people reach the server"
+                ),
+            );
         }
-        if limits.queue_size == 0 {
-            return wrong("limits.queue_size", "at least 1".into());
-        }
-        for (key, step) in [
-            ("limits.fetch", limits.fetch),
-            ("limits.build", limits.build),
-            ("limits.start", limits.start),
-            ("limits.check", limits.check),
-        ] {
-            if step > Duration::from_secs(24 * 3600) {
-                return wrong(key, "at most 24h".into());
-            }
+        self.login.check()?;
+        self.limits.check()?;
+        Ok(())
+    }
+
+    /// What only the files that it names can tell: whether the certificate, its key and the token for metrics can be used.
+    ///
+    /// # Errors
+    /// The first file that cannot be used.
+    pub fn check_files(&self) -> Result<(), ConfigError> {
+        self.metrics.token()?;
+        if let Some(tls) = &self.tls {
+            tls.read()?;
         }
         Ok(())
     }
@@ -414,7 +355,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        let mistakes: [(&str, &[(&str, &str)]); 12] = [
+        let mistakes: [(&str, &[(&str, &str)]); 16] = [
             ("", &[]),
             ("", &[("SDP_SERVER_LISTEN", "127.0.0.1:1")]),
             ("public_url = \"https://x\"\nlisten = \"localhost:8080\"", &[]),
@@ -427,6 +368,10 @@ mod tests {
             ("public_url = \"https://x/sdp\"", &[]),
             ("public_url = \"ftp://x\"", &[]),
             ("public_url = \"http://sdp.example.com\"", &[]),
+            ("public_url = \"http://127.0.0.1\"\n[tls]\ncertificate = \"a\"\nkey = \"b\"", &[]),
+            ("public_url = \"https://x\"\n[limits]\nwrites_per_minute = 0", &[]),
+            ("public_url = \"https://x\"\n[limits]\nbody = \"2m\"", &[]),
+            ("public_url = \"https://x\"\n[proxy]\ntrusted = [\"10.0.0.1/8\"]", &[]),
         ];
         let said = mistakes.map(|(text, variables)| parse(text, variables).expect_err("refused"));
         insta::assert_snapshot!(said.join("\n---\n"), @r#"
@@ -450,7 +395,7 @@ mod tests {
           |
         2 | listen_on = 1
           | ^^^^^^^^^
-        unknown field `listen_on`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`, `metrics`
+        unknown field `listen_on`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`, `metrics`, `login`, `tls`, `proxy`
         ---
         sdp.toml: TOML parse error at line 3, column 9
           |
@@ -464,7 +409,7 @@ mod tests {
           |         ^^^^^
         expected a time of at least a second, such as "90s", "10m" or "2h"
         ---
-        sdp.toml: unknown field `limit`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`, `metrics` (with SDP_SERVER_LIMIT)
+        sdp.toml: unknown field `limit`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`, `metrics`, `login`, `tls`, `proxy` (with SDP_SERVER_LIMIT)
         ---
         SDP_SERVER_LISTEN__PORT: no such key
         ---
@@ -472,7 +417,19 @@ mod tests {
         ---
         public_url: ftp://x/ is no http or https URL with a host
         ---
-        public_url: http://sdp.example.com/ would send sign-in cookies and tokens over the network in the clear. Put a reverse proxy with TLS before the server and give its https URL, or set insecure_http = true if you accept that
+        public_url: http://sdp.example.com/ would send sign-in cookies and tokens over the network in the clear. Configure [tls], or put a reverse proxy with TLS before the server, and give the https URL; or set insecure_http = true if you accept that
+        ---
+        public_url: http://127.0.0.1/ is plain http, but [tls] is configured: give the https URL at which people reach the server
+        ---
+        limits.writes_per_minute: at least 1
+        ---
+        limits.body: at most 60 s
+        ---
+        sdp.toml: TOML parse error at line 3, column 11
+          |
+        3 | trusted = ["10.0.0.1/8"]
+          |           ^^^^^^^^^^^^^^
+        "10.0.0.1/8" is no address and no network, such as "127.0.0.1", "10.0.0.0/8" or "fd00::/8"
         "#);
     }
 

@@ -2,16 +2,20 @@
 //! browser what it must not do.
 //!
 //! ```text
-//! request ─▶ id ─▶ panics caught ─▶ time limit ─▶ who asks, may they ─▶ handler
-//! answer  ◀─ id, security headers, one line of log ◀──────────────────────┘
+//! request ─▶ id ─▶ panics caught ─▶ time limit ─▶ who asks, may they, so often ─▶ handler
+//! answer  ◀─ id, security headers, one line of log ◀───────────────────────────────┘
 //! ```
 //! The LOGGING rule: one line for each request that changes something or is answered with 5xx; reads are logged at
 //! debug level. A line names the route, not the address, because a sign-in link's address opens a door; never a
 //! header, a query or a body.
 
+mod address;
+pub(crate) mod audit;
 mod auth;
 mod body;
+mod came_from;
 mod describe;
+mod limit;
 mod named;
 mod who;
 
@@ -25,22 +29,25 @@ use axum::response::{IntoResponse, Response};
 use tracing::Instrument;
 use uuid::Uuid;
 
+pub(crate) use address::ClientAddress;
 pub(crate) use auth::{
-    AskedBy, Caller, Proof, authenticate, is_same_origin, presented_session, session_cookie, still_holds,
+    AskedBy, Caller, NotCrossSite, Proof, authenticate, is_same_origin, presented_session, session_cookie,
+    still_holds,
 };
 pub(crate) use body::{JsonBody, OptionalJsonBody};
+pub(crate) use came_from::CameFrom;
+pub(crate) use limit::{Limiter, Place, forget, limit_refusals, limit_requests};
 pub(crate) use named::{IdempotencyHeader, Named, Query};
 #[cfg(test)]
 pub(crate) use who::listed;
-pub(crate) use who::{Who, who};
+pub(crate) use who::{Rank, Who, who};
 
 use crate::app::App;
+use crate::openapi::operations;
 use crate::problem::{Fault, Refused};
 
 /// The largest body that is taken, in bytes.
 pub(crate) const BODY_LIMIT: usize = 1024 * 1024;
-/// How long a body may take to arrive.
-pub(crate) const BODY_TIME: Duration = Duration::from_secs(15);
 /// How long an answer may take to begin; a held request is answered after 50 s.
 const ANSWER_LIMIT: Duration = Duration::from_secs(65);
 
@@ -54,13 +61,17 @@ const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
                            connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Outermost: gives the request an id, logs it, and completes the answer's headers.
-pub(crate) async fn answer(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(crate) async fn answer(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id = Uuid::now_v7();
     let begun = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let shown = route.as_deref().unwrap_or("(no route)");
+    request.extensions_mut().insert(audit::RequestId(id));
     let span = tracing::info_span!("request", request.id = %id, %method, route = shown);
+    if let Some(ClientAddress(address)) = request.extensions().get() {
+        tracing::debug!(request.id = %id, %method, route = shown, client.address = %address, "asked");
+    }
     let mut response = next.run(request).instrument(span).await;
     let status = response.status();
     let took = begun.elapsed();
@@ -78,8 +89,9 @@ pub(crate) async fn answer(State(app): State<App>, request: Request, next: Next)
         tracing::debug!(request.id = %id, %method, route = shown, status = status.as_u16(), ms, by, "answered");
     }
     let is_docs = route.as_deref().is_some_and(|route| route.starts_with("/docs"));
-    let is_api =
-        route.as_deref().is_none_or(|route| route.starts_with("/api/") || route.starts_with("/sign-in"));
+    let is_api = route
+        .as_deref()
+        .is_none_or(|route| ["/api/", "/sign-in", "/login"].iter().any(|begin| route.starts_with(begin)));
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::try_from(id.to_string()) {
         headers.insert(REQUEST_ID, id);

@@ -114,7 +114,7 @@ impl Metrics {
         );
         registry.register(
             "auth_refused",
-            "Requests that were refused for who asks, by the code of the problem",
+            "Requests that were refused for who asks, or how often, by the code of the problem",
             metrics.refused.clone(),
         );
         registry.register(
@@ -134,7 +134,7 @@ impl Metrics {
         );
         registry.register("viewers", "Viewers of logs that are connected", metrics.viewers.clone());
         registry.register("feeds", "Readers that follow the events over HTTP", metrics.feeds.clone());
-        for code in ["unauthorised", "forbidden", "cross_site"] {
+        for code in ["unauthorised", "forbidden", "cross_site", "too_many_requests"] {
             drop(metrics.refused.get_or_create(&RefusedLabels { code }));
         }
         metrics.registry = registry;
@@ -157,12 +157,13 @@ impl Metrics {
         self.requests.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
-    /// Somebody was refused for who they are, or are not.
+    /// Somebody was refused for who they are, or are not, or for asking too often.
     pub(crate) fn refused(&self, code: &str) {
         let code = match code {
             "unauthorised" => "unauthorised",
             "forbidden" => "forbidden",
             "cross_site" => "cross_site",
+            "too_many_requests" => "too_many_requests",
             _ => "other",
         };
         self.refused.get_or_create(&RefusedLabels { code }).inc();

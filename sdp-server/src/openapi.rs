@@ -4,11 +4,13 @@
 //! `openapi/sdp.json` is this document, checked in; a test compares.
 
 use axum::http::Method;
-use sdp_core::api::{OutputChunk, OutputEnd, Problem};
+use sdp_core::api::{AuditEntry, OutputChunk, OutputEnd, Problem};
 use utoipa::openapi::path::{HttpMethod, Operation, PathItem};
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder, SecurityRequirement};
+use utoipa::openapi::{
+    ContentBuilder, HeaderBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, SecurityRequirement,
+};
 use utoipa::{Modify, OpenApi as _};
 
 use crate::edge::{Who, who};
@@ -21,8 +23,9 @@ use crate::edge::{Who, who};
             **Errors** are `application/problem+json` with a stable `code`; match on that, not on texts.\n\n\
             **Times** are RFC 3339 in UTC. **Names and ids** are checked where they come in. Fields, kinds of events and \
             values of enumerations may be added: skip what you do not know.\n\n\
-            **Tokens** go into the header `Authorization: Bearer …`, never into an address. A bot's token names the person \
-            it speaks for in the header `sdp-on-behalf-of`; without that it may only read.",
+            **Tokens** go into the header `Authorization: Bearer …`, never into an address. A bot's token names the user of its \
+            chat for whom it speaks in the header `sdp-on-behalf-of`; it acts as the account which that user is bound to, and may \
+            only read for one who is bound to none.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
     tags(
@@ -32,12 +35,15 @@ use crate::edge::{Who, who};
         (name = "services", description = "The catalog"),
         (name = "events", description = "What happens, in one sequence"),
         (name = "agents", description = "Where builds are done and services run"),
+        (name = "me", description = "Who asks, and what is theirs: sessions, bindings"),
+        (name = "audit", description = "Who did what, when and from where"),
+        (name = "people", description = "Who has logged in, and what they may do"),
         (name = "tokens", description = "API tokens"),
-        (name = "sign-in", description = "Browser sessions"),
+        (name = "sign-in", description = "Logging in with a git account, one-time links"),
         (name = "sockets", description = "WebSockets"),
         (name = "health", description = "For service managers and load balancers"),
     ),
-    components(schemas(Problem, OutputChunk, OutputEnd)),
+    components(schemas(AuditEntry, Problem, OutputChunk, OutputEnd)),
     modifiers(&Security)
 )]
 struct Document;
@@ -49,7 +55,9 @@ impl Modify for Security {
         let components = document.components.get_or_insert_default();
         let bearer = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
-            .description(Some("A token: `sdp_…` of an admin, `sdpb_…` of a bot, `sdpa_…` of an agent"))
+            .description(Some(
+                "A token: `sdp_…` of a person or program, `sdpb_…` of a bot, `sdpa_…` of an agent",
+            ))
             .build();
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
         let cookie = ApiKeyValue::with_description(
@@ -111,15 +119,10 @@ fn complete(path: &str, method: &Method, operation: &mut Operation) {
     let requirement = |name: &str| SecurityRequirement::new::<_, [&str; 0], &str>(name, []);
     operation.security = Some(match who(method, path) {
         Some(Who::Open) => vec![],
-        Some(Who::Read | Who::Write | Who::Page | Who::Metrics) => {
-            vec![requirement("bearer"), requirement("session")]
-        }
-        Some(Who::Issue | Who::Admin | Who::Agent) | None => vec![requirement("bearer")],
+        Some(Who::Issue | Who::Agent | Who::Chat) | None => vec![requirement("bearer")],
+        Some(_) => vec![requirement("bearer"), requirement("session")],
     });
-    let problem = |description: &str| {
-        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-        ResponseBuilder::new().description(description).content("application/problem+json", content).build()
-    };
+    let problem = |description: &str| problem_response(description).build();
     let responses = &mut operation.responses.responses;
     if who(method, path) != Some(Who::Open) {
         let text = "Not signed in, or no valid token (`unauthorised`)";
@@ -127,8 +130,24 @@ fn complete(path: &str, method: &Method, operation: &mut Operation) {
         responses
             .entry("403".to_owned())
             .or_insert_with(|| problem("Signed in, but this is for others (`forbidden`)").into());
+        responses.entry("429".to_owned()).or_insert_with(|| too_many().into());
     }
     responses.entry("default".to_owned()).or_insert_with(|| problem("Anything else that is wrong").into());
+}
+
+fn too_many() -> Response {
+    let text = "Asked too often, or too much is open at once (`too_many_requests`); each person and each token has limits of its own";
+    let schema = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1));
+    let wait = HeaderBuilder::new()
+        .schema(Some(schema))
+        .description(Some("Seconds after which the same request may succeed"))
+        .build();
+    problem_response(text).header("Retry-After", wait).build()
+}
+
+fn problem_response(description: &str) -> ResponseBuilder {
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    ResponseBuilder::new().description(description).content("application/problem+json", content)
 }
 
 /// The operations of a path with their methods.
@@ -167,7 +186,11 @@ pub(crate) mod examples {
     }
 
     pub(crate) fn create_token() -> Value {
-        json!({ "name": "vm-1", "kind": "agent" })
+        json!({ "name": "ci-payments", "kind": "deploy", "service": "payments", "expires_in_days": 90 })
+    }
+
+    pub(crate) fn log_in() -> Value {
+        json!({ "username": "alice", "password": "an access token" })
     }
 
     pub(crate) fn create_sign_in_link() -> Value {

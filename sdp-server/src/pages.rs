@@ -11,10 +11,12 @@
 //! holds 5,000 lines (lines.js) however long the log is.
 
 mod assets;
+mod audit;
 mod home;
 mod instance;
 mod layout;
 mod log;
+pub(crate) mod login;
 mod parts;
 pub(crate) mod sign_in;
 #[cfg(test)]
@@ -38,6 +40,7 @@ use sdp_core::sandbox::{Instance, InstanceState, StopReason};
 use crate::app::App;
 use crate::edge::{Caller, Named};
 use crate::problem::Refused;
+use crate::rest::login as login_rest;
 
 use home::{Home, Prefill};
 use instance::InstancePage;
@@ -52,6 +55,9 @@ pub(crate) fn routes() -> Router<App> {
         .route("/", get(show_home))
         .route("/deployments/{deployment}", get(show_deployment))
         .route("/instances/{instance}", get(show_instance))
+        .route("/audit", get(audit::show))
+        .route("/login", get(login_rest::open).post(login_rest::submit))
+        .route("/login/{link}", get(login_rest::open_link).post(login_rest::submit))
         .route("/deployments", get(|| async { Redirect::permanent("/#deployments") }))
         .route("/assets/{version}/{name}", get(assets::serve))
         .route("/favicon.ico", get(|| async { Redirect::temporary(&assets::url("icon.svg")) }))

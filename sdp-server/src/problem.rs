@@ -5,6 +5,7 @@
 //! repeats what a client sent, but for names that have been parsed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -20,11 +21,17 @@ pub(crate) struct Refused {
     problem: Box<Problem>,
     /// For the log: the chain of causes.
     fault: Option<Arc<str>>,
+    /// When to try again.
+    retry_after: Option<Duration>,
 }
 
 /// In a response's extensions: what to log.
 #[derive(Clone, Debug)]
 pub(crate) struct Fault(pub(crate) Arc<str>);
+
+/// In a response's extensions: the code of a refusal.
+#[derive(Clone, Debug)]
+pub(crate) struct Code(pub(crate) Arc<str>);
 
 impl Refused {
     /// A refusal with the status of its code.
@@ -38,7 +45,7 @@ impl Refused {
             hint: None,
             did_you_mean: None,
         };
-        Self { problem: Box::new(problem), fault: None }
+        Self { problem: Box::new(problem), fault: None, retry_after: None }
     }
 
     pub(crate) fn detail(mut self, detail: impl Into<String>) -> Self {
@@ -49,6 +56,18 @@ impl Refused {
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.problem.hint = Some(hint.into());
         self
+    }
+
+    /// When the same request may succeed.
+    pub(crate) fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// As `Retry-After` says it: whole seconds, at least one.
+    pub(crate) fn seconds_to_wait(&self) -> Option<u64> {
+        let whole = |wait: Duration| wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        self.retry_after.map(|wait| whole(wait).max(1))
     }
 
     /// Nobody, or nobody known: always the same answer.
@@ -110,10 +129,12 @@ fn chain(error: &dyn std::error::Error) -> Arc<str> {
 pub(crate) fn status(code: &str) -> StatusCode {
     match code {
         "malformed_json" => StatusCode::BAD_REQUEST,
-        "unauthorised" => StatusCode::UNAUTHORIZED,
-        "forbidden" | "cross_site" | "origin_refused" => StatusCode::FORBIDDEN,
+        "unauthorised" | "login_wrong" => StatusCode::UNAUTHORIZED,
+        "forbidden" | "login_needed" | "cross_site" | "origin_refused" => StatusCode::FORBIDDEN,
         "not_found" | "unknown_service" | "unknown_sandbox" | "unknown_deployment" | "unknown_instance"
-        | "unknown_token" => StatusCode::NOT_FOUND,
+        | "unknown_token" | "unknown_person" | "unknown_session" | "unknown_binding" | "no_login" => {
+            StatusCode::NOT_FOUND
+        }
         "method_not_allowed" => StatusCode::METHOD_NOT_ALLOWED,
         "body_timeout" => StatusCode::REQUEST_TIMEOUT,
         "service_exists"
@@ -126,7 +147,8 @@ pub(crate) fn status(code: &str) -> StatusCode {
         | "instance_over"
         | "token_exists"
         | "last_admin" => StatusCode::CONFLICT,
-        "feed_gone" | "sign_in_link_used" => StatusCode::GONE,
+        "feed_gone" | "sign_in_link_used" | "link_used" => StatusCode::GONE,
+        "too_many_requests" => StatusCode::TOO_MANY_REQUESTS,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "unsupported_media_type" => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         // What a client sent, and what its git host answers to it.
@@ -173,6 +195,7 @@ pub(crate) fn status(code: &str) -> StatusCode {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let seconds = self.seconds_to_wait();
         let body = serde_json::to_vec(&self.problem).unwrap_or_default();
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
@@ -186,6 +209,10 @@ impl IntoResponse for Refused {
             }
             _ => {}
         }
+        if let Some(seconds) = seconds {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response.extensions_mut().insert(Code(self.problem.code.as_str().into()));
         if let Some(text) = self.fault {
             response.extensions_mut().insert(Fault(text));
         }
@@ -215,7 +242,7 @@ impl From<PlatformError> for Refused {
 impl From<AccessError> for Refused {
     fn from(error: AccessError) -> Self {
         let refused = match &error {
-            AccessError::Store(_) | AccessError::NoRandom => {
+            AccessError::Store(_) | AccessError::NoRandom | AccessError::NoKey => {
                 Self::new(error.code(), "the server's storage failed").fault(&error)
             }
             _ => Self::new(error.code(), error.to_string()),

@@ -1,13 +1,17 @@
 //! The REST API, a file for each noun. Handlers parse, ask the core and answer.
 
 pub(crate) mod agents;
+pub(crate) mod audit;
 pub(crate) mod deployments;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod instances;
+pub(crate) mod login;
 pub(crate) mod logs;
+pub(crate) mod me;
 pub(crate) mod metrics;
 pub(crate) mod output;
+pub(crate) mod people;
 pub(crate) mod repositories;
 pub(crate) mod sandboxes;
 pub(crate) mod services;
@@ -18,14 +22,21 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use sdp_core::api::AgainRequest;
 use sdp_core::deployment::Deployment;
-use sdp_core::name::{IdempotencyKey, RepoUrl};
+use sdp_core::name::IdempotencyKey;
 use sdp_core::platform::{Again, Idempotency};
 use sdp_core::secret::{GitCredential, Secret};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
+use crate::edge::audit::touched;
 use crate::problem::Refused;
+
+/// A deployment as the audit names it.
+fn words(deployment: &Deployment) -> String {
+    let Deployment { number, service, git_ref, sandbox, .. } = deployment;
+    format!("#{number} {service} {git_ref} to {sandbox}")
+}
 
 /// An answer with the address of what was made.
 fn located(location: &str, answer: impl IntoResponse) -> Response {
@@ -79,16 +90,6 @@ fn check_credential(credential: &Option<GitCredential>) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Whose eyes lists of a git host are seen with: nobody's, so the agents' own.
-fn listing_credential() -> Option<GitCredential> {
-    None
-}
-
-/// A repository of the host whose repositories are listed; without one, those of the catalog are.
-fn listing_host() -> Option<RepoUrl> {
-    None
-}
-
 /// What redeploy, rollback and restart carry.
 fn again(key: Option<IdempotencyKey>, path: &str, body: AgainRequest) -> Result<Again, Refused> {
     check_credential(&body.git_credential)?;
@@ -105,5 +106,6 @@ fn created(app: &App, deployment: Deployment) -> Response {
         log_url: app.log_url(deployment.number),
         deployment,
     };
-    located(&location, (axum::http::StatusCode::ACCEPTED, axum::Json(body)))
+    let what = words(&body.deployment);
+    touched(what, located(&location, (axum::http::StatusCode::ACCEPTED, axum::Json(body))))
 }

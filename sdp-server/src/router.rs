@@ -17,8 +17,8 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::App;
 use crate::rest::{
-    agents, deployments, events, health, instances, logs, metrics, output, repositories, sandboxes, services,
-    sign_in, tokens,
+    agents, audit, deployments, events, health, instances, login, logs, me, metrics, output, people,
+    repositories, sandboxes, services, sign_in, tokens,
 };
 use crate::{edge, openapi, pages, socket};
 
@@ -52,6 +52,18 @@ pub(crate) fn api() -> (Router<App>, OpenApi) {
         .routes(routes!(sign_in::create_link))
         .routes(routes!(sign_in::open, sign_in::sign_in))
         .routes(routes!(sign_in::sign_out))
+        .routes(routes!(login::log_in))
+        .routes(routes!(login::create_link))
+        .routes(routes!(me::get))
+        .routes(routes!(me::sessions, me::log_out_everywhere))
+        .routes(routes!(me::delete_session))
+        .routes(routes!(me::bindings))
+        .routes(routes!(me::delete_binding))
+        .routes(routes!(me::log_out))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::export))
+        .routes(routes!(people::list))
+        .routes(routes!(people::set_role, people::delete))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::delete))
         .routes(routes!(document))
@@ -73,7 +85,9 @@ pub(crate) fn router(app: App) -> Router {
         .layer(CatchPanicLayer::custom(edge::panicked))
         .layer(from_fn(edge::limit_time))
         .layer(from_fn(edge::only_problems))
+        .layer(from_fn_with_state(app.clone(), edge::limit_refusals))
         .layer(from_fn_with_state(app.clone(), edge::authenticate))
+        .layer(from_fn_with_state(app.clone(), edge::limit_requests))
         .layer(DefaultBodyLimit::max(edge::BODY_LIMIT));
     api()
         .0

@@ -169,7 +169,8 @@ impl Ground {
         let folder = folder.display();
         let text = format!(
             "listen = \"{server}\"\npublic_url = \"http://{server}\"\ndata_dir = \"{folder}/server\"\n\
-             [limits]\ndrain = \"1s\"\ndisk_floor_mib = 16\n"
+             [limits]\ndrain = \"1s\"\ndisk_floor_mib = 16\n\
+             requests_per_minute = 10000000\nwrites_per_minute = 10000000\nsockets_per_principal = 10000\n[login]\ntrust_bot = true\n"
         );
         std::fs::write(&self.server_config, text)?;
         let text = format!(

@@ -55,14 +55,20 @@ pub(crate) fn run_test_with(
 
 /// The same; gives what server and agent logged meanwhile, as lines of JSON like those of the programs.
 pub(crate) fn run_test_logged(test: impl AsyncFnOnce(&mut Sdp)) -> String {
+    run_test_logged_with("debug", |_, _| (), test)
+}
+
+/// The same, with a filter like that of the programs, and set up otherwise.
+pub(crate) fn run_test_logged_with(
+    filter: &str,
+    change: impl FnOnce(&mut sdp_server::Config, &mut sdp_agent::Config),
+    test: impl AsyncFnOnce(&mut Sdp),
+) -> String {
     rustls::crypto::ring::default_provider().install_default().ok();
     let log = Log::default();
     let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .with_max_level(tracing::Level::DEBUG)
-        .with_writer(move || writer.clone())
-        .finish();
+    let subscriber =
+        tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(move || writer.clone()).finish();
     let dispatch = tracing::Dispatch::new(subscriber);
     let on_threads = dispatch.clone();
     // For this runtime's threads alone: other tests of the same process have logs of their own.
@@ -71,7 +77,7 @@ pub(crate) fn run_test_logged(test: impl AsyncFnOnce(&mut Sdp)) -> String {
         .enable_all()
         .on_thread_start(move || std::mem::forget(tracing::dispatcher::set_default(&on_threads)))
         .build();
-    tracing::dispatcher::with_default(&dispatch, || run_on(&runtime.expect("a runtime"), |_, _| (), test));
+    tracing::dispatcher::with_default(&dispatch, || run_on(&runtime.expect("a runtime"), change, test));
     let bytes = log.0.lock().expect("not poisoned").clone();
     String::from_utf8(bytes).expect("text")
 }
@@ -105,9 +111,29 @@ fn run_on(
     });
 }
 
+/// Where the certificate of the authority lies: beside the server's.
+pub(crate) const AUTHORITY: &str = "authority.pem";
+
+fn client(url: &Url, token: &Secret, authority: Option<&Path>) -> Client {
+    let authority = authority.map(|path| std::fs::read(path).expect("it is there")).unwrap_or_default();
+    Client::with_authorities(url.clone(), token.clone(), &authority).expect("a client")
+}
+
+/// Limits that no test reaches by being quick.
+pub(crate) fn far_limits(limits: &mut sdp_server::config::Limits) {
+    limits.requests_per_minute = 10_000_000;
+    limits.writes_per_minute = 10_000_000;
+    limits.login_attempts_per_minute = 10_000_000;
+    limits.refused_per_minute = 10_000_000;
+    limits.sockets_per_principal = 10_000;
+    limits.connections_per_address = 100_000;
+}
+
 pub(crate) struct Sdp {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) url: Url,
+    /// Who made out the server's certificate, if it speaks TLS.
+    authority: Option<PathBuf>,
     pub(crate) router: SocketAddr,
     /// With the admin token.
     pub(crate) admin: Client,
@@ -128,13 +154,17 @@ impl Sdp {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url: Url = format!("http://{}", listener.local_addr().expect("bound")).parse().expect("a URL");
         let mut server_config = sdp_server::Config::new(url.clone(), root.join("server"));
+        server_config.login.trust_bot = true;
         server_config.listen = listener.local_addr().expect("bound");
         let router = TcpListener::bind("127.0.0.1:0").await.expect("binds").local_addr().expect("bound");
         let mut agent_config = crate::samples::agent(&root, &root.join("repositories"));
         agent_config.capacity = 4;
         agent_config.router = Some(RouterConfig::new(router));
         agent_config.runtime.stop_grace = Duration::from_secs(2);
+        far_limits(&mut server_config.limits);
         change(&mut server_config, &mut agent_config);
+        let url = server_config.public_url.clone();
+        let authority = server_config.tls.as_ref().map(|tls| tls.certificate.with_file_name(AUTHORITY));
         let shutdown = CancellationToken::new();
         let server =
             sdp_server::start(server_config.clone(), listener, shutdown.clone()).await.expect("starts");
@@ -142,10 +172,11 @@ impl Sdp {
         let agent_token =
             server.access.create_token(name("vm-1"), TokenKind::Agent).await.expect("made").token;
         let mut sdp = Self {
-            admin: Client::new(url.clone(), admin_token.clone()).expect("a client"),
+            admin: client(&url, &admin_token, authority.as_deref()),
             http: reqwest::Client::builder().timeout(Duration::from_secs(20)).build().expect("a client"),
             folder,
             url,
+            authority,
             router,
             admin_token,
             agent_config,
@@ -158,8 +189,14 @@ impl Sdp {
         sdp
     }
 
+    /// A client with this token.
+    pub(crate) fn client(&self, token: &Secret) -> Client {
+        client(&self.url, token, self.authority.as_deref())
+    }
+
     pub(crate) async fn start_agent(&mut self) {
-        let socket = WebSocket::new(&self.url, &self.agent_token, None).expect("an address");
+        let authority = self.authority.as_deref();
+        let socket = WebSocket::new(&self.url, &self.agent_token, authority).expect("an address");
         let shutdown = CancellationToken::new();
         let run = sdp_agent::run(self.agent_config.clone(), Connector::WebSocket(socket), shutdown.clone());
         let mut task = JoinSet::new();

@@ -43,7 +43,9 @@ fn hinted(message: Message, hint: Option<&str>) -> Message {
 #[must_use]
 pub fn refused(error: &ClientError) -> Message {
     match error {
-        ClientError::Problem(problem) => problem_message(problem),
+        ClientError::Problem(problem) | ClientError::TooManyRequests { problem, .. } => {
+            problem_message(problem)
+        }
         error if error.is_away() => {
             let title = "SDP's server does not answer at the moment. Nothing was done.";
             Message::new(Tone::Bad, Text::from(title))

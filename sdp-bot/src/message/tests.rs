@@ -329,6 +329,16 @@ fn hints_for_programs_reach_a_chat_in_its_own_words() {
         answer::refused(&ClientError::Problem(serde_json::from_value(problem).unwrap())).to_plain()
     })
     .collect();
+    let problem = json!({
+        "status": 429, "code": "too_many_requests", "title": "You ask too often",
+        "detail": "at most 1200 requests a minute", "hint": "try again in 3 s"
+    });
+    let text = text
+        + &answer::refused(&ClientError::TooManyRequests {
+            problem: serde_json::from_value(problem).unwrap(),
+            retry_after: std::time::Duration::from_secs(3),
+        })
+        .to_plain();
     assert_snapshot!(text, @r"
     ✗ unknown_service.
       next services lists those there are
@@ -340,6 +350,9 @@ fn hints_for_programs_reach_a_chat_in_its_own_words() {
       next give the bot a valid token: --token-file <file>, or the variable SDP_TOKEN
     ✗ queue_full.
       next wait until some have ended, then try again
+    ✗ You ask too often.
+      at most 1200 requests a minute
+      next try again in 3 s
     ");
 }
 

@@ -1,6 +1,11 @@
 //! Tokens, sign-in codes and sessions: what opens a door, and what does not any more.
 
+use super::value::{RANDOM_DIGITS, base62, is_token};
 use super::*;
+use crate::api::TokenKind;
+use crate::name::RepoUrl;
+use crate::principal::{Principal, Role};
+use crate::secret::{GitCredential, Secret};
 
 async fn access() -> (Access, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("folder");
@@ -11,9 +16,10 @@ fn name(text: &str) -> TokenName {
     TokenName::parse(text).expect("valid")
 }
 
-fn alice() -> Principal {
-    let person = "alice".parse().expect("valid");
-    Principal::Bot { name: name("chat"), person }
+/// A person whom the bot `chat` has named.
+fn alice() -> Begun {
+    let principal = Principal::person("alice".parse().expect("valid"));
+    Begun { principal, account: None, token: Some(name("chat")), binding: None }
 }
 
 #[test]
@@ -79,14 +85,14 @@ async fn a_code_signs_in_once_and_the_session_holds_until_it_is_ended() {
     let (access, _folder) = access().await;
     let code = access.create_sign_in_code(&alice(), "/deployments/1").await.expect("made").code;
     assert!(access.is_sign_in_code(code.expose()).await.expect("asked"), "looking does not use it up");
-    let signed_in = access.sign_in(code.expose()).await.expect("asked").expect("works");
+    let signed_in = access.sign_in(code.expose(), Origin::default()).await.expect("asked").expect("works");
     assert_eq!(signed_in.next, "/deployments/1");
     assert_eq!(signed_in.principal.to_string(), "alice");
     assert!(matches!(signed_in.principal, Principal::Person { .. }));
-    assert!(access.sign_in(code.expose()).await.expect("asked").is_none(), "used");
+    assert!(access.sign_in(code.expose(), Origin::default()).await.expect("asked").is_none(), "used");
     let session = signed_in.session;
     let held = access.session(session.expose()).await.expect("asked").expect("holds");
-    assert_eq!(held, Session { principal: signed_in.principal, renewed: false });
+    assert_eq!((held.principal, held.renewed, held.account), (signed_in.principal, None, None));
     access.sign_out(session.expose()).await.expect("ended");
     assert_eq!(access.session(session.expose()).await.expect("asked"), None);
 }
@@ -95,7 +101,8 @@ async fn a_code_signs_in_once_and_the_session_holds_until_it_is_ended() {
 async fn old_codes_and_sessions_do_not_work_and_used_ones_are_renewed() {
     let (access, _folder) = access().await;
     let code = access.create_sign_in_code(&alice(), "/").await.expect("made").code;
-    let session = access.sign_in(code.expose()).await.expect("asked").expect("works").session;
+    let session =
+        access.sign_in(code.expose(), Origin::default()).await.expect("asked").expect("works").session;
     let code = access.create_sign_in_code(&alice(), "/").await.expect("made").code;
     let now = Timestamp::now().as_millisecond();
     let set = |sql: &'static str, at: i64| {
@@ -107,10 +114,27 @@ async fn old_codes_and_sessions_do_not_work_and_used_ones_are_renewed() {
     };
     set("UPDATE sign_in_code SET expires_ms = ?1", now).await;
     assert!(!access.is_sign_in_code(code.expose()).await.expect("asked"));
-    assert!(access.sign_in(code.expose()).await.expect("asked").is_none());
+    assert!(access.sign_in(code.expose(), Origin::default()).await.expect("asked").is_none());
+    let day_ago = now - i64::try_from(ROTATE_AFTER.as_millis()).expect("fits") - 1;
     set("UPDATE session SET expires_ms = ?1", now + 60_000).await;
-    assert!(access.session(session.expose()).await.expect("asked").expect("holds").renewed);
-    assert!(!access.session(session.expose()).await.expect("asked").expect("holds").renewed);
+    set("UPDATE session SET rotated_ms = ?1", day_ago).await;
+    let new =
+        access.session(session.expose()).await.expect("asked").expect("holds").renewed.expect("changed");
+    assert_ne!(new, session);
+    let before = access.session(session.expose()).await.expect("asked").expect("holds for a moment");
+    assert_eq!(before.renewed, None, "it is changed once");
+    set("UPDATE session SET before_ms = ?1", now).await;
+    assert_eq!(
+        access.session(session.expose()).await.expect("asked"),
+        None,
+        "the value before works no more"
+    );
+    let session = new;
+    let ends = access
+        .store
+        .read(|c| Ok(c.query_row("SELECT expires_ms FROM session", [], |row| row.get::<_, i64>(0))?));
+    assert!(ends.await.expect("read") > now + 29 * 24 * 3600 * 1000, "its end moved");
+    assert_eq!(access.session(session.expose()).await.expect("asked").expect("holds").renewed, None);
     set("UPDATE session SET expires_ms = ?1", now).await;
     assert_eq!(access.session(session.expose()).await.expect("asked"), None);
 }
@@ -120,11 +144,12 @@ async fn revoking_a_token_ends_the_sessions_made_through_it() {
     let (access, _folder) = access().await;
     access.create_token(name("chat"), TokenKind::Bot).await.expect("made");
     let code = access.create_sign_in_code(&alice(), "/").await.expect("made").code;
-    let session = access.sign_in(code.expose()).await.expect("asked").expect("works").session;
+    let session =
+        access.sign_in(code.expose(), Origin::default()).await.expect("asked").expect("works").session;
     let unused = access.create_sign_in_code(&alice(), "/").await.expect("made").code;
     access.delete_token(&name("chat")).await.expect("revoked");
     assert_eq!(access.session(session.expose()).await.expect("asked"), None);
-    assert!(access.sign_in(unused.expose()).await.expect("asked").is_none());
+    assert!(access.sign_in(unused.expose(), Origin::default()).await.expect("asked").is_none());
 }
 
 #[tokio::test]
@@ -133,7 +158,8 @@ async fn the_database_holds_no_value() {
     let access = Access::open(folder.path()).await.expect("opened");
     let token = access.create_token(name("ci"), TokenKind::Admin).await.expect("made").token;
     let code = access.create_sign_in_code(&alice(), "/").await.expect("made").code;
-    let session = access.sign_in(code.expose()).await.expect("asked").expect("works").session;
+    let session =
+        access.sign_in(code.expose(), Origin::default()).await.expect("asked").expect("works").session;
     for file in ["sdp.db", "sdp.db-wal"] {
         let bytes = std::fs::read(folder.path().join(file)).expect("file");
         for secret in [&token, &code, &session] {
@@ -141,4 +167,169 @@ async fn the_database_holds_no_value() {
             assert!(!bytes.windows(needle.len()).any(|window| window == needle), "{file}");
         }
     }
+}
+
+fn vouched(user: &str, password: &str) -> Vouched {
+    Vouched {
+        origin: "https://git.example.com".into(),
+        user: user.into(),
+        credential: GitCredential { username: user.into(), password: Secret::new(password) },
+        role: Role::Developer,
+        is_admin: false,
+    }
+}
+
+/// As a server has it: with a vault.
+async fn with_vault() -> (Access, tempfile::TempDir) {
+    let (mut access, folder) = access().await;
+    access.vault = Some(Vault::new(&[7; 32]));
+    (access, folder)
+}
+
+async fn log_in(access: &Access, user: &str, link: Option<&str>) -> Result<LoggedIn, AccessError> {
+    access.log_in(vouched(user, "hunter2hunter2"), link, Origin::default(), LINK_LIFE * 100).await
+}
+
+async fn credential_at(access: &Access, name: &PersonName, repo: &str) -> Option<GitCredential> {
+    let (name, repo) = (name.clone(), repo.parse::<RepoUrl>().expect("valid"));
+    let vault = access.vault.clone().expect("there");
+    let now = Timestamp::now();
+    let read = access.store.read(move |connection| credential(connection, &vault, &name, &repo, now));
+    read.await.expect("read")
+}
+
+const REPO: &str = "https://git.example.com/shop/payments.git";
+
+#[tokio::test]
+async fn whoever_logs_in_again_is_the_same_person_with_the_same_role() {
+    let (access, _folder) = with_vault().await;
+    let first = log_in(&access, "alice", None).await.expect("logged in").person;
+    assert_eq!((first.name.as_str(), first.role, first.has_credential), ("alice", Role::Developer, true));
+    access.set_role(&first.name, Role::Viewer).await.expect("set");
+    let again = log_in(&access, "alice", None).await.expect("logged in").person;
+    assert_eq!((again.name.as_str(), again.role), ("alice", Role::Viewer));
+    let admin = Vouched { is_admin: true, ..vouched("alice", "x") };
+    let admin = access.log_in(admin, None, Origin::default(), LINK_LIFE).await.expect("logged in").person;
+    assert_eq!(admin.role, Role::Admin, "the configuration says so");
+    // The same name at another host, and names that are none here, are other people.
+    let other = Vouched { origin: "https://other.example.com".into(), ..vouched("alice", "x") };
+    let other = access.log_in(other, None, Origin::default(), LINK_LIFE).await.expect("logged in").person;
+    assert_eq!(other.name.as_str(), "alice-2");
+    for (user, name) in [("José Pérez", "Jos--P-rez"), ("--", "person"), ("<script>", "script-")] {
+        assert_eq!(log_in(&access, user, None).await.expect("logged in").person.name.as_str(), name);
+    }
+}
+
+#[tokio::test]
+async fn a_credential_is_kept_for_its_own_host_as_long_as_somebody_is_logged_in() {
+    let (access, folder) = with_vault().await;
+    let login = log_in(&access, "alice", None).await.expect("logged in");
+    let alice = login.person.name;
+    let found = credential_at(&access, &alice, REPO).await.expect("kept");
+    assert_eq!((found.username.as_str(), found.password.expose()), ("alice", "hunter2hunter2"));
+    for elsewhere in
+        ["https://git.example.com:8443/x.git", "https://evil.example.com/x.git", "/srv/git/x.git"]
+    {
+        assert_eq!(credential_at(&access, &alice, elsewhere).await, None, "{elsewhere}");
+    }
+    for file in ["sdp.db", "sdp.db-wal"] {
+        let bytes = std::fs::read(folder.path().join(file)).unwrap_or_default();
+        assert!(!bytes.windows(7).any(|part| part == b"hunter2"), "{file}");
+    }
+    let second = log_in(&access, "alice", None).await.expect("logged in");
+    access.sign_out(login.session.expose()).await.expect("ended");
+    assert!(credential_at(&access, &alice, REPO).await.is_some(), "another browser is signed in");
+    access.delete_session(&alice, second.id).await.expect("ended");
+    assert_eq!(credential_at(&access, &alice, REPO).await, None);
+    assert!(!access.person(&alice).await.expect("asked").expect("known").has_credential);
+
+    // Sessions that have run out count for nothing, before and after they are swept.
+    log_in(&access, "alice", None).await.expect("logged in");
+    let expire = access.store.write(|c| Ok(c.execute("UPDATE session SET expires_ms = 1", [])?));
+    assert_eq!(expire.await.expect("set"), 1);
+    assert_eq!(credential_at(&access, &alice, REPO).await, None);
+    assert!(access.person(&alice).await.expect("asked").expect("known").has_credential);
+    access.sweep().await.expect("swept");
+    assert!(!access.person(&alice).await.expect("asked").expect("known").has_credential);
+
+    // Sealed with another key: as good as gone.
+    log_in(&access, "alice", None).await.expect("logged in");
+    let other = Access { vault: Some(Vault::new(&[8; 32])), ..access.clone() };
+    assert_eq!(credential_at(&other, &alice, REPO).await, None);
+}
+
+#[tokio::test]
+async fn a_link_binds_one_user_of_a_chat_once() {
+    let (access, _folder) = with_vault().await;
+    let user = |text: &str| ChatUser { bot: name("slack"), user: text.parse().expect("valid") };
+    let (older, _) = access.create_login_link(&user("U1")).await.expect("made");
+    let (link, _) = access.create_login_link(&user("U1")).await.expect("made");
+    assert_eq!(access.login_link(older.expose()).await.expect("asked"), None, "the newest one counts");
+    assert_eq!(
+        access.login_link(link.expose()).await.expect("asked"),
+        Some(user("U1")),
+        "looking uses nothing up"
+    );
+    assert_eq!(access.bound(&user("U1")).await.expect("asked"), None);
+    let login = log_in(&access, "alice", Some(link.expose())).await.expect("logged in");
+    assert_eq!(login.bound.expect("bound").chat_user.as_str(), "U1");
+    let bound = access.bound(&user("U1")).await.expect("asked").expect("bound");
+    assert_eq!((bound.account.as_str(), bound.role), ("alice", Role::Developer));
+    assert_eq!(access.bound(&user("U2")).await.expect("asked"), None);
+
+    // Used: nothing of the login is done.
+    let people = access.people().await.expect("listed").len();
+    let error = log_in(&access, "mallory", Some(link.expose())).await.expect_err("used");
+    assert_eq!((error.code(), access.people().await.expect("listed").len()), ("link_used", people));
+
+    // Who logs in as somebody else is that one from then on; what came through the old binding has ended.
+    let begun = Begun {
+        principal: Principal::person(bound.account.clone()),
+        account: Some(bound.account.clone()),
+        token: Some(name("slack")),
+        binding: Some(bound.id),
+    };
+    let code = access.create_sign_in_code(&begun, "/").await.expect("made").code;
+    let through = access.sign_in(code.expose(), Origin::default()).await.expect("asked").expect("works");
+    assert!(access.session(through.session.expose()).await.expect("asked").is_some());
+    let (link, _) = access.create_login_link(&user("U1")).await.expect("made");
+    log_in(&access, "bob", Some(link.expose())).await.expect("logged in");
+    assert_eq!(access.bound(&user("U1")).await.expect("asked").expect("bound").account.as_str(), "bob");
+    assert_eq!(access.session(through.session.expose()).await.expect("asked"), None);
+
+    // A revoked bot speaks for nobody.
+    access.create_token(name("slack"), TokenKind::Bot).await.expect("made");
+    access.delete_token(&name("slack")).await.expect("revoked");
+    assert_eq!(access.bound(&user("U1")).await.expect("asked"), None);
+}
+
+#[tokio::test]
+async fn a_forgotten_person_leaves_nothing_that_opens_a_door() {
+    let (access, _folder) = with_vault().await;
+    let login = log_in(&access, "alice", None).await.expect("logged in");
+    let alice = login.person.name;
+    let new = |token: &str, ends: Option<Timestamp>| NewToken {
+        name: name(token),
+        kind: TokenKind::Deploy,
+        owner: Some(alice.clone()),
+        service: Some("payments".parse().expect("valid")),
+        expires_at: ends,
+    };
+    let token = access.issue_token(new("ci", None)).await.expect("made").token;
+    let found = access.token(token.expose()).await.expect("asked").expect("known");
+    assert_eq!((found.owner.as_ref(), found.service.is_some()), (Some(&alice), true));
+    let error =
+        access.delete_token_of(&name("ci"), &"bob".parse().expect("valid")).await.expect_err("not his");
+    assert_eq!(error.code(), "unknown_token");
+    let over = access.issue_token(new("over", Some(Timestamp::UNIX_EPOCH))).await.expect("made").token;
+    assert_eq!(access.token(over.expose()).await.expect("asked"), None, "expired");
+    access.issue_token(new("over", None)).await.expect("its name is free again");
+
+    access.delete_person(&alice).await.expect("forgotten");
+    assert_eq!(access.token(token.expose()).await.expect("asked"), None);
+    assert_eq!(access.session(login.session.expose()).await.expect("asked"), None);
+    assert_eq!(credential_at(&access, &alice, REPO).await, None);
+    assert_eq!(access.delete_person(&alice).await.expect_err("gone").code(), "unknown_person");
+    let nobodys = access.issue_token(new("later", None)).await.expect_err("nobody's");
+    assert_eq!(nobodys.code(), "unknown_person");
 }

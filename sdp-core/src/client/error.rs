@@ -11,6 +11,14 @@ pub enum ClientError {
     /// The server refused it, and says why.
     #[error("{}", sentence(.0))]
     Problem(Box<Problem>),
+    /// It was asked too often.
+    #[error("{}", sentence(.problem))]
+    TooManyRequests {
+        /// What the server says.
+        problem: Box<Problem>,
+        /// When the same request may succeed.
+        retry_after: Duration,
+    },
     /// No connection to the server.
     #[error("no connection to {server}")]
     Unreachable {
@@ -82,7 +90,7 @@ impl ClientError {
     #[must_use]
     pub fn code(&self) -> &str {
         match self {
-            Self::Problem(problem) => &problem.code,
+            Self::Problem(problem) | Self::TooManyRequests { problem, .. } => &problem.code,
             Self::Unreachable { .. } => "unreachable",
             Self::Broken { .. } => "connection_broken",
             Self::TimedOut { .. } => "timed_out",
@@ -97,7 +105,7 @@ impl ClientError {
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Problem(problem) => problem.hint.as_deref(),
+            Self::Problem(problem) | Self::TooManyRequests { problem, .. } => problem.hint.as_deref(),
             Self::Unreachable { .. } => Some("check the URL, the network, and that the server runs"),
             Self::Broken { .. } | Self::TimedOut { .. } => Some("try again in a moment"),
             Self::Unexpected { status: 300..=399, .. } => {
@@ -116,7 +124,16 @@ impl ClientError {
     #[must_use]
     pub fn problem(&self) -> Option<&Problem> {
         match self {
-            Self::Problem(problem) => Some(problem),
+            Self::Problem(problem) | Self::TooManyRequests { problem, .. } => Some(problem),
+            _ => None,
+        }
+    }
+
+    /// How long the server wants to be left alone, if it was asked too often.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::TooManyRequests { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
     }
@@ -125,9 +142,12 @@ impl ClientError {
     #[must_use]
     pub fn is_away(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Broken { .. } | Self::TimedOut { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Broken { .. }
+            | Self::TimedOut { .. }
+            | Self::TooManyRequests { .. } => true,
             Self::Unexpected { status, .. } => matches!(status, 429 | 500..=599),
-            Self::Problem(problem) => matches!(problem.status, 429 | 502 | 503 | 504),
+            Self::Problem(problem) => matches!(problem.status, 502..=504),
             _ => false,
         }
     }

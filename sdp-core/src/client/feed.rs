@@ -5,6 +5,7 @@
 //!        ▲                            │ ended, broke, silent for too long
 //!        └── wait: full jitter, 0.5 s doubling to 30 s, from the start again after an event ◀──┘
 //! ```
+//! A server that says when to come again (429) is asked no sooner.
 //! No event is lost or doubled by a reconnect: the server is asked for what comes after the last one seen. Kinds of events
 //! that this version does not know are skipped. What will not heal by waiting (a refused token, 410 for a cursor older than
 //! what the server keeps) ends the stream with the error.
@@ -197,7 +198,7 @@ impl Feed {
                     self.over = true;
                     return Some(Err(error));
                 }
-                let retry_in = jitter(self.backoff);
+                let retry_in = jitter(self.backoff) + error.retry_after().unwrap_or_default();
                 self.backoff = (self.backoff * 2).min(LONGEST_BACKOFF);
                 self.wait = Some(retry_in);
                 return Some(Ok(FeedItem::Away { error, retry_in }));

@@ -75,6 +75,37 @@ async fn repositories_are_asked_for_with_and_without_a_text() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_asked_too_often_says_when_to_come_again_and_is_obeyed() {
+    let (listener, client) = listen().await;
+    let body = r#"{"type":"about:blank","status":429,"code":"too_many_requests","title":"You ask too often","hint":"try again in 7 s"}"#;
+    let head = "429 Too Many Requests\r\nretry-after: 7";
+    let (_, services) =
+        tokio::join!(answer(&listener, head, "application/problem+json", body), client.services());
+    let error = services.unwrap_err();
+    assert_eq!((error.code(), error.hint()), ("too_many_requests", Some("try again in 7 s")));
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+    assert!(error.is_away(), "waiting heals it");
+    let mut feed = client.feed(EventSeq(1), EventFilter::default());
+    let (_, item) = tokio::join!(answer(&listener, head, "application/problem+json", body), feed.next());
+    let Some(Ok(FeedItem::Away { retry_in, .. })) = item else { panic!("{item:?}") };
+    assert!(retry_in >= Duration::from_secs(7), "{retry_in:?}");
+    for (said, seconds) in [("soon", 1), ("0", 1), ("999999999999", 3600), ("-1", 1)] {
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, said.parse().unwrap())]);
+        assert_eq!(retry_after(&headers).as_secs(), seconds, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn authorities_of_ones_own_are_a_pem_file_or_refused() {
+    let client = |pem: &[u8]| {
+        Client::with_authorities("https://sdp.example.com".parse().unwrap(), Secret::new("sdp_secret"), pem)
+    };
+    let error = client(b"nonsense").unwrap_err();
+    assert_eq!(error.code(), "invalid_setup");
+    assert!(error.to_string().contains("no certificate"), "{error}");
+}
+
+#[tokio::test]
 async fn a_search_asks_for_what_is_wanted_and_nothing_else() {
     let (listener, client) = listen().await;
     let body = r#"{"lines":1202,"complete":true,"total":1922,"matches":[{"n":7,"position":3}]}"#;

@@ -205,7 +205,7 @@ impl Client {
                     }
                 }
                 Err(error) if error.is_away() && away_since.get_or_insert(asked_at).elapsed() < PATIENCE => {
-                    sleep(jitter(backoff)).await;
+                    sleep(jitter(backoff) + error.retry_after().unwrap_or_default()).await;
                     backoff = (backoff * 2).min(Duration::from_secs(30));
                 }
                 Err(error) => return Err(error),

@@ -6,12 +6,23 @@ use std::time::Duration;
 use crate::logs::LogsConfig;
 use crate::wire::StepLimits;
 
+/// Where the key is with which credentials and secret values are sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VaultKey {
+    /// In a file of mode 0600, which is made if it is not there.
+    File(PathBuf),
+    /// Nowhere: what was sealed cannot be opened after a restart.
+    Memory,
+}
+
 /// Where the platform keeps its things, and its limits. Every wait has one.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct PlatformConfig {
     /// The data folder: `sdp.db` and `logs/` in it. Made if it is not there.
     pub data_dir: PathBuf,
+    /// The key that seals; `seal.key` in the data folder.
+    pub vault: VaultKey,
     /// How long each step may take on an agent.
     pub steps: StepLimits,
     /// How long a deployment may wait while no agent that fits is connected.
@@ -78,8 +89,10 @@ impl Default for ListingLimits {
 impl PlatformConfig {
     /// The defaults, with everything in this folder.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        let data_dir = data_dir.into();
         Self {
-            data_dir: data_dir.into(),
+            vault: VaultKey::File(data_dir.join("seal.key")),
+            data_dir,
             steps: StepLimits::default(),
             no_agent_after: Duration::from_secs(600),
             queue_limit: Duration::from_secs(2 * 3600),

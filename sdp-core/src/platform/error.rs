@@ -108,6 +108,9 @@ pub enum PlatformError {
         /// The floor, in MiB.
         floor_mib: u64,
     },
+    /// The key that seals cannot be used.
+    #[error(transparent)]
+    Vault(#[from] std::sync::Arc<crate::vault::VaultError>),
     /// Too much waits already.
     #[error("{limit} deployments wait already")]
     QueueFull {
@@ -184,7 +187,11 @@ impl PlatformError {
     /// Whether it is no use to start again before a person has done something about the data folder.
     #[must_use]
     pub fn needs_a_person(&self) -> bool {
-        matches!(self, Self::Store(error) if error.needs_a_person())
+        match self {
+            Self::Store(error) => error.needs_a_person(),
+            Self::Vault(_) => true,
+            _ => false,
+        }
     }
 
     /// Stable code, e.g. `unknown_service`.
@@ -205,6 +212,7 @@ impl PlatformError {
             Self::NothingToRollBack { .. } => "nothing_to_roll_back",
             Self::InstanceOver { .. } => "instance_over",
             Self::DiskLow { .. } => "disk_low",
+            Self::Vault(error) => error.code(),
             Self::QueueFull { .. } => "queue_full",
             Self::NoAgent => "no_agent",
             Self::AgentAway { .. } => "agent_away",
@@ -238,6 +246,7 @@ impl PlatformError {
             Self::NoCommit { .. } => "deploy a branch instead",
             Self::NothingToRollBack { .. } => "deploy the branch, tag or commit that you want",
             Self::InstanceOver { .. } => "deploy again",
+            Self::Vault(error) => error.hint(),
             Self::DiskLow { .. } => "free space on the server's data folder, then try again",
             Self::QueueFull { .. } => "wait until some have ended, then try again",
             Self::NoAgent => "start an agent, then try again",

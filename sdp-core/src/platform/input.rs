@@ -10,7 +10,9 @@ use super::{Idempotency, PlatformError, Save};
 use crate::catalog::Service;
 use crate::deployment::{DeployKind, Deployment};
 use crate::id::{BootId, CommandId, DeploymentId, DeploymentNumber, Epoch, InstanceId, RouteVersion};
-use crate::name::{AgentName, CommitId, EnvName, GitRef, Label, RepoUrl, SandboxName, ServiceName};
+use crate::name::{
+    AgentName, CommitId, EnvName, GitRef, Label, PersonName, RepoUrl, SandboxName, ServiceName,
+};
 use crate::principal::Principal;
 use crate::secret::GitCredential;
 use crate::wire::link::ServerEnd;
@@ -98,6 +100,8 @@ pub(super) struct DeployCommand {
     pub(super) of: Option<DeploymentNumber>,
     pub(super) prefer: Option<AgentName>,
     pub(super) credential: Option<GitCredential>,
+    /// Whose own credential it is, if it is a person's own.
+    pub(super) credential_of: Option<PersonName>,
     pub(super) idempotency: Option<Idempotency>,
 }
 

@@ -29,6 +29,7 @@ use crate::id::{CommandId, DeploymentId, DeploymentNumber, Epoch, EventSeq, Inst
 use crate::logs::Logs;
 use crate::name::AgentName;
 use crate::principal::Principal;
+use crate::secret::GitCredential;
 use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Store, StoreError};
 use crate::wire::{ByeReason, JobSpec, ToAgent};
 
@@ -83,8 +84,10 @@ impl Run {
         logs: Logs,
         followers: Arc<Followers>,
         snapshot: Snapshot,
+        credentials: HashMap<DeploymentNumber, GitCredential>,
     ) -> (Self, mpsc::Sender<Input>, watch::Receiver<EventSeq>, watch::Receiver<Option<StoreError>>) {
-        let world = World::restore(snapshot, clock.now());
+        let mut world = World::restore(snapshot, clock.now());
+        world.take_credentials(credentials);
         let (inputs, queue) = mpsc::channel(INPUTS);
         let (bell, newest) = watch::channel(world.seq);
         let run = Self {
@@ -328,6 +331,7 @@ impl Run {
             instance: InstanceId::new(),
             prefer: command.prefer,
             had_credential: command.credential.is_some(),
+            credential_of: command.credential_of,
             accepted: false,
             progress: 0,
         };

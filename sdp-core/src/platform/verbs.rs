@@ -75,6 +75,7 @@ impl Platform {
             Some(git_ref) => git_ref,
             None => self.last_ref(&deploy.service, &sandbox).await?.unwrap_or(service.default_branch),
         };
+        let taken = self.credential_for(by, &service.repo, deploy.credential).await?;
         let command = DeployCommand {
             service: deploy.service,
             sandbox,
@@ -84,7 +85,8 @@ impl Platform {
             commit: None,
             of: None,
             prefer: None,
-            credential: deploy.credential,
+            credential: taken.credential,
+            credential_of: taken.of,
             idempotency: deploy.idempotency,
         };
         self.start_deployment(by, command).await
@@ -301,6 +303,8 @@ impl Platform {
         again: Again,
     ) -> Result<Deployment, PlatformError> {
         let commit = earlier.commit.ok_or(PlatformError::NoCommit { number: earlier.number })?;
+        let service = self.service(&earlier.service).await?;
+        let taken = self.credential_for(by, &service.repo, again.credential).await?;
         let command = DeployCommand {
             service: earlier.service,
             sandbox: earlier.sandbox,
@@ -310,7 +314,8 @@ impl Platform {
             commit: Some(commit),
             of: Some(earlier.number),
             prefer: earlier.agent,
-            credential: again.credential,
+            credential: taken.credential,
+            credential_of: taken.of,
             idempotency: again.idempotency,
         };
         self.start_deployment(by, command).await

@@ -227,6 +227,15 @@ impl World {
         }
     }
 
+    /// Takes the credentials that could be had again.
+    pub(crate) fn take_credentials(&mut self, credentials: HashMap<DeploymentNumber, GitCredential>) {
+        for (number, credential) in credentials {
+            if let Some(open) = self.open.get_mut(&number) {
+                open.credential = Some(credential);
+            }
+        }
+    }
+
     /// Takes over what only memory has from the world as it was.
     pub(crate) fn keep_credentials(&mut self, former: &mut Self) {
         for (number, open) in &mut self.open {

@@ -10,7 +10,7 @@ use crate::deployment::{Deployment, State};
 use crate::event::Event;
 use crate::feed::EventFilter;
 use crate::id::{BootId, DeploymentId, DeploymentNumber, DeploymentRef, Epoch, EventSeq, InstanceId};
-use crate::name::{AgentName, IdempotencyKey, SandboxName, ServiceName};
+use crate::name::{AgentName, IdempotencyKey, PersonName, SandboxName, ServiceName};
 use crate::platform::{DeploymentFilter, InstanceFilter, StateFilter};
 use crate::sandbox::{Instance, Sandbox, keeps_route};
 use crate::wire::Preflight;
@@ -28,6 +28,9 @@ pub(crate) struct JobRow {
     /// The agent that most likely has what is needed already.
     pub(crate) prefer: Option<AgentName>,
     pub(crate) had_credential: bool,
+    /// Whose own credential it was: it can be had again as long as that person is logged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) credential_of: Option<PersonName>,
     pub(crate) accepted: bool,
     /// The last progress item that was applied.
     pub(crate) progress: u64,
@@ -106,6 +109,9 @@ impl Writes {
                 about.agent.as_ref().map(AgentName::as_str),
                 json(event)?,
             ])?;
+            if let Some(entry) = crate::audit::automatic(event) {
+                crate::audit::insert(db, event.at, entry)?;
+            }
         }
         for deployment in &self.deployments {
             let (state, outcome) = match &deployment.state {

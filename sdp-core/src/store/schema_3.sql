@@ -57,7 +57,16 @@ CREATE TABLE session (
 CREATE INDEX session_by_before ON session (before) WHERE before IS NOT NULL;
 CREATE INDEX session_by_account ON session (account);
 
-ALTER TABLE sign_in_code ADD COLUMN binding TEXT;
+DROP TABLE sign_in_code;                      -- they work for ten minutes
+CREATE TABLE sign_in_code (
+    hash        BLOB PRIMARY KEY,
+    principal   TEXT NOT NULL,                -- JSON: who is signed in
+    account     TEXT REFERENCES account (name) ON DELETE CASCADE,
+    token       TEXT,
+    binding     TEXT,
+    next        TEXT NOT NULL,
+    expires_ms  INTEGER NOT NULL
+) STRICT;
 
 -- Kinds are checked by the program from now on: SQLite cannot change a CHECK.
 CREATE TABLE token_3 (

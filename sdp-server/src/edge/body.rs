@@ -3,11 +3,12 @@
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use serde::de::DeserializeOwned;
 
+use super::BODY_LIMIT;
 use super::describe::describe;
-use super::{BODY_LIMIT, BODY_TIME};
+use crate::app::App;
 use crate::problem::Refused;
 
 /// A body that must be there.
@@ -16,12 +17,12 @@ pub(crate) struct JsonBody<T>(pub(crate) T);
 /// A body that may be left out.
 pub(crate) struct OptionalJsonBody<T>(pub(crate) T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
     type Rejection = Refused;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+    async fn from_request(request: Request, app: &App) -> Result<Self, Refused> {
         let is_json = is_json(&request);
-        let bytes = read(request, state).await?;
+        let bytes = read(request, app).await?;
         if !is_json {
             return Err(not_json());
         }
@@ -29,12 +30,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     }
 }
 
-impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJsonBody<T> {
+impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJsonBody<T> {
     type Rejection = Refused;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refused> {
+    async fn from_request(request: Request, app: &App) -> Result<Self, Refused> {
         let is_json = is_json(&request);
-        let bytes = read(request, state).await?;
+        let bytes = read(request, app).await?;
         match (bytes.is_empty(), is_json) {
             (true, _) => Ok(Self(T::default())),
             (false, true) => Ok(Self(parse::<Option<T>>(&bytes)?.unwrap_or_default())),
@@ -50,12 +51,18 @@ fn is_json(request: &Request) -> bool {
     kind.eq_ignore_ascii_case("application/json")
 }
 
-async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Refused> {
+async fn read(request: Request, app: &App) -> Result<Bytes, Refused> {
+    // A small body can be packed that is large when it is unpacked.
+    let is_packed = |value: &HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if request.headers().get_all(header::CONTENT_ENCODING).iter().any(is_packed) {
+        return Err(Refused::new("unsupported_media_type", "a compressed body is not taken")
+            .hint("send it without `content-encoding`"));
+    }
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     if declared.and_then(|value| value.parse::<u64>().ok()).is_some_and(|length| length > BODY_LIMIT as u64) {
         return Err(too_large());
     }
-    match tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state)).await {
+    match tokio::time::timeout(app.config().limits.body, Bytes::from_request(request, app)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => Err(too_large()),
         Ok(Err(_)) => Err(Refused::new("malformed_json", "the body ended in the middle")),

@@ -1,22 +1,28 @@
 //! Pages for those who are not signed in, or are where nothing is: how to get in, and what went wrong.
 
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use maud::{Markup, html};
 use sdp_core::api::Problem;
 use sdp_core::id::EventSeq;
 use sdp_core::principal::Principal;
+use url::form_urlencoded;
 
 use super::layout::{Frame, page, respond};
 use super::words;
 use crate::problem::Refused;
 
-/// "Please sign in": what a browser without a session gets instead of a page.
-pub(crate) fn please_sign_in() -> Response {
+/// "Please sign in": what a browser without a session gets instead of a page. Where people log in with a git account the way
+/// there leads to `next`.
+pub(crate) fn please_sign_in(logs_in: bool, next: &str) -> Response {
+    let query: String = form_urlencoded::Serializer::new(String::new()).append_pair("next", next).finish();
     let content = html! {
         h1 { "Please sign in" }
-        p { "This server shows deployments and logs to people it knows. There is no password: a link signs this browser in." }
+        p { "This server shows deployments and logs to people it knows." }
+        @if logs_in {
+            p { a class="btn primary" href={ "/login?" (query) } { "Log in with your git account" } }
+        }
         ul {
             li { b { "From chat: " } "click a log link in one of SDP's messages; it signs you in on the way." }
             li { b { "On the server's machine: " } "run " code { "sdp-server sign-in NAME" } " and open the link that it prints." }
@@ -41,11 +47,14 @@ pub(crate) fn plain_page(status: StatusCode, title: &str, content: Markup) -> Re
     respond(status, plain(title, None, None, content))
 }
 
-/// A refusal as a page. What the edge logs of it stays in the answer.
+/// A refusal as a page. What the edge logs of it stays in the answer, and when to try again.
 pub(crate) fn problem_page(refused: Refused, principal: Option<&Principal>) -> Response {
     let problem = refused.problem().clone();
     let mut response = problem_html(&problem, principal);
     let data = refused.into_response();
+    if let Some(wait) = data.headers().get(header::RETRY_AFTER) {
+        response.headers_mut().insert(header::RETRY_AFTER, wait.clone());
+    }
     *response.extensions_mut() = data.extensions().clone();
     response
 }

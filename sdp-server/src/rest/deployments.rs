@@ -17,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{again, check_credential, created, idempotency, without_password};
 use crate::app::App;
+use crate::edge::audit::touched;
 use crate::edge::{Caller, IdempotencyHeader, JsonBody, Named, OptionalJsonBody, Query};
 use crate::openapi::examples;
 use crate::problem::Refused;
@@ -129,6 +130,7 @@ pub(crate) async fn create(
     IdempotencyHeader(key): IdempotencyHeader,
     JsonBody(body): JsonBody<CreateDeployment>,
 ) -> Result<Response, Refused> {
+    caller.may_change(&body.service)?;
     check_credential(&body.git_credential)?;
     let plain = CreateDeployment { git_credential: without_password(&body.git_credential), ..body.clone() };
     let idempotency = idempotency(key, "/api/v1/deployments", &plain)?;
@@ -192,9 +194,11 @@ pub(crate) async fn cancel(
     State(app): State<App>,
     caller: Caller,
     Named(reference): Named<DeploymentRef>,
-) -> Result<(StatusCode, Json<DeploymentView>), Refused> {
+) -> Result<Response, Refused> {
+    may_change(&app, &caller, reference).await?;
     let deployment = app.platform().cancel(&caller.principal, reference).await?;
-    Ok((StatusCode::ACCEPTED, Json(app.view(deployment).await?)))
+    let what = super::words(&deployment);
+    Ok(touched(what, (StatusCode::ACCEPTED, Json(app.view(deployment).await?))))
 }
 
 /// Deploy the same commit again, from its kept build if that is still there.
@@ -215,6 +219,7 @@ pub(crate) async fn redeploy(
     IdempotencyHeader(key): IdempotencyHeader,
     OptionalJsonBody(body): OptionalJsonBody<AgainRequest>,
 ) -> Result<Response, Refused> {
+    may_change(&app, &caller, reference).await?;
     let again = again(key, &format!("/api/v1/deployments/{reference}/redeploy"), body)?;
     let deployment = app.platform().redeploy(&caller.principal, reference, again).await?;
     Ok(created(&app, deployment))
@@ -238,9 +243,18 @@ pub(crate) async fn rollback(
     IdempotencyHeader(key): IdempotencyHeader,
     OptionalJsonBody(body): OptionalJsonBody<AgainRequest>,
 ) -> Result<Response, Refused> {
+    may_change(&app, &caller, reference).await?;
     let again = again(key, &format!("/api/v1/deployments/{reference}/rollback"), body)?;
     let deployment = app.platform().rollback(&caller.principal, reference, again).await?;
     Ok(created(&app, deployment))
+}
+
+/// Refuses to touch a deployment of another service than a limited token names.
+async fn may_change(app: &App, caller: &Caller, reference: DeploymentRef) -> Result<(), Refused> {
+    if caller.service.is_none() {
+        return Ok(());
+    }
+    caller.may_change(&app.platform().deployment(reference).await?.service)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use utoipa::IntoParams;
 
 use crate::app::App;
-use crate::edge::{Caller, Proof, Query, still_holds};
+use crate::edge::{Caller, Place, Proof, Query, still_holds};
 use crate::metrics::Present;
 use crate::problem::Refused;
 
@@ -83,6 +83,7 @@ pub(crate) async fn follow(
         Some(text) => Some(app.platform().deployment(text.parse::<DeploymentRef>()?).await?.id),
         None => None,
     };
+    let place = app.limits().socket(&caller).inspect_err(|refused| app.metrics().refused(refused.code()))?;
     let filter = EventFilter { deployment, service: query.service, sandbox: query.sandbox };
     let mut feed = app.platform().feed(after, filter);
     // The first page is read before the answer begins, so that a cursor which is too old is a 410 and no empty stream.
@@ -90,7 +91,7 @@ pub(crate) async fn follow(
     let mut recheck = tokio::time::interval_at(tokio::time::Instant::now() + RECHECK, RECHECK);
     recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let present = app.metrics().feed();
-    let reader = Reader { app, feed, first, proof: caller.proof, recheck, _present: present };
+    let reader = Reader { app, feed, first, proof: caller.proof, recheck, _present: present, _place: place };
     let stream = unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         Some((Ok::<_, Infallible>(to_sse(&event)), reader))
@@ -115,6 +116,7 @@ struct Reader {
     proof: Proof,
     recheck: Interval,
     _present: Present,
+    _place: Place,
 }
 
 impl Reader {

@@ -13,6 +13,7 @@ use utoipa::IntoParams;
 
 use super::{again, created};
 use crate::app::App;
+use crate::edge::audit::touched;
 use crate::edge::{Caller, IdempotencyHeader, Named, OptionalJsonBody, Query};
 use crate::problem::Refused;
 
@@ -65,8 +66,11 @@ pub(crate) async fn stop(
     State(app): State<App>,
     caller: Caller,
     Named(id): Named<InstanceId>,
-) -> Result<(StatusCode, Json<Instance>), Refused> {
-    Ok((StatusCode::ACCEPTED, Json(app.platform().stop_instance(&caller.principal, id).await?)))
+) -> Result<Response, Refused> {
+    may_change(&app, &caller, id).await?;
+    let instance = app.platform().stop_instance(&caller.principal, id).await?;
+    let what = format!("{} in {}", instance.service, instance.sandbox);
+    Ok(touched(what, (StatusCode::ACCEPTED, Json(instance))))
 }
 
 /// Start an instance's commit anew, and put it in its place once it is healthy.
@@ -86,7 +90,16 @@ pub(crate) async fn restart(
     IdempotencyHeader(key): IdempotencyHeader,
     OptionalJsonBody(body): OptionalJsonBody<AgainRequest>,
 ) -> Result<Response, Refused> {
+    may_change(&app, &caller, id).await?;
     let again = again(key, &format!("/api/v1/instances/{id}/restart"), body)?;
     let deployment = app.platform().restart(&caller.principal, id, again).await?;
     Ok(created(&app, deployment))
+}
+
+/// Refuses to touch an instance of another service than a limited token names.
+async fn may_change(app: &App, caller: &Caller, id: InstanceId) -> Result<(), Refused> {
+    if caller.service.is_none() {
+        return Ok(());
+    }
+    caller.may_change(&app.platform().instance(id).await?.service)
 }

@@ -70,10 +70,14 @@ pub(crate) async fn read(
         let lines = app.platform().instance_output(id, lines).await?;
         return Ok(Json(InstanceOutput { lines }).into_response());
     }
+    let place = app.limits().socket(&caller).inspect_err(|refused| app.metrics().refused(refused.code()))?;
     let follow = app.platform().follow_output(id, lines).await?;
     let (to, events) = mpsc::channel(1);
     let requests = app.requests().clone();
-    requests.spawn(async move { bring(&app, caller.proof, follow, to).await });
+    requests.spawn(async move {
+        bring(&app, caller.proof, follow, to).await;
+        drop(place);
+    });
     let stream = unfold(events, |mut events| async move {
         let event = events.recv().await?;
         Some((Ok::<_, Infallible>(event), events))

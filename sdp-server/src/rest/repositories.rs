@@ -6,9 +6,8 @@ use sdp_core::api::{Problem, RepositoryList};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::{listing_credential, listing_host};
 use crate::app::App;
-use crate::edge::Query;
+use crate::edge::{Caller, Query};
 use crate::problem::Refused;
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -32,9 +31,16 @@ pub(crate) struct RepositoryQuery {
         (status = 503, description = "`no_agent`", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn list(
     State(app): State<App>,
+    caller: Caller,
     Query(query): Query<RepositoryQuery>,
 ) -> Result<Json<RepositoryList>, Refused> {
-    let mut list = app.platform().repositories(listing_host(), listing_credential()).await?;
+    // The host that people log in with; what one may see depends on who one is there.
+    let host = app.config().login.repository.clone();
+    let credential = match &host {
+        Some(repo) => app.platform().credential_of(&caller.principal, repo).await?,
+        None => None,
+    };
+    let mut list = app.platform().repositories(host, credential).await?;
     let part = query.q.unwrap_or_default().to_lowercase();
     let fits = |text: &str| text.to_lowercase().contains(&part);
     list.repositories.retain(|one| {

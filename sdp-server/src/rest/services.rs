@@ -10,8 +10,9 @@ use sdp_core::platform::Save;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::{listing_credential, located};
+use super::located;
 use crate::app::App;
+use crate::edge::audit::touched;
 use crate::edge::{Caller, JsonBody, Named, Query};
 use crate::openapi::examples;
 use crate::problem::Refused;
@@ -38,7 +39,7 @@ pub(crate) async fn create(
 ) -> Result<Response, Refused> {
     app.platform().save_service(&caller.principal, service.clone(), Save::Create).await?;
     let location = format!("/api/v1/services/{}", service.name);
-    Ok(located(&location, (StatusCode::CREATED, Json(service))))
+    Ok(touched(service.name.clone(), located(&location, (StatusCode::CREATED, Json(service)))))
 }
 
 /// One service.
@@ -118,10 +119,14 @@ pub(crate) struct BranchQuery {
         (status = 503, description = "`no_agent`", body = Problem, content_type = "application/problem+json")))]
 pub(crate) async fn branches(
     State(app): State<App>,
+    caller: Caller,
     Named(name): Named<ServiceName>,
     Query(query): Query<BranchQuery>,
 ) -> Result<Json<BranchList>, Refused> {
-    let list = app.platform().branches(&name, listing_credential()).await?;
+    // What one may see depends on who one is at the git host.
+    let service = app.platform().service(&name).await?;
+    let credential = app.platform().credential_of(&caller.principal, &service.repo).await?;
+    let list = app.platform().branches(&name, credential).await?;
     let part = query.q.unwrap_or_default().to_lowercase();
     let fits = |one: &&RefInfo| one.name.as_str().to_lowercase().contains(&part);
     Ok(Json(BranchList {

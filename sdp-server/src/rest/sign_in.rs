@@ -18,12 +18,14 @@ use axum::response::Response;
 use maud::html;
 use sdp_core::access::Session;
 use sdp_core::api::{CreateSignInLink, Problem, SignInLink};
+use sdp_core::audit::{AuditVia, AuditWho, DONE, NewEntry};
 
 use url::form_urlencoded;
 
 use super::located;
 use crate::app::App;
-use crate::edge::{Caller, JsonBody, is_same_origin, presented_session, session_cookie};
+use crate::edge::audit;
+use crate::edge::{Caller, CameFrom, JsonBody, is_same_origin, presented_session, session_cookie};
 use crate::openapi::examples;
 use crate::pages::sign_in::{plain_page, signing_in};
 use crate::problem::Refused;
@@ -47,7 +49,7 @@ pub(crate) async fn create_link(
         return Err(Refused::new("invalid_body", "the body cannot be used")
             .detail("next: a path on this server, such as /deployments/412"));
     }
-    let code = app.access().create_sign_in_code(&caller.principal, &next).await?;
+    let code = app.access().create_sign_in_code(&caller.begun(), &next).await?;
     let mut url = app.public(&format!("/sign-in/{}", code.code.expose()));
     url.set_query(Some(&query_with(&next)));
     Ok((StatusCode::CREATED, Json(SignInLink { url, expires_at: code.expires_at })))
@@ -68,13 +70,14 @@ fn next_in(query: Option<&str>) -> Option<String> {
 }
 
 /// Whether a browser that is sent there stays on this server: `//host` and `/\host` are other servers.
-fn is_local(next: &str) -> bool {
+pub(super) fn is_local(next: &str) -> bool {
     next.starts_with('/')
         && !next.starts_with("//")
         && next.len() <= NEXT_LIMIT
         && next.bytes().all(|b| b.is_ascii_graphic() && b != b'\\')
         // Where it would sign out or in again at once.
         && !next.starts_with("/sign-")
+        && !next.starts_with("/login")
 }
 
 /// Open a sign-in link in a browser.
@@ -117,12 +120,13 @@ pub(crate) async fn sign_in(
     headers: HeaderMap,
     params: RawPathParams,
     RawQuery(query): RawQuery,
+    CameFrom(from): CameFrom,
 ) -> Result<Response, Refused> {
     // Another site's page must not sign somebody in as somebody else.
     if is_same_origin(app.config(), &headers) == Some(false) {
         return Err(cross_site());
     }
-    let Some(signed_in) = app.access().sign_in(code(&params)).await? else {
+    let Some(signed_in) = app.access().sign_in(code(&params), from.clone()).await? else {
         return used(&app, &headers, query.as_deref()).await;
     };
     // A session that this browser had before is replaced, not kept beside.
@@ -130,6 +134,16 @@ pub(crate) async fn sign_in(
         app.access().sign_out(old.expose()).await?;
     }
     tracing::info!(by = %signed_in.principal, "signed in");
+    let entry = NewEntry {
+        who: AuditWho::Known { principal: signed_in.principal.clone() },
+        via: AuditVia::Page,
+        address: from.address,
+        action: "sign_in".to_owned(),
+        target: None,
+        result: DONE.to_owned(),
+        request: None,
+    };
+    audit::record(&app, entry).await;
     let mut response = located(&signed_in.next, StatusCode::SEE_OTHER);
     response
         .headers_mut()
@@ -152,7 +166,7 @@ pub(crate) async fn sign_out(State(app): State<App>, headers: HeaderMap) -> Resu
     }
     let content = html! {
         h1 { "Signed out" }
-        p { "This browser is signed out. Another link from chat signs it in again." }
+        p { "This browser is signed out. A link from chat signs it in again, or " a href="/login" { "log in" } "." }
     };
     let mut response = plain_page(StatusCode::OK, "Signed out", content);
     response.headers_mut().insert(header::SET_COOKIE, session_cookie(app.config(), ""));
@@ -166,8 +180,8 @@ async fn used(app: &App, headers: &HeaderMap, query: Option<&str>) -> Result<Res
         && let Some(Session { renewed, .. }) = app.access().session(session.expose()).await?
     {
         let mut response = located(next.as_deref().unwrap_or("/"), StatusCode::SEE_OTHER);
-        if renewed {
-            let cookie = session_cookie(app.config(), session.expose());
+        if let Some(value) = renewed {
+            let cookie = session_cookie(app.config(), value.expose());
             response.headers_mut().insert(header::SET_COOKIE, cookie);
         }
         return Ok(response);
@@ -182,7 +196,7 @@ async fn used(app: &App, headers: &HeaderMap, query: Option<&str>) -> Result<Res
     Ok(plain_page(StatusCode::GONE, "This link does not work any more", content))
 }
 
-fn cross_site() -> Refused {
+pub(super) fn cross_site() -> Refused {
     Refused::new("cross_site", "the request did not come from a page of this server")
 }
 

@@ -1,4 +1,5 @@
-//! A connection's TCP stream that a handler can still reach after it has been given to hyper.
+//! A connection's TCP stream that a handler can still reach after it has been given to hyper, or to TLS. It holds the
+//! connection's places among those that there may be at once, for as long as it is open, whatever it has become: a WebSocket, too.
 //!
 //! A viewer that stops reading fills the system's send buffer, and then nothing can be said to it, not even where to go on. So
 //! its buffer is kept small ([`Socket::keep_room`]), which is also what a stalled viewer costs the system, and is made larger
@@ -14,6 +15,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::Places;
+
 /// What a viewer's send buffer holds; the system doubles it for its own book-keeping.
 const VIEWERS: usize = 64 * 1024;
 /// For the rest of a frame and the last words; the system's limit may be lower.
@@ -21,16 +24,22 @@ const LAST_WORDS: usize = 1024 * 1024;
 
 /// The stream, for hyper.
 #[derive(Debug)]
-pub(super) struct Stream(Arc<TcpStream>);
+pub(crate) struct Stream(Arc<Open>);
 
 /// The same stream, in a request's extensions.
 #[derive(Clone, Debug)]
-pub(crate) struct Socket(Arc<TcpStream>);
+pub(crate) struct Socket(Arc<Open>);
+
+#[derive(Debug)]
+struct Open {
+    stream: TcpStream,
+    _places: Places,
+}
 
 /// Both ends of the same stream.
-pub(super) fn share(stream: TcpStream) -> (Stream, Socket) {
-    let stream = Arc::new(stream);
-    (Stream(stream.clone()), Socket(stream))
+pub(super) fn share(stream: TcpStream, places: Places) -> (Stream, Socket) {
+    let open = Arc::new(Open { stream, _places: places });
+    (Stream(open.clone()), Socket(open))
 }
 
 impl Socket {
@@ -45,7 +54,7 @@ impl Socket {
     }
 
     fn set_send_buffer(&self, bytes: usize) {
-        if let Err(error) = SockRef::from(&*self.0).set_send_buffer_size(bytes) {
+        if let Err(error) = SockRef::from(&self.0.stream).set_send_buffer_size(bytes) {
             tracing::debug!(%error, "the size of a send buffer could not be set");
         }
     }
@@ -54,8 +63,8 @@ impl Socket {
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.0.poll_read_ready(cx))?;
-            match self.0.try_read(buf.initialize_unfilled()) {
+            ready!(self.0.stream.poll_read_ready(cx))?;
+            match self.0.stream.try_read(buf.initialize_unfilled()) {
                 Ok(read) => {
                     buf.advance(read);
                     return Poll::Ready(Ok(()));
@@ -74,8 +83,8 @@ impl Stream {
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match write(&self.0) {
+            ready!(self.0.stream.poll_write_ready(cx))?;
+            match write(&self.0.stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 written => return Poll::Ready(written),
             }
@@ -105,6 +114,6 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&*self.0).shutdown(std::net::Shutdown::Write))
+        Poll::Ready(SockRef::from(&self.0.stream).shutdown(std::net::Shutdown::Write))
     }
 }

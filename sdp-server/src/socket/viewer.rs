@@ -92,12 +92,9 @@ pub(crate) async fn connect(
     if line == 0 || i64::try_from(line).is_err() {
         return Err(Refused::new("invalid_query", "the query cannot be used").detail("line: numbered from 1"));
     }
-    // A socket gives its place among the connections back; it counts all the same.
-    if app.requests().len() > app.config().limits.connections {
-        return Err(Refused::new("too_many_connections", "the server holds as many connections as it may"));
-    }
     let deployment = app.platform().deployment(reference).await?;
     let handshake = upgrade(handshake)?.max_message_size(FROM_VIEWER).max_frame_size(FROM_VIEWER);
+    let place = app.limits().socket(&caller).inspect_err(|refused| app.metrics().refused(refused.code()))?;
     Ok(handshake.on_upgrade(move |socket| {
         let requests = app.requests().clone();
         let span = tracing::info_span!("viewer", deployment.id = %deployment.id);
@@ -107,6 +104,8 @@ pub(crate) async fn connect(
                 () = serve(&app, deployment.id, from, caller.proof, socket, &tcp) => {}
                 () = app.abort().cancelled() => {}
             }
+            // A viewer that has stopped reading counts for as long as it lingers.
+            drop(place);
         };
         requests.track_future(serving.instrument(span))
     }))

@@ -43,7 +43,7 @@ async fn nothing_but_health_and_signing_in_is_open() {
         }
     }
     open.sort();
-    assert_eq!(open, ["health", "open_sign_in_link", "readiness", "sign_in", "sign_out"]);
+    assert_eq!(open, ["health", "log_in", "open_sign_in_link", "readiness", "sign_in", "sign_out"]);
     host.stop().await;
 }
 

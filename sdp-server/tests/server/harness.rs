@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 use reqwest::{Method, RequestBuilder, Response};
+use sdp_core::access::Access;
 use sdp_core::api::{DeploymentCreated, Problem, TokenCreated, TokenKind};
 use sdp_core::deployment::{State, Step};
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{BootId, DeploymentId};
 use sdp_core::platform::Platform;
+use sdp_core::secret::GitCredential;
 use sdp_core::wire::link::AgentEnd;
 use sdp_core::wire::{
     Answer, FromAgent, JobDecision, JobReport, JobResult, LineMeta, LinesBatch, PROTOCOL, Progress, RefInfo,
@@ -39,6 +41,8 @@ impl Host {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let mut config = Config::new(url.parse().expect("a url"), folder.path());
+        config.login.trust_bot = true;
+        far_limits(&mut config.limits);
         change(&mut config);
         let shutdown = CancellationToken::new();
         let server = sdp_server::start(config, listener, shutdown.clone()).await.expect("starts");
@@ -90,6 +94,11 @@ impl Host {
         Agent::connect(&self.platform).await
     }
 
+    /// Its people, sessions and tokens.
+    pub(crate) fn access(&self) -> &Access {
+        &self.server.access
+    }
+
     /// Its data folder.
     pub(crate) fn data(&self) -> &std::path::Path {
         self.folder.path()
@@ -106,6 +115,16 @@ impl Host {
         self.server.ended().await;
         drop(self.folder);
     }
+}
+
+/// Limits that no test reaches by being quick.
+pub(crate) fn far_limits(limits: &mut sdp_server::config::Limits) {
+    limits.requests_per_minute = 10_000_000;
+    limits.writes_per_minute = 10_000_000;
+    limits.login_attempts_per_minute = 10_000_000;
+    limits.refused_per_minute = 10_000_000;
+    limits.sockets_per_principal = 10_000;
+    limits.connections_per_address = 100_000;
 }
 
 pub(crate) fn hello() -> Value {
@@ -242,6 +261,32 @@ impl Agent {
                 let branches = names.iter().map(of).collect();
                 let answer = Answer::Refs { head: None, branches, tags: Vec::new() };
                 return self.say(FromAgent::Answer { command, answer }).await;
+            }
+        }
+    }
+
+    /// Answers the next question about a credential, if it is asked for this password, that it opens the repository.
+    pub(crate) async fn vouch(&mut self, right: &str) -> GitCredential {
+        loop {
+            if let ToAgent::CheckCredential { command, credential, .. } = self.hear().await {
+                let answer = if credential.password.expose() == right {
+                    Answer::Account { user: credential.username.clone() }
+                } else {
+                    let failure = Failure::new(Step::Resolve, FailureReason::CredentialsNeeded, "refused");
+                    Answer::Failed { failure }
+                };
+                self.say(FromAgent::Answer { command, answer }).await;
+                return credential;
+            }
+        }
+    }
+
+    /// Takes the next deployment, and gives the credential that it came with.
+    pub(crate) async fn take_credential(&mut self) -> Option<GitCredential> {
+        loop {
+            if let ToAgent::Deploy { command, credential, .. } = self.hear().await {
+                self.say(FromAgent::Accepted { command }).await;
+                return credential;
             }
         }
     }

@@ -2,15 +2,23 @@
 //! agent, it plays one.
 
 mod access;
+mod audit;
 mod data_dir;
 mod deployments;
 mod events;
 mod harness;
+mod hostile;
+mod limits;
+mod login;
 mod metrics;
+mod nginx;
+mod pages;
 mod problems;
 mod program;
 mod ready;
+mod roles;
 mod services;
 mod sign_in;
 mod sockets;
+mod tls;
 mod viewers;

@@ -245,8 +245,8 @@ async fn the_document_and_its_page_are_served() {
     assert!(script.contains("/api/v1/openapi.json"), "{script}");
     refused(
         host.post("/api/v1/services", &hello()).header("content-encoding", "gzip").body("x"),
-        400,
-        "malformed_json",
+        415,
+        "unsupported_media_type",
     )
     .await;
     host.stop().await;

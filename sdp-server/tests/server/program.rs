@@ -18,6 +18,9 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::harness::Agent;
 
+/// No test is to reach them by being quick.
+const FAR_LIMITS: &str = "requests_per_minute = 10000000\nwrites_per_minute = 10000000\nsockets_per_principal = 10000\nconnections_per_address = 100000\n";
+
 pub(crate) struct Program {
     pub(crate) folder: TempDir,
     pub(crate) address: String,
@@ -38,7 +41,7 @@ impl Program {
         let address = listener.local_addr().expect("bound").to_string();
         drop(listener);
         let config = format!(
-            "listen = \"{address}\"\npublic_url = \"http://{address}\"\ndata_dir = \"{}\"\n[limits]\n{limits}\n",
+            "listen = \"{address}\"\npublic_url = \"http://{address}\"\ndata_dir = \"{}\"\n[limits]\n{FAR_LIMITS}{limits}\n",
             folder.path().join("data").display()
         );
         std::fs::write(folder.path().join("server.toml"), config).expect("written");

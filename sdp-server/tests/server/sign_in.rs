@@ -19,7 +19,7 @@ fn cookie(answer: &Response) -> String {
     cookie.split(';').next().expect("a value").to_owned()
 }
 
-async fn session(host: &Host) -> String {
+pub(crate) async fn session(host: &Host) -> String {
     let path = link(host, "/").await;
     cookie(&host.bare(Method::POST, &path).send().await.expect("answered"))
 }

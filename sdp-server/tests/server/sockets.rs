@@ -15,9 +15,13 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::harness::{Host, hello_frame, ok};
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-async fn connect(host: &Host, path: &str, headers: &[(&'static str, &str)]) -> Result<Socket, u16> {
+pub(crate) async fn connect(
+    host: &Host,
+    path: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<Socket, u16> {
     let url = host.url.replace("http://", "ws://") + path;
     let mut request = url.into_client_request().expect("a request");
     for (name, value) in headers {
@@ -30,7 +34,7 @@ async fn connect(host: &Host, path: &str, headers: &[(&'static str, &str)]) -> R
     }
 }
 
-fn bearer(token: &str) -> String {
+pub(crate) fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
@@ -142,7 +146,7 @@ async fn what_is_no_frame_ends_an_agents_connection_with_a_reason() {
 }
 
 /// The next frame for a viewer; none when the socket is closed.
-async fn seen(socket: &mut Socket) -> Option<ViewerFrame> {
+pub(crate) async fn seen(socket: &mut Socket) -> Option<ViewerFrame> {
     loop {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => return Some(serde_json::from_str(&text).expect("a frame")),

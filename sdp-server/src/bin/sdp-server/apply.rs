@@ -31,6 +31,9 @@ pub(crate) struct Apply {
     /// A file with an admin token.
     #[arg(long, value_name = "FILE", env = "SDP_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+    /// A file with certificates (PEM) of authorities that are trusted beside the system's.
+    #[arg(long, value_name = "FILE", env = "SDP_CA_FILE")]
+    ca_file: Option<PathBuf>,
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
@@ -55,7 +58,12 @@ impl Apply {
                 bail!("{place}: {} is there twice", service.name);
             }
         }
-        let client = Client::new(self.server.clone(), self.token()?).map_err(with_hint)?;
+        let authorities = match &self.ca_file {
+            Some(path) => std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?,
+            None => Vec::new(),
+        };
+        let client = Client::with_authorities(self.server.clone(), self.token()?, &authorities);
+        let client = client.map_err(with_hint)?;
         let known: BTreeMap<_, _> = client
             .services()
             .await
@@ -70,11 +78,7 @@ impl Apply {
                 None => "created",
             };
             if done != "unchanged" && !self.dry_run {
-                client
-                    .save_service(service)
-                    .await
-                    .map_err(with_hint)
-                    .with_context(|| service.name.to_string())?;
+                save(&client, service).await.map_err(with_hint).with_context(|| service.name.to_string())?;
             }
             let note = if self.dry_run && done != "unchanged" { " (not done: dry run)" } else { "" };
             say(&format!("{:<9} {}{note}", done, service.name));
@@ -94,6 +98,15 @@ impl Apply {
                 .map(Secret::new)
                 .context("give a token: --token-file, or SDP_TOKEN"),
         }
+    }
+}
+
+/// A catalog may be longer than the server takes at once: then this takes its time.
+async fn save(client: &Client, service: &Service) -> Result<(), ClientError> {
+    loop {
+        let Err(error) = client.save_service(service).await else { return Ok(()) };
+        let Some(wait) = error.retry_after() else { return Err(error) };
+        tokio::time::sleep(wait).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The server's binary: reads the configuration, runs the server until a signal comes, or does one errand.
 
 mod apply;
+mod audit;
 mod backup;
 mod sign_in;
 mod token;
@@ -31,11 +32,17 @@ Examples:
   sdp-server apply catalog.toml --server https://sdp.example.com --token-file admin.token
 
 A configuration:
-  listen     = \"127.0.0.1:8080\"                 # TLS is the reverse proxy's business
+  listen     = \"127.0.0.1:8080\"
   public_url = \"https://sdp.example.com\"        # how people reach it
   data_dir   = \"/var/lib/sdp\"
   [limits]
   build      = \"45m\"
+  requests_per_minute = 1200                     # of each person and each token; writes_per_minute = 120 of them
+  [tls]                                          # or leave it to a reverse proxy: examples/nginx
+  certificate = \"/etc/sdp/tls.pem\"             # read again when it changes
+  key        = \"/etc/sdp/tls.key\"              # mode 0600
+  [proxy]
+  trusted    = [\"127.0.0.1\", \"10.0.0.0/8\"]    # whose X-Forwarded-For counts
   [metrics]                                      # /metrics, for Prometheus: examples/prometheus
   token_file = \"/etc/sdp/metrics.token\"        # opens the metrics and nothing else; open = true: for everybody
 
@@ -79,6 +86,9 @@ enum Errand {
     Token(token::Token),
     /// Print a link that signs a browser in once, on the server's host. Works while the server runs.
     SignIn(sign_in::SignIn),
+    /// Look at the audit, on the server's host.
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Copy the data folder: database and job logs, whole and checked. Works while the server runs.
     Backup(backup::Backup),
     /// Fill an empty data folder from a backup. The server must not run.
@@ -114,12 +124,14 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Errand::Apply(apply)) => apply.run().await,
         Some(Errand::SignIn(sign_in)) => sign_in.run(&config()?).await,
         Some(Errand::Token(token)) => token.run(&config()?).await,
+        Some(Errand::Audit(audit)) => audit.run(&config()?).await,
         Some(Errand::Backup(backup)) => backup.run(&config()?).await,
         Some(Errand::Restore(restore)) => restore.run(&config()?).await,
         Some(Errand::AcceptLoss) => backup::accept_loss(&config()?).await,
         None | Some(Errand::Serve) => {
             let config = config()?;
             if cli.check_config {
+                config.check_files().context("the configuration cannot be used")?;
                 say("the configuration is valid");
                 return Ok(());
             }
