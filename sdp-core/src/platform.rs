@@ -21,6 +21,7 @@ mod input;
 mod output;
 mod request;
 mod run;
+mod secrets;
 mod session;
 mod stats;
 #[cfg(test)]
@@ -33,7 +34,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-pub use config::PlatformConfig;
+pub use config::{PlatformConfig, VaultKey};
 pub use error::PlatformError;
 pub use output::{Followed, OutputFollow};
 pub use request::{Again, Deploy, DeploymentFilter, Idempotency, InstanceFilter, Save, StateFilter};
@@ -49,6 +50,7 @@ use crate::name::{AgentName, SandboxName, ServiceName, did_you_mean};
 use crate::principal::Principal;
 use crate::sandbox::Sandbox;
 use crate::store::{Store, StoreError};
+use crate::vault::Vault;
 use crate::wire::Answer;
 use crate::wire::link::{self, AgentEnd, ServerEnd};
 
@@ -90,6 +92,7 @@ struct Inner {
     /// The orchestrator's.
     clock: clock::Clock,
     store: Store,
+    vault: Vault,
     logs: Logs,
     followers: Arc<output::Followers>,
     inputs: mpsc::Sender<Input>,
@@ -105,28 +108,54 @@ impl Platform {
     /// this platform's until it is stopped.
     ///
     /// # Errors
-    /// When the folder, the database or the logs cannot be opened, or another process has the folder.
+    /// When the folder, the database, the key or the logs cannot be opened, or another process has the folder.
     pub async fn start(config: PlatformConfig) -> Result<Self, PlatformError> {
         let folder = config.data_dir.clone();
         tokio::fs::create_dir_all(&folder)
             .await
             .map_err(|source| PlatformError::DataDir { path: folder.clone(), source: Arc::new(source) })?;
         let store = Store::open(&folder).await?;
+        // With the folder taken: two who make a key at once would each have one that the other does not know.
+        let vault = match secrets::open_vault(&config.vault).await {
+            Ok(vault) => vault,
+            Err(error) => {
+                store.close().await;
+                return Err(error);
+            }
+        };
         let logs = {
             let (folder, config) = (folder.join("logs"), config.logs.clone());
             tokio::task::spawn_blocking(move || Logs::open(folder, config))
         };
         let logs = logs.await.map_err(|_| PlatformError::Stopping)??;
         let snapshot = store.read(crate::store::Snapshot::load).await?;
+        secrets::warn_of_unreadable(&vault, &snapshot.secrets);
         let followers = Arc::new(output::Followers::default());
         let clock = clock::Clock::start();
-        let (run, inputs, newest, storage) =
-            run::Run::new(config.clone(), clock, store.clone(), logs.clone(), followers.clone(), snapshot);
+        let (run, inputs, newest, storage) = run::Run::new(
+            config.clone(),
+            clock,
+            (store.clone(), vault.clone()),
+            logs.clone(),
+            followers.clone(),
+            snapshot,
+        );
         let mut task = JoinSet::new();
         task.spawn(run.run());
         let task = Mutex::new(task);
         Ok(Self {
-            inner: Arc::new(Inner { config, clock, store, logs, followers, inputs, newest, storage, task }),
+            inner: Arc::new(Inner {
+                config,
+                clock,
+                store,
+                vault,
+                logs,
+                followers,
+                inputs,
+                newest,
+                storage,
+                task,
+            }),
         })
     }
 

@@ -27,6 +27,8 @@ const VERSION: u8 = 1;
 const KEY_ID: usize = 8;
 const NONCE: usize = 24;
 const HEAD: usize = 1 + KEY_ID + NONCE;
+/// By so many bytes what is sealed is longer than the value.
+pub const OVERHEAD: usize = HEAD + 16;
 
 /// Why something cannot be sealed or opened.
 #[derive(Debug, thiserror::Error)]

@@ -4,6 +4,7 @@
 //! nobody knows is refused, in the file as in the environment.
 
 mod metrics;
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -41,6 +42,9 @@ pub struct Config {
     /// Who may read the metrics.
     #[serde(default)]
     pub metrics: Metrics,
+    /// What seals secrets.
+    #[serde(default)]
+    pub secrets: Secrets,
 }
 
 /// Limits. Times are written as `"90s"`, `"10m"`, `"2h"`.
@@ -118,6 +122,7 @@ impl Default for Limits {
 }
 
 pub use metrics::{Metrics, TokenDigest};
+pub use secrets::{KeptIn, Secrets};
 
 fn default_listen() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 8080))
@@ -187,6 +192,7 @@ impl Config {
             data_dir: data_dir.into(),
             limits: Limits::default(),
             metrics: Metrics::default(),
+            secrets: Secrets::default(),
         }
     }
 
@@ -271,6 +277,7 @@ impl Config {
                 ),
             );
         }
+        self.secrets.check()?;
         let limits = &self.limits;
         if limits.connections == 0 || limits.connections > 100_000 {
             return wrong("limits.connections", "1 to 100000".into());
@@ -305,6 +312,9 @@ impl Config {
         let limits = &self.limits;
         let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
         let mut config = PlatformConfig::new(&self.data_dir);
+        if let Some(vault) = self.secrets.vault() {
+            config.vault = vault;
+        }
         config.steps = StepLimits {
             fetch: seconds(limits.fetch),
             build: seconds(limits.build),

@@ -29,7 +29,7 @@ pub(crate) use auth::{
     AskedBy, Caller, Proof, authenticate, is_same_origin, presented_session, session_cookie, still_holds,
 };
 pub(crate) use body::{JsonBody, OptionalJsonBody};
-pub(crate) use named::{IdempotencyHeader, Named, Query};
+pub(crate) use named::{IdempotencyHeader, Named, NamedTwo, Query};
 #[cfg(test)]
 pub(crate) use who::listed;
 pub(crate) use who::{Who, who};

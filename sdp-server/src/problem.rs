@@ -113,7 +113,7 @@ pub(crate) fn status(code: &str) -> StatusCode {
         "unauthorised" => StatusCode::UNAUTHORIZED,
         "forbidden" | "cross_site" | "origin_refused" => StatusCode::FORBIDDEN,
         "not_found" | "unknown_service" | "unknown_sandbox" | "unknown_deployment" | "unknown_instance"
-        | "unknown_token" => StatusCode::NOT_FOUND,
+        | "unknown_token" | "unknown_secret" => StatusCode::NOT_FOUND,
         "method_not_allowed" => StatusCode::METHOD_NOT_ALLOWED,
         "body_timeout" => StatusCode::REQUEST_TIMEOUT,
         "service_exists"
@@ -125,6 +125,9 @@ pub(crate) fn status(code: &str) -> StatusCode {
         | "nothing_to_roll_back"
         | "instance_over"
         | "token_exists"
+        | "variable_taken"
+        | "too_many_secrets"
+        | "secrets_need_a_key"
         | "last_admin" => StatusCode::CONFLICT,
         "feed_gone" | "sign_in_link_used" => StatusCode::GONE,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
@@ -132,10 +135,9 @@ pub(crate) fn status(code: &str) -> StatusCode {
         // What a client sent, and what its git host answers to it.
         "invalid_body" | "invalid_query" | "invalid_header" | "invalid_id" | "invalid_name"
         | "invalid_branch" | "invalid_commit" | "invalid_repository" | "invalid_variable"
-        | "invalid_path" | "invalid_cursor" | "invalid_service" | "repo_not_allowed" | "repo_not_found"
-        | "credentials_needed" | "redirect_refused" | "ref_not_found" | "ref_ambiguous" => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        | "invalid_path" | "invalid_cursor" | "invalid_service" | "secret_too_short" | "secret_too_long"
+        | "secret_unfit" | "repo_not_allowed" | "repo_not_found" | "credentials_needed"
+        | "redirect_refused" | "ref_not_found" | "ref_ambiguous" => StatusCode::UNPROCESSABLE_ENTITY,
         "upgrade_required" => StatusCode::UPGRADE_REQUIRED,
         "git_unreachable" => StatusCode::BAD_GATEWAY,
         "queue_full"
@@ -185,7 +187,7 @@ impl From<PlatformError> for Refused {
                 Self::new(code, failure.reason.sentence()).detail(failure.detail.clone())
             }
             // Their text names files and statements.
-            PlatformError::Store(_) | PlatformError::Logs(_) => {
+            PlatformError::Store(_) | PlatformError::Logs(_) | PlatformError::Vault(_) => {
                 Self::new(code, "the server's storage failed").fault(&error)
             }
             _ => Self::new(code, error.to_string()),

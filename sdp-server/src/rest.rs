@@ -9,6 +9,7 @@ pub(crate) mod logs;
 pub(crate) mod metrics;
 pub(crate) mod output;
 pub(crate) mod sandboxes;
+pub(crate) mod secrets;
 pub(crate) mod services;
 pub(crate) mod sign_in;
 pub(crate) mod tokens;

@@ -17,8 +17,8 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::App;
 use crate::rest::{
-    agents, deployments, events, health, instances, logs, metrics, output, sandboxes, services, sign_in,
-    tokens,
+    agents, deployments, events, health, instances, logs, metrics, output, sandboxes, secrets, services,
+    sign_in, tokens,
 };
 use crate::{edge, openapi, pages, socket};
 
@@ -30,6 +30,8 @@ pub(crate) fn api() -> (Router<App>, OpenApi) {
         .routes(routes!(services::list, services::create))
         .routes(routes!(services::get, services::put, services::delete))
         .routes(routes!(services::branches))
+        .routes(routes!(secrets::list))
+        .routes(routes!(secrets::put, secrets::delete))
         .routes(routes!(deployments::list, deployments::create))
         .routes(routes!(deployments::get))
         .routes(routes!(deployments::cancel))

@@ -8,8 +8,10 @@ use crate::catalog::InvalidService;
 use crate::failure::Failure;
 use crate::id::{DeploymentNumber, DeploymentRef, EventSeq, InstanceId};
 use crate::logs::LogsError;
-use crate::name::{AgentName, IdempotencyKey, SandboxName, ServiceName};
+use crate::name::{AgentName, EnvName, IdempotencyKey, SandboxName, ServiceName};
+use crate::secret::UnfitSecret;
 use crate::store::StoreError;
+use crate::vault::VaultError;
 
 /// A command or question that was refused. Nothing has happened.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -68,6 +70,39 @@ pub enum PlatformError {
     /// The service's entry cannot work.
     #[error(transparent)]
     InvalidService(#[from] InvalidService),
+    /// The service has no such secret.
+    #[error("{service} has no secret {name}")]
+    UnknownSecret {
+        /// The service.
+        service: ServiceName,
+        /// The variable.
+        name: EnvName,
+    },
+    /// A variable cannot be plain and secret at once.
+    #[error("{name} is {} of {service} already", if *is_secret { "a secret" } else { "a plain variable" })]
+    VariableTaken {
+        /// The service.
+        service: ServiceName,
+        /// The variable.
+        name: EnvName,
+        /// What it is already.
+        is_secret: bool,
+    },
+    /// The value cannot be kept out of logs, or not be given to a program.
+    #[error(transparent)]
+    UnfitSecret(#[from] UnfitSecret),
+    /// The service has as many secrets, or as long ones, as it may.
+    #[error("the secrets of {service} would be too many, or too long together")]
+    TooManySecrets {
+        /// The service.
+        service: ServiceName,
+    },
+    /// The server's key is gone with its process, and secret values would be, too.
+    #[error("this server keeps its key in memory only, so it cannot keep secret values")]
+    SecretsNeedAKey,
+    /// The key that seals secrets cannot be used.
+    #[error(transparent)]
+    Vault(Arc<VaultError>),
     /// The same idempotency key came with another request.
     #[error("the idempotency key {key} was used for another request")]
     IdempotencyConflict {
@@ -165,6 +200,12 @@ pub enum PlatformError {
     },
 }
 
+impl From<VaultError> for PlatformError {
+    fn from(error: VaultError) -> Self {
+        Self::Vault(Arc::new(error))
+    }
+}
+
 impl From<LogsError> for PlatformError {
     fn from(error: LogsError) -> Self {
         Self::Logs(Arc::new(error))
@@ -175,7 +216,11 @@ impl PlatformError {
     /// Whether it is no use to start again before a person has done something about the data folder.
     #[must_use]
     pub fn needs_a_person(&self) -> bool {
-        matches!(self, Self::Store(error) if error.needs_a_person())
+        match self {
+            Self::Store(error) => error.needs_a_person(),
+            Self::Vault(_) => true,
+            _ => false,
+        }
     }
 
     /// Stable code, e.g. `unknown_service`.
@@ -190,6 +235,12 @@ impl PlatformError {
             Self::ServiceInUse { .. } => "service_in_use",
             Self::PrefixTaken { .. } => "prefix_taken",
             Self::InvalidService(_) => "invalid_service",
+            Self::UnknownSecret { .. } => "unknown_secret",
+            Self::VariableTaken { .. } => "variable_taken",
+            Self::UnfitSecret(unfit) => unfit.code(),
+            Self::TooManySecrets { .. } => "too_many_secrets",
+            Self::SecretsNeedAKey => "secrets_need_a_key",
+            Self::Vault(error) => error.code(),
             Self::IdempotencyConflict { .. } => "idempotency_conflict",
             Self::AlreadyEnded { .. } => "already_ended",
             Self::NoCommit { .. } => "no_commit",
@@ -222,6 +273,17 @@ impl PlatformError {
             Self::ServiceInUse { .. } => "stop its instances first",
             Self::PrefixTaken { .. } => "give one of them another path_prefix",
             Self::InvalidService(_) => "correct the field and send it again",
+            Self::UnknownSecret { .. } => "see the list of the service's secrets",
+            Self::VariableTaken { is_secret: true, .. } => {
+                "leave the variable out, or delete the service's secret of that name first"
+            }
+            Self::VariableTaken { .. } => "take the variable out of the service's env first",
+            Self::UnfitSecret(unfit) => unfit.hint(),
+            Self::TooManySecrets { .. } => "at most 64, and 256 KiB together; delete those that are not used",
+            Self::SecretsNeedAKey => {
+                "ask an administrator to set secrets.key_file in the server's configuration, or name a file on the agent"
+            }
+            Self::Vault(error) => error.hint(),
             Self::IdempotencyConflict { .. } => "use a new key for a new request",
             Self::AlreadyEnded { .. } => "stop the instance instead, if it still runs",
             Self::NoCommit { .. } => "deploy a branch instead",

@@ -12,6 +12,7 @@ use crate::id::{BootId, CommandId, DeploymentId, DeploymentNumber, Epoch, Instan
 use crate::name::{AgentName, CommitId, EnvName, GitRef, Label, RepoUrl, SandboxName, ServiceName};
 use crate::principal::Principal;
 use crate::secret::GitCredential;
+use crate::store::SecretRow;
 use crate::wire::link::ServerEnd;
 use crate::wire::{
     Answer, InstanceDecision, InstanceReport, JobDecision, JobReport, Load, Preflight, Progress,
@@ -83,6 +84,8 @@ pub(super) enum Command {
     Cancel { deployment: DeploymentId, number: DeploymentNumber },
     SaveService { service: Box<Service>, save: Save },
     DeleteService { name: ServiceName },
+    SetSecret { secret: Box<SecretRow> },
+    DeleteSecret { service: ServiceName, name: EnvName },
     StopInstance { id: InstanceId },
     DeleteSandbox { name: SandboxName },
 }

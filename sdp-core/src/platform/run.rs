@@ -6,6 +6,7 @@
 //! disconnected, so that they say hello to what is true.
 
 mod hold;
+mod send;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -24,12 +25,13 @@ use super::world::World;
 use super::{PlatformConfig, PlatformError, session};
 use crate::deployment::Deployment;
 use crate::event::{About, Event, EventKind};
-use crate::id::{CommandId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId, RouteVersion};
+use crate::id::{CommandId, DeploymentId, Epoch, EventSeq, InstanceId, RouteVersion};
 use crate::logs::Logs;
 use crate::name::AgentName;
 use crate::principal::Principal;
 use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Store, StoreError};
-use crate::wire::{Answer, ByeReason, JobSpec, ToAgent};
+use crate::vault::Vault;
+use crate::wire::{Answer, ByeReason, ToAgent};
 
 /// How many inputs may wait for the loop.
 const INPUTS: usize = 1024;
@@ -59,6 +61,7 @@ struct Turn {
 pub(super) struct Run {
     config: PlatformConfig,
     store: Store,
+    vault: Vault,
     logs: Logs,
     world: World,
     clock: Clock,
@@ -84,7 +87,7 @@ impl Run {
     pub(super) fn new(
         config: PlatformConfig,
         clock: Clock,
-        store: Store,
+        (store, vault): (Store, Vault),
         logs: Logs,
         followers: Arc<Followers>,
         snapshot: Snapshot,
@@ -95,6 +98,7 @@ impl Run {
         let run = Self {
             config,
             store,
+            vault,
             logs,
             world,
             clock,
@@ -285,6 +289,13 @@ impl Run {
                 let about = About { service: Some(service.name.clone()), ..About::default() };
                 self.world.save_service(*service);
                 let kind = EventKind::ServiceSaved { created };
+                self.perform(vec![Act::Event { by: by.clone(), about, kind }], turn);
+                Reply::Saved { created }
+            }
+            Ok(Verdict::SaveSecret { secret, created }) => {
+                let about = About { service: Some(secret.service.clone()), ..About::default() };
+                let kind = EventKind::SecretSet { name: secret.name.clone() };
+                self.world.save_secret(*secret);
                 self.perform(vec![Act::Event { by: by.clone(), about, kind }], turn);
                 Reply::Saved { created }
             }
@@ -492,11 +503,10 @@ impl Run {
                     self.world.note(note);
                 }
                 Act::Send(agent, message) => turn.sends.push((agent, message)),
-                Act::SendJob(number) => {
-                    if let Some((agent, message)) = self.job(number) {
-                        turn.sends.push((agent, message));
-                    }
-                }
+                Act::SendJob(number) => match self.send_job(number) {
+                    Ok(message) => turn.sends.extend(message),
+                    Err(instead) => self.perform(instead, turn),
+                },
                 Act::SendTable => {
                     for router in self.world.routers() {
                         let table = self.world.table.clone();
@@ -505,44 +515,6 @@ impl Run {
                 }
             }
         }
-    }
-
-    fn job(&self, number: DeploymentNumber) -> Option<(AgentName, ToAgent)> {
-        let open = self.world.open.get(&number)?;
-        let deployment = &open.deployment;
-        let service = &open.job.service;
-        let mut env = service.env.clone();
-        env.extend(deployment.env.clone());
-        let spec = JobSpec {
-            number,
-            service: deployment.service.clone(),
-            sandbox: deployment.sandbox.clone(),
-            instance: open.job.instance,
-            repo: service.repo.clone(),
-            git_ref: deployment.git_ref.clone(),
-            commit: deployment.commit.clone(),
-            reuse_build: deployment.kind.may_reuse_build(),
-            subdir: service.subdir.clone(),
-            builder: service.builder.clone(),
-            health: service.health.clone(),
-            env,
-            port: service.port,
-            image: service.image.clone(),
-            limits: service.limits,
-            writable: service.writable.clone(),
-            release: service.release.clone(),
-            labels: service.labels.clone(),
-            step_limits: self.config.steps,
-        };
-        let message = ToAgent::Deploy {
-            command: decide::deploy_command(deployment.id, deployment.attempt),
-            deployment: deployment.id,
-            attempt: deployment.attempt,
-            spec: Box::new(spec),
-            credential: open.credential.clone(),
-            secrets: Vec::new(),
-        };
-        Some((deployment.agent.clone()?, message))
     }
 
     /// Append, ring, send.

@@ -2,6 +2,7 @@
 //! that no one else needs to know ([`World::note`]). Both mark what must be saved in the same transaction.
 
 mod note;
+mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,12 +15,12 @@ use crate::catalog::Service;
 use crate::deployment::{Deployment, State, Step};
 use crate::event::{About, Event, EventKind};
 use crate::id::{BootId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId, RouteVersion};
-use crate::name::{AgentName, IdempotencyKey, SandboxName, ServiceName};
+use crate::name::{AgentName, EnvName, IdempotencyKey, SandboxName, ServiceName};
 use crate::sandbox::{
     Instance, InstanceState, LastRestart, RouteTable, Sandbox, StopReason, Unhealthy, route_table,
 };
 use crate::secret::GitCredential;
-use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Writes, is_routed};
+use crate::store::{AgentRow, IdempotencyRow, JobRow, SecretRow, Snapshot, Writes, is_routed};
 use crate::wire::Load;
 
 /// A deployment that has not ended.
@@ -142,6 +143,8 @@ pub(crate) struct World {
     pub(crate) seq: EventSeq,
     pub(crate) number: DeploymentNumber,
     pub(crate) services: BTreeMap<ServiceName, Service>,
+    /// Sealed, as the store has them.
+    secrets: BTreeMap<(ServiceName, EnvName), SecretRow>,
     pub(crate) sandboxes: BTreeMap<SandboxName, Sandbox>,
     /// By number, which is the order of the queue.
     pub(crate) open: BTreeMap<DeploymentNumber, Open>,
@@ -174,6 +177,8 @@ impl World {
             Self { seq: snapshot.seq, number: snapshot.number, routes_changed: true, ..Self::default() };
         world.services = snapshot.services.into_iter().map(|s| (s.name.clone(), s)).collect();
         world.sandboxes = snapshot.sandboxes.into_iter().map(|s| (s.name.clone(), s)).collect();
+        world.secrets =
+            snapshot.secrets.into_iter().map(|s| ((s.service.clone(), s.name.clone()), s)).collect();
         for (deployment, job) in snapshot.deployments {
             let cancel_asked = deployment.cancel_requested_by.is_some().then_some(now);
             world.numbers.insert(deployment.id, deployment.number);
@@ -322,8 +327,14 @@ impl World {
             EventKind::ServiceDeleted {} => {
                 if let Some(name) = &event.about.service {
                     self.services.remove(name);
+                    self.forget_secrets(name);
                     self.unsaved.writes.services_gone.push(name.clone());
                     self.routes_changed = true;
+                }
+            }
+            EventKind::SecretDeleted { name } => {
+                if let Some(service) = &event.about.service {
+                    self.forget_secret(service, name);
                 }
             }
             EventKind::SandboxCreated {} => {
