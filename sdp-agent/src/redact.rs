@@ -1,6 +1,7 @@
 //! Takes secrets out of what is printed, before it is stored or sent anywhere.
 //!
-//! Made by the job for its git credential and used by `exec` on every pipe, before lines are cut; everything downstream
+//! Made by the job for its git credential and the service's secrets, made anew for what a later life of the agent finds running
+//! (from the variables that it was given), and used by `exec` on every pipe, before lines are cut; everything downstream
 //! is clean by construction. A secret is found however the stream is cut into chunks, and in these forms: as it is, each
 //! of its lines, base64 and base64url at any of three offsets, URL-encoded, JSON-, XML- and shell-escaped, hexadecimal.
 //! Line feeds, carriage returns and ANSI colours in its middle do not hide it. It becomes [`MASK`], line feeds stay.
@@ -21,9 +22,9 @@ use std::sync::Arc;
 use aho_corasick::{AhoCorasick, packed};
 
 /// What a secret becomes.
-pub const MASK: &str = "[redacted]";
+pub use sdp_core::secret::MASK;
 /// Shorter secrets are not looked for, in bytes.
-pub const SHORTEST: usize = 6;
+pub use sdp_core::secret::SHORTEST;
 /// Of longer secrets fewer forms are looked for, in bytes.
 pub const LONG: usize = 4096;
 /// Longer forms are looked for in pieces of this length, so that little is held back.
