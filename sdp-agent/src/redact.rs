@@ -172,12 +172,14 @@ impl RedactStream {
         // From here on it may be the beginning of a secret whose rest has not come yet.
         let undecided = if last { text.len() } else { patterns.partial(text) };
         let certain = if undecided < text.len() { plain.original(undecided) } else { plain.end };
-        self.emit(certain, &plain, &secrets, undecided, out);
+        let goes_on = certain > self.out;
+        self.emit(certain, &plain, &secrets, (0, undecided), out);
         // A line is not held back for less than what is worth hiding.
         if text.len() - undecided < SHORTEST
             && let Some(feed) = memchr::memrchr(b'\n', &self.held[certain..])
         {
-            self.emit(certain + feed + 1, &plain, &secrets, text.len(), out);
+            let begun = if goes_on { undecided } else { 0 };
+            self.emit(certain + feed + 1, &plain, &secrets, (begun, text.len()), out);
         }
         let covered = secrets.last().filter(|(_, end)| *end >= undecided && undecided > 0);
         if undecided > 0 {
@@ -191,13 +193,14 @@ impl RedactStream {
         self.out = self.out.saturating_sub(certain);
     }
 
-    /// Hands over `held` up to a place, with these secrets (in plain places, up to `limit`) masked.
+    /// Hands over `held` up to a place, with these secrets (in plain places, up to `limit`) masked; those that start before `begun`
+    /// have their mask already.
     fn emit(
         &mut self,
         to: usize,
         plain: &Plain,
         secrets: &[(usize, usize)],
-        limit: usize,
+        (begun, limit): (usize, usize),
         out: &mut Vec<u8>,
     ) {
         let mut at = self.out;
@@ -215,7 +218,7 @@ impl RedactStream {
                 continue;
             }
             out.extend_from_slice(&self.held[at..from.max(at)]);
-            if !(start == 0 && self.after_mask) {
+            if start >= begun && !(start == 0 && self.after_mask) {
                 out.extend_from_slice(MASK.as_bytes());
             }
             let hidden = &self.held[from.max(at)..until];

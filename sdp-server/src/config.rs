@@ -460,7 +460,7 @@ mod tests {
           |
         2 | listen_on = 1
           | ^^^^^^^^^
-        unknown field `listen_on`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`, `metrics`
+        unknown field `listen_on`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`, `metrics`, `secrets`
         ---
         sdp.toml: TOML parse error at line 3, column 9
           |
@@ -474,7 +474,7 @@ mod tests {
           |         ^^^^^
         expected a time of at least a second, such as "90s", "10m" or "2h"
         ---
-        sdp.toml: unknown field `limit`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`, `metrics` (with SDP_SERVER_LIMIT)
+        sdp.toml: unknown field `limit`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`, `metrics`, `secrets` (with SDP_SERVER_LIMIT)
         ---
         SDP_SERVER_LISTEN__PORT: no such key
         ---

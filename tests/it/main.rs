@@ -18,3 +18,4 @@ mod links;
 mod logging;
 mod output;
 mod restart;
+mod secrets;

@@ -5,6 +5,7 @@ mod deploys;
 mod instances;
 mod output;
 mod recovery;
+mod secrets;
 mod storage;
 
 use std::path::Path;

@@ -9,7 +9,8 @@ use sdp_core::id::{BootId, DeploymentId};
 use sdp_core::platform::Platform;
 use sdp_core::wire::link::AgentEnd;
 use sdp_core::wire::{
-    FromAgent, JobDecision, JobReport, JobResult, LineMeta, LinesBatch, PROTOCOL, Progress, Stream, ToAgent,
+    FromAgent, JobDecision, JobReport, JobResult, LineMeta, LinesBatch, PROTOCOL, Progress, SecretVariable,
+    Stream, ToAgent,
 };
 use sdp_server::{Config, Server};
 use serde_json::{Value, json};
@@ -227,6 +228,15 @@ impl Agent {
 
     async fn hear(&mut self) -> ToAgent {
         self.end.rx.recv().await.expect("connected")
+    }
+
+    /// Takes the next deployment; the secrets that came with it.
+    pub(crate) async fn take_with_secrets(&mut self) -> Vec<SecretVariable> {
+        loop {
+            if let ToAgent::Deploy { secrets, .. } = self.hear().await {
+                return secrets;
+            }
+        }
     }
 
     /// Takes the next deployment.

@@ -10,6 +10,7 @@ mod metrics;
 mod problems;
 mod program;
 mod ready;
+mod secrets;
 mod services;
 mod sign_in;
 mod sockets;
