@@ -312,7 +312,9 @@ impl Config {
         let limits = &self.limits;
         let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
         let mut config = PlatformConfig::new(&self.data_dir);
-        if let Some(vault) = self.secrets.vault() {
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        let credentials = credentials.filter(|folder| folder.is_absolute());
+        if let Some(vault) = self.secrets.vault(credentials.as_deref()) {
             config.vault = vault;
         }
         config.steps = StepLimits {

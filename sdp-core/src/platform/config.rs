@@ -53,6 +53,8 @@ pub struct PlatformConfig {
 pub enum VaultKey {
     /// In this file, of mode 0600; it is made if it is not there.
     File(PathBuf),
+    /// In this file, which systemd has put among the unit's credentials.
+    Credential(PathBuf),
     /// Nowhere: it is gone with the process, and so is what it has sealed. Services cannot have secret values then, but files on
     /// their agents.
     Memory,

@@ -96,14 +96,13 @@ fn info(secret: &SecretRow) -> SecretInfo {
 
 /// The vault of a platform.
 pub(super) async fn open_vault(key: &VaultKey) -> Result<Vault, PlatformError> {
-    match key {
-        VaultKey::Memory => Ok(Vault::fleeting()?),
-        VaultKey::File(path) => {
-            let path = path.clone();
-            let opened = tokio::task::spawn_blocking(move || Vault::from_file(&path));
-            Ok(opened.await.map_err(|_| PlatformError::Stopping)??)
-        }
-    }
+    let key = key.clone();
+    let opened = tokio::task::spawn_blocking(move || match key {
+        VaultKey::Memory => Vault::fleeting(),
+        VaultKey::File(path) => Vault::from_file(&path),
+        VaultKey::Credential(path) => Vault::from_credential(&path),
+    });
+    Ok(opened.await.map_err(|_| PlatformError::Stopping)??)
 }
 
 /// Says so if secrets cannot be opened: otherwise people would only learn it from the first deployment that fails.

@@ -1,6 +1,6 @@
 //! `[secrets]`: where the key is that seals secrets of services and git credentials before they are stored.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sdp_core::platform::VaultKey;
 use serde::Deserialize;
@@ -11,8 +11,9 @@ use super::ConfigError;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Secrets {
-    /// The file with the key, mode 0600; without one `seal.key` in the data folder. It is made if it is not there. A service
-    /// manager's credential is a file like any other. Keep a copy, and not beside the backups.
+    /// The file with the key, mode 0600; without one `seal.key` in the data folder. It is made if it is not there. A file among
+    /// systemd's credentials (`LoadCredential=`, then `/run/credentials/UNIT/NAME` here) will do. Keep a copy, and not beside the
+    /// backups.
     pub key_file: Option<PathBuf>,
     /// Keep no key at all: people log in again after each restart, and services cannot have secret values.
     pub key: Option<KeptIn>,
@@ -39,10 +40,12 @@ impl Secrets {
         }
     }
 
-    /// None: the platform's own choice.
-    pub(super) fn vault(&self) -> Option<VaultKey> {
+    /// None: the platform's own choice. `credentials` is where systemd has put the unit's.
+    pub(super) fn vault(&self, credentials: Option<&Path>) -> Option<VaultKey> {
+        let handed_over = |path: &Path| credentials.is_some_and(|folder| path.starts_with(folder));
         match (&self.key_file, self.key) {
             (_, Some(KeptIn::Memory)) => Some(VaultKey::Memory),
+            (Some(path), None) if handed_over(path) => Some(VaultKey::Credential(path.clone())),
             (Some(path), None) => Some(VaultKey::File(path.clone())),
             (None, None) => None,
         }
@@ -68,5 +71,10 @@ mod tests {
         let both = parse("key_file = \"/etc/sdp/k\"\nkey = \"memory\"");
         assert_eq!(both, Err("secrets.key: either key_file or key = \"memory\"".to_owned()));
         assert!(parse("key_file = \"\"").is_err());
+        let path = PathBuf::from("/run/credentials/sdp-server.service/seal.key");
+        let secrets = Secrets { key_file: Some(path.clone()), key: None };
+        let credentials = Path::new("/run/credentials/sdp-server.service");
+        assert_eq!(secrets.vault(Some(credentials)), Some(VaultKey::Credential(path.clone())));
+        assert_eq!(secrets.vault(Some(Path::new("/run/credentials/other"))), Some(VaultKey::File(path)));
     }
 }
