@@ -9,7 +9,7 @@
 //! in the process runtime's record (mode 0600). So the machine's root can read it there, as it can read the service's memory.
 //! A git credential is never among that.
 //!
-//! Limits: 64 KiB for a value, 256 KiB for those of a service together. What is too short to be found in output is refused. Of a
+//! Limits: 64 KiB for a value, 128 KiB for those of a service together. What is too short to be found in output is refused. Of a
 //! value that has a structure (a URL, JSON) the whole and its lines are looked for, not its parts.
 
 use std::collections::BTreeMap;
@@ -62,7 +62,7 @@ impl Secrets {
         let taken = variables.into_iter().map(take).collect::<Result<Vec<_>, String>>()?;
         let bytes: usize = taken.iter().map(|held| held.value.expose().len()).sum();
         if bytes > MOST_BYTES_OF_A_SERVICE {
-            return Err(format!("the service's secrets are {bytes} bytes long together; 256 KiB at most"));
+            return Err(format!("the service's secrets are {bytes} bytes long together; 128 KiB at most"));
         }
         Ok(Self(taken))
     }
@@ -213,7 +213,7 @@ mod tests {
             let value = || SecretSource::Value { value: Secret::new("ab".repeat(LONGEST / 2)) };
             (0..count).map(|n| variable(&format!("V{n}"), value(), true, true)).collect::<Vec<_>>()
         };
-        assert!(Secrets::take(variables(4), folder.path(), None).is_ok());
-        assert!(Secrets::take(variables(5), folder.path(), None).is_err());
+        assert!(Secrets::take(variables(2), folder.path(), None).is_ok());
+        assert!(Secrets::take(variables(3), folder.path(), None).is_err());
     }
 }

@@ -279,7 +279,7 @@ impl PlatformError {
             }
             Self::VariableTaken { .. } => "take the variable out of the service's env first",
             Self::UnfitSecret(unfit) => unfit.hint(),
-            Self::TooManySecrets { .. } => "at most 64, and 256 KiB together; delete those that are not used",
+            Self::TooManySecrets { .. } => "at most 64, and 128 KiB together; delete those that are not used",
             Self::SecretsNeedAKey => {
                 "ask an administrator to set secrets.key_file in the server's configuration, or name a file on the agent"
             }

@@ -205,7 +205,10 @@ impl DockerRuntime {
         // What it was given it may print; the former agent's redactor is gone with that.
         let config = state.config.unwrap_or_default();
         let secrets = label::secrets(&config.labels.unwrap_or_default(), &config.env.unwrap_or_default());
-        let entry = Arc::new(Entry::new(id, found, address, redactor(&secrets)));
+        let hides = tokio::task::spawn_blocking(move || redactor(&secrets));
+        // The runtime is going down.
+        let Ok(redactor) = hides.await else { return Ok(()) };
+        let entry = Arc::new(Entry::new(id, found, address, redactor));
         entry.facts.lock().restarts = restarts.unwrap_or_default();
         // One that was not is its deployment's, which asks for itself.
         entry.passed.store(true, Ordering::Release);

@@ -161,9 +161,7 @@ async fn what_could_not_be_hidden_is_refused_and_there_are_not_too_many() {
     assert_eq!(bench.code("V64", file("key")).await, "too_many_secrets");
     bench.set("V63", value(VALUE), GivenTo::Run).await.expect("one that is there is replaced");
     let long = "ab".repeat(32 * 1024);
-    for n in 0..3 {
-        bench.set(&format!("V{n}"), value(&long), GivenTo::Run).await.expect("set");
-    }
+    bench.set("V0", value(&long), GivenTo::Run).await.expect("set");
     assert_eq!(bench.code("V3", value(&long)).await, "too_many_secrets");
 }
 
