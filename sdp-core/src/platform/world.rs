@@ -1,6 +1,7 @@
 //! All state in memory: what is open, not history. It changes in two ways only: by an event ([`World::apply`]), or by a remark
 //! that no one else needs to know ([`World::note`]). Both mark what must be saved in the same transaction.
 
+mod agents;
 mod note;
 mod secrets;
 
@@ -14,7 +15,7 @@ use crate::api::AgentView;
 use crate::catalog::Service;
 use crate::deployment::{Deployment, State, Step};
 use crate::event::{About, Event, EventKind};
-use crate::id::{BootId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId, RouteVersion};
+use crate::id::{DeploymentId, DeploymentNumber, EventSeq, InstanceId, RouteVersion};
 use crate::name::{AgentName, EnvName, IdempotencyKey, SandboxName, ServiceName};
 use crate::sandbox::{
     Instance, InstanceState, LastRestart, RouteTable, Sandbox, StopReason, Unhealthy, route_table,
@@ -565,34 +566,6 @@ impl World {
         self.unsaved.writes.services.push(service.clone());
         self.services.insert(service.name.clone(), service);
         self.routes_changed = true;
-    }
-
-    /// An agent has said hello.
-    pub(crate) fn agent_connected(&mut self, row: AgentRow, degraded: Option<String>, applied: RouteVersion) {
-        self.unsaved.agents.insert(row.name.clone());
-        if applied > self.table.version {
-            self.version_floor = self.version_floor.max(applied);
-            self.routes_changed = true;
-        }
-        let agent = Agent { row, connected: true, degraded, load: None, unfit: None, applied };
-        for running in self.instances.values_mut().filter(|r| r.instance.agent == agent.row.name) {
-            running.stop_sent = None;
-        }
-        for running in self.instances.values_mut() {
-            running.drained_by.remove(&agent.row.name);
-        }
-        for open in self.open.values_mut().filter(|o| o.deployment.agent.as_ref() == Some(&agent.row.name)) {
-            open.cancel_sent = None;
-        }
-        self.agents.insert(agent.row.name.clone(), agent);
-    }
-
-    pub(crate) fn next_epoch(&self, agent: &AgentName) -> Epoch {
-        self.agents.get(agent).map_or(Epoch(1), |agent| agent.row.epoch.next())
-    }
-
-    pub(crate) fn boot_of(&self, agent: &AgentName) -> Option<BootId> {
-        self.agents.get(agent).map(|agent| agent.row.boot_id)
     }
 
     /// What has changed since it was last asked, to be saved in one transaction.
