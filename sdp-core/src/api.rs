@@ -5,6 +5,7 @@
 
 mod audit;
 mod identity;
+mod secrets;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use url::Url;
 
 pub use self::audit::*;
 pub use self::identity::*;
+pub use self::secrets::*;
 pub use crate::catalog::Service;
 pub use crate::deployment::Deployment;
 pub use crate::event::Event;

@@ -24,6 +24,7 @@ mod output;
 mod repositories;
 mod request;
 mod run;
+mod secrets;
 mod session;
 mod stats;
 #[cfg(test)]
@@ -111,19 +112,21 @@ impl Platform {
     /// this platform's until it is stopped.
     ///
     /// # Errors
-    /// When the folder, the database or the logs cannot be opened, or another process has the folder.
+    /// When the folder, the database, the key or the logs cannot be opened, or another process has the folder.
     pub async fn start(config: PlatformConfig) -> Result<Self, PlatformError> {
         let folder = config.data_dir.clone();
         tokio::fs::create_dir_all(&folder)
             .await
             .map_err(|source| PlatformError::DataDir { path: folder.clone(), source: Arc::new(source) })?;
         let store = Store::open(&folder).await?;
-        let key = config.vault.clone();
-        let vault = tokio::task::spawn_blocking(move || match key {
-            VaultKey::File(path) => Vault::from_file(&path),
-            VaultKey::Memory => Vault::fleeting(),
-        });
-        let vault = vault.await.map_err(|_| PlatformError::Stopping)?.map_err(Arc::new)?;
+        // With the folder taken: two who make a key at once would each have one that the other does not know.
+        let vault = match secrets::open_vault(&config.vault).await {
+            Ok(vault) => vault,
+            Err(error) => {
+                store.close().await;
+                return Err(error);
+            }
+        };
         let logs = {
             let (folder, config) = (folder.join("logs"), config.logs.clone());
             tokio::task::spawn_blocking(move || Logs::open(folder, config))
@@ -137,13 +140,14 @@ impl Platform {
                 Ok((snapshot, credentials))
             })
             .await?;
+        secrets::warn_of_unreadable(&vault, &snapshot.secrets);
         let followers = Arc::new(output::Followers::default());
         let lists = repositories::Lists::new(config.listings)?;
         let clock = clock::Clock::start();
         let (run, inputs, newest, storage) = run::Run::new(
             config.clone(),
             clock,
-            store.clone(),
+            (store.clone(), vault.clone()),
             logs.clone(),
             followers.clone(),
             snapshot,
@@ -282,12 +286,6 @@ impl Platform {
             return Err(PlatformError::DiskLow { free_mib: free >> 20, floor_mib: floor >> 20 });
         }
         Ok(())
-    }
-
-    /// What seals credentials and secret values.
-    #[must_use]
-    pub fn vault(&self) -> &Vault {
-        &self.inner.vault
     }
 
     pub(crate) fn store(&self) -> &Store {

@@ -14,6 +14,7 @@ pub(crate) mod output;
 pub(crate) mod people;
 pub(crate) mod repositories;
 pub(crate) mod sandboxes;
+pub(crate) mod secrets;
 pub(crate) mod services;
 pub(crate) mod sign_in;
 pub(crate) mod tokens;

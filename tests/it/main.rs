@@ -22,4 +22,5 @@ mod links;
 mod logging;
 mod output;
 mod restart;
+mod secrets;
 mod tls;

@@ -12,12 +12,12 @@ use super::{Client, ClientError, FEED_SILENCE, REQUEST_TIMEOUT};
 use crate::api::{
     AgainRequest, AgentList, AgentView, BranchList, CreateDeployment, CreateSignInLink, CreateToken,
     DeploymentCreated, DeploymentList, DeploymentView, IDEMPOTENCY_KEY, Instance, InstanceList,
-    InstanceOutput, LogMatches, LogWindow, RepositoryList, SandboxList, SandboxView, Service, ServiceList,
-    SignInLink, TokenCreated, TokenInfo, TokenList,
+    InstanceOutput, LogMatches, LogWindow, RepositoryList, SandboxList, SandboxView, SecretInfo, SecretList,
+    Service, ServiceList, SetSecret, SignInLink, TokenCreated, TokenInfo, TokenList,
 };
 use crate::deployment::Step;
 use crate::id::{DeploymentRef, InstanceId};
-use crate::name::{IdempotencyKey, SandboxName, ServiceName, TokenName};
+use crate::name::{EnvName, IdempotencyKey, SandboxName, ServiceName, TokenName};
 use crate::wire::Stream;
 
 /// How long one held request of [`Client::wait`] asks the server to hold it; proxies cut at 60 s.
@@ -149,6 +149,29 @@ impl Client {
     /// Takes a service out of the catalog.
     pub async fn delete_service(&self, name: &ServiceName) -> Result<(), ClientError> {
         self.nothing(self.request(Method::DELETE, self.url(&["services", name.as_str()]))).await
+    }
+
+    /// The secrets of a service, without their values.
+    pub async fn secrets(&self, service: &ServiceName) -> Result<Vec<SecretInfo>, ClientError> {
+        let url = self.url(&["services", service.as_str(), "secrets"]);
+        Ok(self.get::<SecretList>(url).await?.secrets)
+    }
+
+    /// Sets a secret of a service, or replaces it.
+    pub async fn set_secret(
+        &self,
+        service: &ServiceName,
+        name: &EnvName,
+        secret: &SetSecret,
+    ) -> Result<SecretInfo, ClientError> {
+        let url = self.url(&["services", service.as_str(), "secrets", name.as_str()]);
+        self.json(self.request(Method::PUT, url).json(secret), REQUEST_TIMEOUT).await
+    }
+
+    /// Deletes a secret of a service. What runs keeps it until it is replaced.
+    pub async fn delete_secret(&self, service: &ServiceName, name: &EnvName) -> Result<(), ClientError> {
+        let url = self.url(&["services", service.as_str(), "secrets", name.as_str()]);
+        self.nothing(self.request(Method::DELETE, url)).await
     }
 
     /// Branches and tags of a service's repository; with `q` those whose name contains it.

@@ -7,6 +7,7 @@
 
 mod asked;
 mod hold;
+mod send;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -31,7 +32,8 @@ use crate::name::AgentName;
 use crate::principal::Principal;
 use crate::secret::GitCredential;
 use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Store, StoreError};
-use crate::wire::{ByeReason, JobSpec, ToAgent};
+use crate::vault::Vault;
+use crate::wire::{ByeReason, ToAgent};
 
 /// How many inputs may wait for the loop.
 const INPUTS: usize = 1024;
@@ -55,6 +57,7 @@ struct Turn {
 pub(super) struct Run {
     config: PlatformConfig,
     store: Store,
+    vault: Vault,
     logs: Logs,
     world: World,
     clock: Clock,
@@ -80,7 +83,7 @@ impl Run {
     pub(super) fn new(
         config: PlatformConfig,
         clock: Clock,
-        store: Store,
+        (store, vault): (Store, Vault),
         logs: Logs,
         followers: Arc<Followers>,
         snapshot: Snapshot,
@@ -93,6 +96,7 @@ impl Run {
         let run = Self {
             config,
             store,
+            vault,
             logs,
             world,
             clock,
@@ -282,6 +286,13 @@ impl Run {
                 self.perform(vec![Act::Event { by: by.clone(), about, kind }], turn);
                 Reply::Saved { created }
             }
+            Ok(Verdict::SaveSecret { secret, created }) => {
+                let about = About { service: Some(secret.service.clone()), ..About::default() };
+                let kind = EventKind::SecretSet { name: secret.name.clone() };
+                self.world.save_secret(*secret);
+                self.perform(vec![Act::Event { by: by.clone(), about, kind }], turn);
+                Reply::Saved { created }
+            }
             Ok(Verdict::Begin { before, command, idempotency, after }) => {
                 self.perform(before, turn);
                 match self.begin(now, by, *command, idempotency, id) {
@@ -438,11 +449,10 @@ impl Run {
                     self.world.note(note);
                 }
                 Act::Send(agent, message) => turn.sends.push((agent, message)),
-                Act::SendJob(number) => {
-                    if let Some((agent, message)) = self.job(number) {
-                        turn.sends.push((agent, message));
-                    }
-                }
+                Act::SendJob(number) => match self.send_job(number) {
+                    Ok(message) => turn.sends.extend(message),
+                    Err(instead) => self.perform(instead, turn),
+                },
                 Act::SendTable => {
                     for router in self.world.routers() {
                         let table = self.world.table.clone();
@@ -451,44 +461,6 @@ impl Run {
                 }
             }
         }
-    }
-
-    fn job(&self, number: DeploymentNumber) -> Option<(AgentName, ToAgent)> {
-        let open = self.world.open.get(&number)?;
-        let deployment = &open.deployment;
-        let service = &open.job.service;
-        let mut env = service.env.clone();
-        env.extend(deployment.env.clone());
-        let spec = JobSpec {
-            number,
-            service: deployment.service.clone(),
-            sandbox: deployment.sandbox.clone(),
-            instance: open.job.instance,
-            repo: service.repo.clone(),
-            git_ref: deployment.git_ref.clone(),
-            commit: deployment.commit.clone(),
-            reuse_build: deployment.kind.may_reuse_build(),
-            subdir: service.subdir.clone(),
-            builder: service.builder.clone(),
-            health: service.health.clone(),
-            env,
-            port: service.port,
-            image: service.image.clone(),
-            limits: service.limits,
-            writable: service.writable.clone(),
-            release: service.release.clone(),
-            labels: service.labels.clone(),
-            step_limits: self.config.steps,
-        };
-        let message = ToAgent::Deploy {
-            command: decide::deploy_command(deployment.id, deployment.attempt),
-            deployment: deployment.id,
-            attempt: deployment.attempt,
-            spec: Box::new(spec),
-            credential: open.credential.clone(),
-            secrets: Vec::new(),
-        };
-        Some((deployment.agent.clone()?, message))
     }
 
     /// Append, ring, send.

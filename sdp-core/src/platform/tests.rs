@@ -6,6 +6,7 @@ mod instances;
 mod output;
 mod recovery;
 mod repositories;
+mod secrets;
 mod storage;
 
 use std::path::Path;

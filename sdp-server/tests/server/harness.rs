@@ -12,7 +12,7 @@ use sdp_core::secret::GitCredential;
 use sdp_core::wire::link::AgentEnd;
 use sdp_core::wire::{
     Answer, FromAgent, JobDecision, JobReport, JobResult, LineMeta, LinesBatch, PROTOCOL, Progress, RefInfo,
-    Stream, ToAgent,
+    SecretVariable, Stream, ToAgent,
 };
 use sdp_server::{Config, Server};
 use serde_json::{Value, json};
@@ -277,6 +277,15 @@ impl Agent {
                 };
                 self.say(FromAgent::Answer { command, answer }).await;
                 return credential;
+            }
+        }
+    }
+
+    /// Takes the next deployment; the secrets that came with it.
+    pub(crate) async fn take_with_secrets(&mut self) -> Vec<SecretVariable> {
+        loop {
+            if let ToAgent::Deploy { secrets, .. } = self.hear().await {
+                return secrets;
             }
         }
     }
