@@ -140,6 +140,7 @@ fn agents_and_branches() {
     let agent = |name: &str, connected| AgentView {
         name: name.parse().unwrap(),
         connected,
+        draining: name == "vm-2",
         since: at(-100),
         version: "0.1.0".into(),
         labels: if connected { vec!["linux".parse().unwrap(), "go-1.23".parse().unwrap()] } else { vec![] },

@@ -78,6 +78,11 @@ pub(super) enum Input {
         agent: AgentName,
         epoch: Epoch,
     },
+    /// End the agent's connection: what it came in with is worthless. Answered once nothing more is sent there.
+    Disconnect {
+        agent: AgentName,
+        answer: oneshot::Sender<()>,
+    },
     Stop,
 }
 
@@ -88,6 +93,8 @@ pub(super) enum Command {
     DeleteService { name: ServiceName },
     StopInstance { id: InstanceId },
     DeleteSandbox { name: SandboxName },
+    DrainAgent { name: AgentName, draining: bool },
+    ForgetAgent { name: AgentName, force: bool },
 }
 
 pub(super) struct DeployCommand {

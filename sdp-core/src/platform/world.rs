@@ -1,6 +1,7 @@
 //! All state in memory: what is open, not history. It changes in two ways only: by an event ([`World::apply`]), or by a remark
 //! that no one else needs to know ([`World::note`]). Both mark what must be saved in the same transaction.
 
+mod agents;
 mod note;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,7 +14,7 @@ use crate::api::AgentView;
 use crate::catalog::Service;
 use crate::deployment::{Deployment, State, Step};
 use crate::event::{About, Event, EventKind};
-use crate::id::{BootId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId, RouteVersion};
+use crate::id::{DeploymentId, DeploymentNumber, EventSeq, InstanceId, RouteVersion};
 use crate::name::{AgentName, IdempotencyKey, SandboxName, ServiceName};
 use crate::sandbox::{
     Instance, InstanceState, LastRestart, RouteTable, Sandbox, StopReason, Unhealthy, route_table,
@@ -122,6 +123,7 @@ impl Agent {
         AgentView {
             name: self.row.name.clone(),
             connected: self.connected,
+            draining: self.row.draining,
             since: self.row.since,
             version: self.row.version.clone(),
             labels: self.row.labels.iter().cloned().collect(),
@@ -264,8 +266,11 @@ impl World {
         u32::try_from(busy.count()).unwrap_or(u32::MAX)
     }
 
-    /// How many deployments wait that an agent could do.
+    /// How many deployments wait that an agent could do; none while it is drained.
     fn queued_for(&self, agent: &Agent) -> u32 {
+        if agent.row.draining {
+            return 0;
+        }
         let waiting = self.open.values().filter(|open| open.deployment.agent.is_none());
         let could = waiting.filter(|open| super::decide::fits(agent, open)).count();
         u32::try_from(could).unwrap_or(u32::MAX)
@@ -327,6 +332,9 @@ impl World {
         if let Some(id) = event.about.instance {
             self.fold_instance(id, event);
         }
+        if let Some(agent) = &event.about.agent {
+            self.fold_agent(agent, event);
+        }
         match &event.kind {
             EventKind::ServiceDeleted {} => {
                 if let Some(name) = &event.about.service {
@@ -351,13 +359,6 @@ impl World {
                     self.unsaved.writes.sandboxes.retain(|new| new.name != *name);
                     self.unsaved.writes.sandboxes_gone.push(name.clone());
                     self.routes_changed = true;
-                }
-            }
-            EventKind::AgentDisconnected {} => {
-                if let Some(agent) = event.about.agent.as_ref().and_then(|name| self.agents.get_mut(name)) {
-                    agent.connected = false;
-                    agent.row.since = event.at;
-                    self.unsaved.agents.insert(agent.row.name.clone());
                 }
             }
             _ => {}
@@ -563,34 +564,6 @@ impl World {
         self.unsaved.writes.services.push(service.clone());
         self.services.insert(service.name.clone(), service);
         self.routes_changed = true;
-    }
-
-    /// An agent has said hello.
-    pub(crate) fn agent_connected(&mut self, row: AgentRow, degraded: Option<String>, applied: RouteVersion) {
-        self.unsaved.agents.insert(row.name.clone());
-        if applied > self.table.version {
-            self.version_floor = self.version_floor.max(applied);
-            self.routes_changed = true;
-        }
-        let agent = Agent { row, connected: true, degraded, load: None, unfit: None, applied };
-        for running in self.instances.values_mut().filter(|r| r.instance.agent == agent.row.name) {
-            running.stop_sent = None;
-        }
-        for running in self.instances.values_mut() {
-            running.drained_by.remove(&agent.row.name);
-        }
-        for open in self.open.values_mut().filter(|o| o.deployment.agent.as_ref() == Some(&agent.row.name)) {
-            open.cancel_sent = None;
-        }
-        self.agents.insert(agent.row.name.clone(), agent);
-    }
-
-    pub(crate) fn next_epoch(&self, agent: &AgentName) -> Epoch {
-        self.agents.get(agent).map_or(Epoch(1), |agent| agent.row.epoch.next())
-    }
-
-    pub(crate) fn boot_of(&self, agent: &AgentName) -> Option<BootId> {
-        self.agents.get(agent).map(|agent| agent.row.boot_id)
     }
 
     /// What has changed since it was last asked, to be saved in one transaction.

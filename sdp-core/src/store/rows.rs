@@ -49,6 +49,9 @@ pub(crate) struct AgentRow {
     pub(crate) runtimes: Vec<String>,
     pub(crate) preflight: Vec<Preflight>,
     pub(crate) router: Option<url::Url>,
+    /// Somebody wants it to get no new work.
+    #[serde(default)]
+    pub(crate) draining: bool,
 }
 
 /// A request that may come again.
@@ -74,6 +77,8 @@ pub(crate) struct Writes {
     pub(crate) services: Vec<Service>,
     pub(crate) services_gone: Vec<ServiceName>,
     pub(crate) agents: Vec<AgentRow>,
+    /// Those that were forgotten, with all they could come in with.
+    pub(crate) agents_gone: Vec<AgentName>,
     pub(crate) idempotency: Vec<IdempotencyRow>,
 }
 
@@ -89,6 +94,7 @@ impl Writes {
             && self.services.is_empty()
             && self.services_gone.is_empty()
             && self.agents.is_empty()
+            && self.agents_gone.is_empty()
             && self.idempotency.is_empty()
     }
 
@@ -159,6 +165,10 @@ impl Writes {
         remove_named(db, "sandbox", self.sandboxes_gone.iter().map(SandboxName::as_str))?;
         save_named(db, "service", self.services.iter().map(|s| (s.name.as_str(), s)))?;
         remove_named(db, "service", self.services_gone.iter().map(ServiceName::as_str))?;
+        for agent in &self.agents_gone {
+            db.prepare_cached("DELETE FROM agent WHERE name = ?1")?.execute([agent.as_str()])?;
+            crate::access::forget_agent(db, agent)?;
+        }
         for agent in &self.agents {
             db.prepare_cached(
                 "INSERT OR REPLACE INTO agent (name, epoch, boot_id, body) VALUES (?1, ?2, ?3, ?4)",

@@ -430,6 +430,7 @@ pub(super) fn home() -> Home {
     let agent = |name: &str, connected| AgentView {
         name: AgentName::parse(name).unwrap(),
         connected,
+        draining: name == "vm-2",
         since: now - SignedDuration::from_mins(7),
         version: "0.1.0".into(),
         labels: Vec::new(),

@@ -5,12 +5,12 @@ use jiff::Timestamp;
 use super::super::input::{Command, DeployCommand, Reply};
 use super::super::world::World;
 use super::super::{PlatformConfig, PlatformError, Save};
-use super::{Act, drain};
+use super::{Act, drain, fleet};
 use crate::catalog::Service;
 use crate::deployment::Outcome;
 use crate::event::{About, EventKind};
 use crate::id::{DeploymentId, DeploymentNumber, InstanceId};
-use crate::name::{SandboxName, ServiceName};
+use crate::name::{AgentName, SandboxName, ServiceName};
 use crate::principal::Principal;
 use crate::sandbox::{InstanceState, StopReason};
 use crate::store::IdempotencyRow;
@@ -28,6 +28,8 @@ pub(crate) enum Verdict {
     },
     /// The service's entry, then these acts.
     Save { service: Box<Service>, created: bool },
+    /// The end of the agent's connection, then these acts.
+    Forget { agent: AgentName, acts: Vec<Act> },
 }
 
 pub(crate) fn command(
@@ -45,6 +47,8 @@ pub(crate) fn command(
         Command::DeleteService { name } => delete_service(world, by, &name),
         Command::StopInstance { id } => stop_instance(world, by, id),
         Command::DeleteSandbox { name } => delete_sandbox(world, by, &name),
+        Command::DrainAgent { name, draining } => fleet::drain(world, by, &name, draining),
+        Command::ForgetAgent { name, force } => fleet::forget(world, by, &name, force),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod apply;
 mod backup;
+mod enrol;
 mod sign_in;
 mod token;
 
@@ -83,6 +84,8 @@ enum Errand {
     /// Make, list and revoke API tokens, on the server's host. Works while the server runs.
     #[command(subcommand)]
     Token(token::Token),
+    /// Print what an agent enrols with (`sdp-agent enrol`), once, within an hour, and nothing else. Works while the server runs.
+    Enrol(enrol::Enrol),
     /// Print a link that signs a browser in once, on the server's host. Works while the server runs.
     SignIn(sign_in::SignIn),
     /// Copy the data folder: database and job logs, whole and checked. Works while the server runs.
@@ -119,6 +122,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Some(Errand::Apply(apply)) => apply.run().await,
         Some(Errand::SignIn(sign_in)) => sign_in.run(&config()?).await,
+        Some(Errand::Enrol(enrol)) => enrol.run(&config()?).await,
         Some(Errand::Token(token)) => token.run(&config()?).await,
         Some(Errand::Backup(backup)) => backup.run(&config()?).await,
         Some(Errand::Restore(restore)) => restore.run(&config()?).await,
