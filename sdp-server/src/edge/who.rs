@@ -309,6 +309,11 @@ mod tests {
         ·rd1OpPbsvenVDAN GET    /api/v1/sandboxes/{sandbox}
         ··d·OpP···en·DAN DELETE /api/v1/sandboxes/{sandbox}
         ·rd1OpPbsvenVDAN GET    /api/v1/agents
+        ····O·P·······A· DELETE /api/v1/agents/{agent}
+        ····O·P·······A· POST   /api/v1/agents/{agent}/drain
+        ····O·P·······A· POST   /api/v1/agents/{agent}/resume
+        ····O·P·······A· POST   /api/v1/agents/{agent}/enrolment
+        ················ POST   /api/v1/enrol
         ·rd1OpPbsvenVDAN GET    /api/v1/events
         ····O····ven···· POST   /api/v1/sign-in-links
         ·rd1OpPbsvenVDAN GET    /api/v1/me
