@@ -138,7 +138,9 @@ impl EnrolError {
             Self::Refused => {
                 "it works once, for an hour, until a newer one is made for the same agent: ask an admin for another one"
             }
-            Self::Answered { hint, .. } => hint.as_deref().unwrap_or("look at the server's log, then try again"),
+            Self::Answered { hint, .. } => {
+                hint.as_deref().unwrap_or("look at the server's log, then try again")
+            }
         }
     }
 }
@@ -210,9 +212,7 @@ impl Enrolment {
         let client = Client::builder(TokioExecutor::new()).build(https);
         let answer = timeout(ANSWER_WITHIN, async {
             let response = client.request(request).await.map_err(|error| match error.is_connect() {
-                true => {
-                    EnrolError::Unreachable { server: self.server.clone(), source: Box::new(error) }
-                }
+                true => EnrolError::Unreachable { server: self.server.clone(), source: Box::new(error) },
                 false => lost(chain(&error)),
             })?;
             let (head, body) = response.into_parts();
@@ -224,9 +224,8 @@ impl Enrolment {
             answer.await.map_err(|_| lost(format!("it took more than {} s", ANSWER_WITHIN.as_secs())))??;
         match status {
             // Not what a server says that is none of ours: there is a token in it, or it is not shown.
-            StatusCode::OK => {
-                serde_json::from_slice(&body).map_err(|_| lost("it is not what an SDP server says".to_owned()))
-            }
+            StatusCode::OK => serde_json::from_slice(&body)
+                .map_err(|_| lost("it is not what an SDP server says".to_owned())),
             StatusCode::UNAUTHORIZED => Err(EnrolError::Refused),
             status => {
                 let problem: Option<Problem> = serde_json::from_slice(&body).ok();

@@ -372,7 +372,7 @@ mod tests {
             let answer = http::Response::builder().status(status).body(None).unwrap();
             socket.failed(tungstenite::Error::Http(answer.into())).to_string()
         };
-        insta::assert_snapshot!(answered(403), @"the server knows the token, but not as an agent's (403): make one for this agent with `sdp-server token create agent NAME`");
+        insta::assert_snapshot!(answered(403), @"the server knows the token, but not as an agent's (403): make one for this agent with `sdp-server enrol NAME`, and give it to `sdp-agent enrol`");
         insta::assert_snapshot!(answered(502), @"the server answered 502 Bad Gateway instead of opening a WebSocket");
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         let ConnectError::Socket(why) = socket.failed(tungstenite::Error::Io(refused)) else {

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use sdp_agent::config::{Config, ConfigFile, read_token};
 use sdp_agent::config::ConfigError;
+use sdp_agent::config::{Config, ConfigFile, read_token};
 use sdp_agent::exec::Shim;
 use sdp_agent::link::Connector;
 use sdp_core::secret::Secret;
@@ -178,9 +178,10 @@ impl Enrol {
                 return ExitCode::from(2);
             }
         };
-        let enrolled = tokio::runtime::Builder::new_current_thread().enable_all().build().map(|runtime| {
-            runtime.block_on(enrolment.enrol(&token, self.force))
-        });
+        let enrolled = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map(|runtime| runtime.block_on(enrolment.enrol(&token, self.force)));
         match enrolled {
             Ok(Ok(agent)) => {
                 let file = enrolment.token_file().display();
@@ -205,7 +206,10 @@ impl Enrol {
             Some(path) => Ok(read_token(path)?),
             None => {
                 let mut text = String::new();
-                std::io::stdin().take(MAX_TOKEN).read_to_string(&mut text).context("failed to read standard input")?;
+                std::io::stdin()
+                    .take(MAX_TOKEN)
+                    .read_to_string(&mut text)
+                    .context("failed to read standard input")?;
                 Ok(Secret::new(text.trim()))
             }
         }

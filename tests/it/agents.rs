@@ -97,14 +97,17 @@ fn an_agent_enrols_works_is_drained_resumed_and_removed() {
         let mut feed = sdp.admin.events(EventSeq(0), Default::default());
         sdp.admin.forget_agent(&name("vm-2"), true).await.expect("removed");
         let removed = async {
-            while feed.next().await.expect("not over").expect("a feed").kind != (EventKind::AgentForgotten {}) {}
+            while feed.next().await.expect("not over").expect("a feed").kind != (EventKind::AgentForgotten {})
+            {
+            }
         };
         tokio::time::timeout(Duration::from_secs(20), removed).await.expect("it is told");
         assert!(sdp.admin.agents().await.expect("a list").iter().all(|agent| agent.name == name("vm-1")));
         let instance = sdp.admin.instance(instance.id).await.expect("known");
         assert_eq!(instance.state, InstanceState::Lost {});
         let token = std::fs::read_to_string(enrolment.token_file()).expect("its token");
-        let client = sdp_core::client::Client::new(sdp.url.clone(), Secret::new(token.trim())).expect("a client");
+        let client =
+            sdp_core::client::Client::new(sdp.url.clone(), Secret::new(token.trim())).expect("a client");
         assert_eq!(client.agents().await.expect_err("worthless").code(), "unauthorised");
         second.shutdown.cancel();
         for ended in second.task.join_all().await {

@@ -31,7 +31,8 @@ pub fn agents(agents: &[AgentView], now: Timestamp) -> Message {
             message = message.line(Text::new().dim(format!("  {}", holds(load))));
         }
         if agent.draining {
-            message = message.line(Text::new().plain("  ").strong("is being drained").plain(": it gets no new work"));
+            message = message
+                .line(Text::new().plain("  ").strong("is being drained").plain(": it gets no new work"));
         }
         if let Some(why) = &agent.degraded {
             message = message.line(Text::new().plain("  ").strong("takes no work").plain(format!(": {why}")));

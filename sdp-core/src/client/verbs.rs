@@ -11,9 +11,9 @@ use super::feed::jitter;
 use super::{Client, ClientError, FEED_SILENCE, REQUEST_TIMEOUT};
 use crate::api::{
     AgainRequest, AgentList, AgentView, BranchList, CreateDeployment, CreateSignInLink, CreateToken,
-    DeploymentCreated, DeploymentList, DeploymentView, EnrolmentCreated, IDEMPOTENCY_KEY, Instance, InstanceList,
-    InstanceOutput, LogMatches, LogWindow, SandboxList, SandboxView, Service, ServiceList, SignInLink,
-    TokenCreated, TokenInfo, TokenList,
+    DeploymentCreated, DeploymentList, DeploymentView, EnrolmentCreated, IDEMPOTENCY_KEY, Instance,
+    InstanceList, InstanceOutput, LogMatches, LogWindow, SandboxList, SandboxView, Service, ServiceList,
+    SignInLink, TokenCreated, TokenInfo, TokenList,
 };
 use crate::deployment::Step;
 use crate::id::{DeploymentRef, InstanceId};

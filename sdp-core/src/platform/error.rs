@@ -40,7 +40,7 @@ pub enum PlatformError {
         did_you_mean: Option<String>,
     },
     /// The agent cannot go while it has work.
-    #[error("{name} still has {has}")]
+    #[error("the agent {name} still has {has}")]
     AgentInUse {
         /// The agent.
         name: AgentName,

@@ -197,7 +197,8 @@ async fn caller(
     wanted: Who,
 ) -> Result<Option<(Caller, Option<Secret>)>, Refused> {
     // An enrolment is for its own handler to look at.
-    if matches!(wanted, Who::Open | Who::Enrol) || (wanted == Who::Metrics && may_read_metrics(app, headers)) {
+    if matches!(wanted, Who::Open | Who::Enrol) || (wanted == Who::Metrics && may_read_metrics(app, headers))
+    {
         return Ok(None);
     }
     if headers.contains_key(header::AUTHORIZATION) {

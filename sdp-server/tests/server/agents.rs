@@ -77,10 +77,7 @@ async fn an_enrolment_gives_one_agent_its_token_and_opens_nothing_else() {
         refused(host.with(&made, Method::GET, path), 401, "unauthorised").await;
     }
     refused(host.with(&made, Method::POST, "/api/v1/deployments"), 401, "unauthorised").await;
-    assert_eq!(
-        connect(&host, "/ws/agent", &[("authorization", &bearer(&made))]).await.expect_err("no"),
-        401
-    );
+    assert_eq!(connect(&host, "/ws/agent", &[("authorization", &bearer(&made))]).await.expect_err("no"), 401);
 
     // Two at once: one wins, and the other hears what whoever has a wrong one hears.
     let (one, two) = tokio::join!(enrol(&host, &made), enrol(&host, &made));
@@ -112,7 +109,7 @@ async fn an_enrolment_gives_one_agent_its_token_and_opens_nothing_else() {
     let names: Vec<_> = agents(&host).await.into_iter().map(|agent| agent.name.to_string()).collect();
     assert_eq!(names, ["vm-7"]);
     refused(host.post("/api/v1/agents/ci/enrolment", &json!({})), 409, "token_exists").await;
-    refused(host.post("/api/v1/agents/VM_1/enrolment", &json!({})), 400, "invalid_name").await;
+    refused(host.post("/api/v1/agents/VM_1/enrolment", &json!({})), 422, "invalid_name").await;
     host.stop().await;
 }
 
@@ -164,8 +161,8 @@ async fn an_agent_with_work_is_drained_first_or_removed_by_force() {
     agent.take().await;
     let remove = |query: &str| host.with(&host.admin, Method::DELETE, &format!("/api/v1/agents/vm-1{query}"));
     let in_use = refused(remove(""), 409, "agent_in_use").await;
-    assert_eq!(in_use.title, format!("vm-1 still has deployments: #{}", created.number));
-    refused(remove("?force=maybe"), 400, "invalid_query").await;
+    assert_eq!(in_use.title, format!("The agent vm-1 still has deployments: #{}", created.number));
+    refused(remove("?force=maybe"), 422, "invalid_query").await;
     for (verb, draining) in [("drain", true), ("resume", false)] {
         let answer = host.with(&host.admin, Method::POST, &format!("/api/v1/agents/vm-1/{verb}")).send();
         let view: AgentView = ok(answer.await.expect("answered"), 200).await;

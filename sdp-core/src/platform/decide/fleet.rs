@@ -57,7 +57,8 @@ pub(super) fn forget(
         let deployments = listed(open().map(|open| format!("#{}", open.deployment.number)));
         // An instance of a deployment that has not ended is that one's.
         let instances = running().filter(|r| world.open_by_id(r.instance.deployment).is_none());
-        let instances = listed(instances.map(|r| format!("{} in {}", r.instance.service, r.instance.sandbox)));
+        let instances =
+            listed(instances.map(|r| format!("{} in {}", r.instance.service, r.instance.sandbox)));
         let parts = [("deployments", deployments), ("instances", instances)];
         let parts = parts.into_iter().filter(|(_, list)| !list.is_empty());
         let has = parts.map(|(what, list)| format!("{what}: {list}")).collect::<Vec<_>>().join("; ");

@@ -45,7 +45,8 @@ async fn a_drained_agent_finishes_its_job_and_gets_no_other_until_it_is_resumed(
     assert_eq!(bench.ended(&running).await.outcome(), Some(&Outcome::Succeeded {}));
     // Questions go on: about branches, and about what it runs.
     let platform = bench.platform.clone();
-    let asking = tokio::task::JoinSet::from_iter([async move { platform.branches(&name("hello"), None).await }]);
+    let asking =
+        tokio::task::JoinSet::from_iter([async move { platform.branches(&name("hello"), None).await }]);
     first.hear(|message| matches!(message, ToAgent::ListRefs { .. })).await;
     drop(asking);
 
@@ -103,7 +104,7 @@ async fn an_agent_goes_with_its_token_unless_it_has_work() {
     let error = bench.platform.forget_agent(&alice(), &name("vm-1"), false).await.expect_err("has work");
     insta::assert_snapshot!(
         format!("{}: {error}; {}", error.code(), error.hint()),
-        @"agent_in_use: vm-1 still has deployments: #2; instances: hello in alice; drain it and stop what runs on it first, or end all that at once with `force=true`"
+        @"agent_in_use: the agent vm-1 still has deployments: #2; instances: hello in alice; drain it and stop what runs on it first, or end all that at once with `force=true`"
     );
     assert!(access.token(token.expose()).await.expect("asked").is_some(), "nothing has happened");
 

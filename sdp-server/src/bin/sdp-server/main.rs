@@ -25,7 +25,7 @@ const EXAMPLES: &str = "\
 Examples:
   sdp-server --config /etc/sdp/server.toml                     run the server
   sdp-server --config /etc/sdp/server.toml --check-config      say whether the configuration is valid
-  sdp-server token create agent vm-1 --config /etc/sdp/server.toml > vm-1.token
+  sdp-server enrol vm-1 --config /etc/sdp/server.toml > vm-1.enrolment            # for `sdp-agent enrol` on the VM
   sdp-server sign-in alice --config /etc/sdp/server.toml
   sdp-server backup /backups/sdp-$(date +%F) --config /etc/sdp/server.toml        while it runs, or not
   sdp-server restore /backups/sdp-2026-05-04 --config /etc/sdp/server.toml       into an empty data_dir, as the server's user
