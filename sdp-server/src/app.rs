@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use sdp_core::access::{Access, AccessError};
 use sdp_core::api::DeploymentView;
+use sdp_core::audit::Audit;
 use sdp_core::deployment::{Deployment, Outcome};
 use sdp_core::id::{BootId, DeploymentNumber, EventSeq};
 use sdp_core::name::AgentName;
@@ -49,6 +50,7 @@ struct Inner {
     config: Config,
     platform: Platform,
     access: Access,
+    audit: Audit,
     /// Connections and viewers.
     requests: TaskTracker,
     /// Agents' connections; the platform ends them.
@@ -80,6 +82,10 @@ impl App {
 
     pub(crate) fn access(&self) -> &Access {
         &self.inner.access
+    }
+
+    pub(crate) fn audit(&self) -> &Audit {
+        &self.inner.audit
     }
 
     pub(crate) fn requests(&self) -> &TaskTracker {
@@ -278,6 +284,7 @@ pub async fn start(
             config,
             platform: platform.clone(),
             access: access.clone(),
+            audit: Audit::of(&platform),
             requests: TaskTracker::new(),
             links: TaskTracker::new(),
             boots: Mutex::default(),

@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said() {
-        let mistakes: [(&str, &[(&str, &str)]); 12] = [
+        let mistakes: [(&str, &[(&str, &str)]); 16] = [
             ("", &[]),
             ("", &[("SDP_SERVER_LISTEN", "127.0.0.1:1")]),
             ("public_url = \"https://x\"\nlisten = \"localhost:8080\"", &[]),
@@ -368,6 +368,10 @@ mod tests {
             ("public_url = \"https://x/sdp\"", &[]),
             ("public_url = \"ftp://x\"", &[]),
             ("public_url = \"http://sdp.example.com\"", &[]),
+            ("public_url = \"http://127.0.0.1\"\n[tls]\ncertificate = \"a\"\nkey = \"b\"", &[]),
+            ("public_url = \"https://x\"\n[limits]\nwrites_per_minute = 0", &[]),
+            ("public_url = \"https://x\"\n[limits]\nbody = \"2m\"", &[]),
+            ("public_url = \"https://x\"\n[proxy]\ntrusted = [\"10.0.0.1/8\"]", &[]),
         ];
         let said = mistakes.map(|(text, variables)| parse(text, variables).expect_err("refused"));
         insta::assert_snapshot!(said.join("\n---\n"), @r#"
@@ -414,6 +418,18 @@ mod tests {
         public_url: ftp://x/ is no http or https URL with a host
         ---
         public_url: http://sdp.example.com/ would send sign-in cookies and tokens over the network in the clear. Configure [tls], or put a reverse proxy with TLS before the server, and give the https URL; or set insecure_http = true if you accept that
+        ---
+        public_url: http://127.0.0.1/ is plain http, but [tls] is configured: give the https URL at which people reach the server
+        ---
+        limits.writes_per_minute: at least 1
+        ---
+        limits.body: at most 60 s
+        ---
+        sdp.toml: TOML parse error at line 3, column 11
+          |
+        3 | trusted = ["10.0.0.1/8"]
+          |           ^^^^^^^^^^^^^^
+        "10.0.0.1/8" is no address and no network, such as "127.0.0.1", "10.0.0.0/8" or "fd00::/8"
         "#);
     }
 

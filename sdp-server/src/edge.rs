@@ -10,6 +10,7 @@
 //! header, a query or a body.
 
 mod address;
+pub(crate) mod audit;
 mod auth;
 mod body;
 mod came_from;
@@ -42,6 +43,7 @@ pub(crate) use who::listed;
 pub(crate) use who::{Rank, Who, who};
 
 use crate::app::App;
+use crate::openapi::operations;
 use crate::problem::{Fault, Refused};
 
 /// The largest body that is taken, in bytes.
@@ -59,12 +61,13 @@ const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
                            connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// Outermost: gives the request an id, logs it, and completes the answer's headers.
-pub(crate) async fn answer(State(app): State<App>, request: Request, next: Next) -> Response {
+pub(crate) async fn answer(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id = Uuid::now_v7();
     let begun = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let shown = route.as_deref().unwrap_or("(no route)");
+    request.extensions_mut().insert(audit::RequestId(id));
     let span = tracing::info_span!("request", request.id = %id, %method, route = shown);
     if let Some(ClientAddress(address)) = request.extensions().get() {
         tracing::debug!(request.id = %id, %method, route = shown, client.address = %address, "asked");

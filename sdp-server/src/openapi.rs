@@ -4,7 +4,7 @@
 //! `openapi/sdp.json` is this document, checked in; a test compares.
 
 use axum::http::Method;
-use sdp_core::api::{OutputChunk, OutputEnd, Problem};
+use sdp_core::api::{AuditEntry, OutputChunk, OutputEnd, Problem};
 use utoipa::openapi::path::{HttpMethod, Operation, PathItem};
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -36,13 +36,14 @@ use crate::edge::{Who, who};
         (name = "events", description = "What happens, in one sequence"),
         (name = "agents", description = "Where builds are done and services run"),
         (name = "me", description = "Who asks, and what is theirs: sessions, bindings"),
+        (name = "audit", description = "Who did what, when and from where"),
         (name = "people", description = "Who has logged in, and what they may do"),
         (name = "tokens", description = "API tokens"),
         (name = "sign-in", description = "Logging in with a git account, one-time links"),
         (name = "sockets", description = "WebSockets"),
         (name = "health", description = "For service managers and load balancers"),
     ),
-    components(schemas(Problem, OutputChunk, OutputEnd)),
+    components(schemas(AuditEntry, Problem, OutputChunk, OutputEnd)),
     modifiers(&Security)
 )]
 struct Document;

@@ -11,6 +11,7 @@
 //! holds 5,000 lines (lines.js) however long the log is.
 
 mod assets;
+mod audit;
 mod home;
 mod instance;
 mod layout;
@@ -54,6 +55,7 @@ pub(crate) fn routes() -> Router<App> {
         .route("/", get(show_home))
         .route("/deployments/{deployment}", get(show_deployment))
         .route("/instances/{instance}", get(show_instance))
+        .route("/audit", get(audit::show))
         .route("/login", get(login_rest::open).post(login_rest::submit))
         .route("/login/{link}", get(login_rest::open_link).post(login_rest::submit))
         .route("/deployments", get(|| async { Redirect::permanent("/#deployments") }))

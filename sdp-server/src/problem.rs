@@ -29,6 +29,10 @@ pub(crate) struct Refused {
 #[derive(Clone, Debug)]
 pub(crate) struct Fault(pub(crate) Arc<str>);
 
+/// In a response's extensions: the code of a refusal.
+#[derive(Clone, Debug)]
+pub(crate) struct Code(pub(crate) Arc<str>);
+
 impl Refused {
     /// A refusal with the status of its code.
     pub(crate) fn new(code: &'static str, title: impl Into<String>) -> Self {
@@ -192,6 +196,7 @@ impl IntoResponse for Refused {
         if let Some(seconds) = seconds {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        response.extensions_mut().insert(Code(self.problem.code.as_str().into()));
         if let Some(text) = self.fault {
             response.extensions_mut().insert(Fault(text));
         }

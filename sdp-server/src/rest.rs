@@ -1,6 +1,7 @@
 //! The REST API, a file for each noun. Handlers parse, ask the core and answer.
 
 pub(crate) mod agents;
+pub(crate) mod audit;
 pub(crate) mod deployments;
 pub(crate) mod events;
 pub(crate) mod health;
@@ -27,7 +28,14 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::app::App;
+use crate::edge::audit::touched;
 use crate::problem::Refused;
+
+/// A deployment as the audit names it.
+fn words(deployment: &Deployment) -> String {
+    let Deployment { number, service, git_ref, sandbox, .. } = deployment;
+    format!("#{number} {service} {git_ref} to {sandbox}")
+}
 
 /// An answer with the address of what was made.
 fn located(location: &str, answer: impl IntoResponse) -> Response {
@@ -97,5 +105,6 @@ fn created(app: &App, deployment: Deployment) -> Response {
         log_url: app.log_url(deployment.number),
         deployment,
     };
-    located(&location, (axum::http::StatusCode::ACCEPTED, axum::Json(body)))
+    let what = words(&body.deployment);
+    touched(what, located(&location, (axum::http::StatusCode::ACCEPTED, axum::Json(body))))
 }

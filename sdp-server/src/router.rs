@@ -17,8 +17,8 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::App;
 use crate::rest::{
-    agents, deployments, events, health, instances, login, logs, me, metrics, output, people, sandboxes,
-    services, sign_in, tokens,
+    agents, audit, deployments, events, health, instances, login, logs, me, metrics, output, people,
+    sandboxes, services, sign_in, tokens,
 };
 use crate::{edge, openapi, pages, socket};
 
@@ -64,6 +64,8 @@ pub(crate) fn api() -> (Router<App>, OpenApi) {
         .routes(routes!(me::bindings))
         .routes(routes!(me::delete_binding))
         .routes(routes!(me::log_out))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::export))
         .routes(routes!(people::list))
         .routes(routes!(people::set_role, people::delete))
         .routes(routes!(tokens::list, tokens::create))

@@ -3,7 +3,7 @@
 //! Called by [`app`](crate::app). Each request gets what only the connection knows: its [`Socket`], and the
 //! [`ClientAddress`](crate::edge::ClientAddress). A handshake is done in the connection's own task, so that one that fails or
 //! takes its time holds up nobody. Limits: so many connections at once, WebSockets among them (`limits.connections`; more wait
-//! in the system's queue), 64 KiB of request head, 30 s to send a head (an idle connection is closed after that, too).
+//! in the system's queue), so many of one address (`limits.connections_per_address`), 64 KiB of request head, 30 s to send a head (an idle connection is closed after that, too).
 
 mod stream;
 pub(crate) mod tls;
@@ -25,13 +25,21 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::ServiceExt;
 
 use crate::app::App;
-use crate::edge::ClientAddress;
+use crate::edge::{ClientAddress, Place};
 pub(crate) use stream::Socket;
 
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
 const HEAD_BYTES: usize = 64 * 1024;
 /// How long to wait before trying again when the system has no file handles left.
 const BREATH: Duration = Duration::from_millis(100);
+
+/// What a connection counts for while its socket is open.
+#[derive(Debug)]
+struct Places {
+    _of_all: OwnedSemaphorePermit,
+    /// None: a proxy of ours.
+    _of_address: Option<Place>,
+}
 
 /// Returns when the server wants to stop; connections go on in `app.requests()`.
 pub(crate) async fn accept(listener: TcpListener, router: Router, app: &App) {
@@ -48,8 +56,20 @@ pub(crate) async fn accept(listener: TcpListener, router: Router, app: &App) {
                     continue;
                 }
             };
+            let own = match app.config().proxy.trusts(peer.to_canonical()) {
+                true => None,
+                false => match app.limits().connection(ClientAddress(peer.to_canonical())) {
+                    Some(own) => Some(own),
+                    None => {
+                        app.metrics().refused("too_many_requests");
+                        tracing::debug!(%peer, "hung up on an address that has too many connections");
+                        continue;
+                    }
+                },
+            };
+            let places = Places { _of_all: place, _of_address: own };
             let (router, app_) = (router.clone(), app.clone());
-            app.requests().spawn(async move { begin(stream, peer, place, router, &app_).await });
+            app.requests().spawn(async move { begin(stream, peer, places, router, &app_).await });
         }
     };
     tokio::select! {
@@ -59,11 +79,11 @@ pub(crate) async fn accept(listener: TcpListener, router: Router, app: &App) {
 }
 
 /// The handshake, if there is to be one, and then the connection. The place is given back when the socket is closed.
-async fn begin(stream: TcpStream, peer: IpAddr, place: OwnedSemaphorePermit, router: Router, app: &App) {
+async fn begin(stream: TcpStream, peer: IpAddr, places: Places, router: Router, app: &App) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
-    let (stream, socket) = stream::share(stream, place);
+    let (stream, socket) = stream::share(stream, places);
     let Some(acceptor) = app.tls() else { return connection(stream, socket, peer, router, app).await };
     let accepted = tokio::select! {
         accepted = acceptor.accept(stream) => accepted,

@@ -2,7 +2,6 @@
 
 use sdp_bot::console::{self, Look, Options};
 use sdp_core::api::{CreateToken, TokenKind};
-use sdp_core::client::Client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, duplex};
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +14,7 @@ pub(crate) async fn typed(sdp: &Sdp, commands: &str) -> (String, bool) {
         Ok(created) => created.token,
         Err(error) => panic!("{error}"),
     };
-    let client = Client::new(sdp.url.clone(), token).expect("a client").on_behalf_of(name("bob"));
+    let client = sdp.client(&token).on_behalf_of(name("bob"));
     let mut output = Vec::new();
     let options = Options::script(Some(name("bob")));
     let ended =
@@ -68,7 +67,7 @@ fn what_a_service_prints_is_shown_in_chat_as_it_comes_until_it_ends() {
         let url = sdp.deployed("hello", "main").await;
         let token = CreateToken::new(name("bot"), TokenKind::Bot);
         let token = sdp.admin.create_token(&token).await.expect("made").token;
-        let client = Client::new(sdp.url.clone(), token).expect("a client").on_behalf_of(name("alice"));
+        let client = sdp.client(&token).on_behalf_of(name("alice"));
         let (mut keys, input) = duplex(4096);
         let (screen, mut shown) = duplex(1 << 20);
         let options = Options { look: Look::Lines, ..Options::script(Some(name("alice"))) };

@@ -110,6 +110,14 @@ fn run_on(
     });
 }
 
+/// Where the certificate of the authority lies: beside the server's.
+pub(crate) const AUTHORITY: &str = "authority.pem";
+
+fn client(url: &Url, token: &Secret, authority: Option<&Path>) -> Client {
+    let authority = authority.map(|path| std::fs::read(path).expect("it is there")).unwrap_or_default();
+    Client::with_authorities(url.clone(), token.clone(), &authority).expect("a client")
+}
+
 /// Limits that no test reaches by being quick.
 pub(crate) fn far_limits(limits: &mut sdp_server::config::Limits) {
     limits.requests_per_minute = 10_000_000;
@@ -117,11 +125,14 @@ pub(crate) fn far_limits(limits: &mut sdp_server::config::Limits) {
     limits.login_attempts_per_minute = 10_000_000;
     limits.refused_per_minute = 10_000_000;
     limits.sockets_per_principal = 10_000;
+    limits.connections_per_address = 100_000;
 }
 
 pub(crate) struct Sdp {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) url: Url,
+    /// Who made out the server's certificate, if it speaks TLS.
+    authority: Option<PathBuf>,
     pub(crate) router: SocketAddr,
     /// With the admin token.
     pub(crate) admin: Client,
@@ -151,6 +162,8 @@ impl Sdp {
         agent_config.runtime.stop_grace = Duration::from_secs(2);
         far_limits(&mut server_config.limits);
         change(&mut server_config, &mut agent_config);
+        let url = server_config.public_url.clone();
+        let authority = server_config.tls.as_ref().map(|tls| tls.certificate.with_file_name(AUTHORITY));
         let shutdown = CancellationToken::new();
         let server =
             sdp_server::start(server_config.clone(), listener, shutdown.clone()).await.expect("starts");
@@ -158,10 +171,11 @@ impl Sdp {
         let agent_token =
             server.access.create_token(name("vm-1"), TokenKind::Agent).await.expect("made").token;
         let mut sdp = Self {
-            admin: Client::new(url.clone(), admin_token.clone()).expect("a client"),
+            admin: client(&url, &admin_token, authority.as_deref()),
             http: reqwest::Client::builder().timeout(Duration::from_secs(20)).build().expect("a client"),
             folder,
             url,
+            authority,
             router,
             admin_token,
             agent_config,
@@ -174,8 +188,14 @@ impl Sdp {
         sdp
     }
 
+    /// A client with this token.
+    pub(crate) fn client(&self, token: &Secret) -> Client {
+        client(&self.url, token, self.authority.as_deref())
+    }
+
     pub(crate) async fn start_agent(&mut self) {
-        let socket = WebSocket::new(&self.url, &self.agent_token, None).expect("an address");
+        let authority = self.authority.as_deref();
+        let socket = WebSocket::new(&self.url, &self.agent_token, authority).expect("an address");
         let shutdown = CancellationToken::new();
         let run = sdp_agent::run(self.agent_config.clone(), Connector::WebSocket(socket), shutdown.clone());
         let mut task = JoinSet::new();

@@ -22,3 +22,4 @@ mod links;
 mod logging;
 mod output;
 mod restart;
+mod tls;

@@ -16,6 +16,8 @@ const LONGEST_BODY: Duration = Duration::from_secs(60);
 pub struct Limits {
     /// Connections at once, WebSockets and feeds among them; more wait.
     pub connections: usize,
+    /// Connections at once from each address; what is more is hung up on. Trusted proxies have no such limit.
+    pub connections_per_address: usize,
     /// Requests a minute of each person and each token; a bot has as much for each person it speaks for, and ten times as much in
     /// all. Agents have no such limit.
     pub requests_per_minute: u32,
@@ -82,6 +84,7 @@ impl Default for Limits {
         let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
         Self {
             connections: 4096,
+            connections_per_address: 1024,
             requests_per_minute: 1200,
             writes_per_minute: 120,
             login_attempts_per_minute: 10,
@@ -134,8 +137,13 @@ impl Limits {
                 return wrong(key, "at least 1".into());
             }
         }
-        if self.sockets_per_principal == 0 {
-            return wrong("limits.sockets_per_principal", "at least 1".into());
+        for (key, number) in [
+            ("limits.sockets_per_principal", self.sockets_per_principal),
+            ("limits.connections_per_address", self.connections_per_address),
+        ] {
+            if number == 0 {
+                return wrong(key, "at least 1".into());
+            }
         }
         if self.body > LONGEST_BODY {
             // A request that is longer under way is answered before its body is there.

@@ -19,6 +19,7 @@ use sdp_core::name::{PersonName, ServiceName, TokenName};
 use sdp_core::principal::Principal;
 use sdp_core::secret::Secret;
 
+use super::audit;
 use super::who::{Rank, SpeaksFor, Standing, Through, Who, methods, who};
 use crate::app::App;
 use crate::config::{Config, TokenDigest};
@@ -166,7 +167,7 @@ pub(crate) async fn authenticate(State(app): State<App>, mut request: Request, n
     let Some(wanted) = who(request.method(), route.as_str()) else {
         return unlisted(route.as_str()).into_response();
     };
-    let found = match caller(&app, request.method(), request.headers(), wanted).await {
+    let found = match identify(&app, request.headers(), wanted).await {
         Ok(found) => found,
         Err(refused) if wanted == Who::Page && refused.code() == "unauthorised" => {
             let next = request.uri().path_and_query().map_or("/", |address| address.as_str());
@@ -178,10 +179,26 @@ pub(crate) async fn authenticate(State(app): State<App>, mut request: Request, n
         }
     };
     let Some((caller, renewed)) = found else { return next.run(request).await };
+    let asked = audit::Asked::of(&request, route.as_str(), &caller);
     let cookie = renewed.map(|value| session_cookie(app.config(), value.expose()));
     let by = AskedBy(caller.principal.clone());
-    request.extensions_mut().insert(caller);
-    let mut response = next.run(request).await;
+    let mut response = match may(&app, &request, wanted, &caller) {
+        Ok(()) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(refused) => {
+            app.metrics().refused(refused.code());
+            // What is refused counts like what is done: it is written down, too.
+            match app.limits().request(&caller, asked.is_some()) {
+                Ok(()) => refused.into_response(),
+                Err(too_many) => too_many.into_response(),
+            }
+        }
+    };
+    if let Some(entry) = asked.and_then(|asked| asked.answered(&response)) {
+        audit::record(&app, entry).await;
+    }
     response.extensions_mut().insert(by);
     if let Some(cookie) = cookie {
         response.headers_mut().append(header::SET_COOKIE, cookie);
@@ -189,10 +206,20 @@ pub(crate) async fn authenticate(State(app): State<App>, mut request: Request, n
     response
 }
 
+/// Whether somebody may do what they ask, and has asked for it themselves.
+fn may(app: &App, request: &Request, wanted: Who, caller: &Caller) -> Result<(), Refused> {
+    allowed(wanted, caller.standing)?;
+    let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+    if caller.has_session() && !is_read && is_same_origin(app.config(), request.headers()) != Some(true) {
+        return Err(Refused::new("cross_site", "the request did not come from a page of this server")
+            .hint("use a token for programs"));
+    }
+    Ok(())
+}
+
 /// The caller, and its session's new value if that was changed; `None` where nobody is asked.
-async fn caller(
+async fn identify(
     app: &App,
-    method: &Method,
     headers: &HeaderMap,
     wanted: Who,
 ) -> Result<Option<(Caller, Option<Secret>)>, Refused> {
@@ -202,9 +229,7 @@ async fn caller(
         return Ok(None);
     }
     if headers.contains_key(header::AUTHORIZATION) {
-        let caller = by_token(app, headers).await?;
-        allowed(wanted, caller.standing)?;
-        return Ok(Some((caller, None)));
+        return Ok(Some((by_token(app, headers).await?, None)));
     }
     if headers.contains_key(ON_BEHALF_OF) {
         return Err(Refused::unauthorised());
@@ -228,12 +253,6 @@ async fn caller(
         speaks_for: SpeaksFor::Nobody,
         limited: false,
     };
-    allowed(wanted, standing)?;
-    let is_read = matches!(*method, Method::GET | Method::HEAD);
-    if !is_read && is_same_origin(app.config(), headers) != Some(true) {
-        return Err(Refused::new("cross_site", "the request did not come from a page of this server")
-            .hint("use a token for programs"));
-    }
     let proof = Proof::Session { id, value: renewed.clone().unwrap_or(value) };
     let caller = Caller { principal, proof, standing, account, service: None, chat_user: None, bound: None };
     Ok(Some((caller, renewed)))

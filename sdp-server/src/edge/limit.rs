@@ -13,6 +13,12 @@
 //! The invariant: memory is bounded. Buckets that are full again are forgotten ([`forget`], each [`FORGET_EACH`]); beyond
 //! [`KEYS`] of a kind, those that come share [`CROWD`] buckets. An IPv6 address counts as its network (/64), which is what a
 //! customer of a provider has.
+//!
+//! Connections themselves are counted by the address at their other end, before anything is known of them: one that has too many
+//! is hung up on. A proxy of ours has no such limit; it is the one to count its clients.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -164,23 +170,34 @@ pub(crate) struct Limiter<C: Clock = DefaultClock> {
     logins: Buckets<C>,
     refusals: Buckets<C>,
     open: Arc<Open>,
+    /// Feeds and viewers of each, and of all together.
     sockets: usize,
+    places: usize,
+    connected: Arc<Open>,
+    connections: usize,
 }
 
-/// Feeds and viewers that are open.
-#[derive(Debug)]
+/// What is open, of each.
+#[derive(Debug, Default)]
 struct Open {
     of: Mutex<HashMap<Key, usize>>,
-    places: usize,
 }
 
 impl Open {
     fn of(&self) -> MutexGuard<'_, HashMap<Key, usize>> {
         self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn take(self: &Arc<Self>, keys: Vec<Key>) -> Place {
+        let mut of = self.of();
+        for key in &keys {
+            *of.entry(key.clone()).or_default() += 1;
+        }
+        Place { open: self.clone(), keys }
+    }
 }
 
-/// The right to have a feed or viewer open; given back when it is dropped.
+/// The right to have something open; given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     open: Arc<Open>,
@@ -203,7 +220,10 @@ impl Drop for Place {
 
 impl<C: Clock> std::fmt::Debug for Limiter<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Limiter").field("open", &self.open).finish_non_exhaustive()
+        f.debug_struct("Limiter")
+            .field("open", &self.open)
+            .field("connected", &self.connected)
+            .finish_non_exhaustive()
     }
 }
 
@@ -224,8 +244,11 @@ impl<C: Clock + Clone> Limiter<C> {
             bot_writes: buckets(limits.writes_per_minute.saturating_mul(BOT)),
             logins: buckets(limits.login_attempts_per_minute),
             refusals: buckets(limits.refused_per_minute),
-            open: Arc::new(Open { of: Mutex::default(), places: (limits.connections * share / of).max(1) }),
+            open: Arc::default(),
             sockets: limits.sockets_per_principal,
+            places: (limits.connections * share / of).max(1),
+            connected: Arc::default(),
+            connections: limits.connections_per_address,
         }
     }
 
@@ -279,9 +302,9 @@ impl<C: Clock + Clone> Limiter<C> {
     pub(crate) fn socket(&self, caller: &Caller) -> Result<Place, Refused> {
         let Askers { own, bot } = Askers::of(caller);
         let bot_sockets = self.sockets.saturating_mul(BOT as usize);
-        let mut of = self.open.of();
+        let of = self.open.of();
         // A bot that speaks for somebody holds two keys; that it counts twice here does no harm.
-        if of.values().sum::<usize>() >= self.open.places {
+        if of.values().sum::<usize>() >= self.places {
             return Err(Refused::new(
                 "too_many_connections",
                 "the server holds as many feeds and viewers as it may",
@@ -298,14 +321,19 @@ impl<C: Clock + Clone> Limiter<C> {
             }
             keys.push(key);
         }
-        for key in &keys {
-            *of.entry(key.clone()).or_default() += 1;
-        }
-        Ok(Place { open: self.open.clone(), keys })
+        drop(of);
+        Ok(self.open.take(keys))
+    }
+
+    /// A place for a connection from this address; none if it has as many as it may.
+    pub(crate) fn connection(&self, address: ClientAddress) -> Option<Place> {
+        let key = Key::address(address);
+        let is_full = self.connected.of().get(&key).is_some_and(|count| *count >= self.connections);
+        (!is_full).then(|| self.connected.take(vec![key]))
     }
 
     fn forget(&self) {
-        let Self { requests, bot_requests, writes, bot_writes, logins, refusals, open: _, sockets: _ } = self;
+        let Self { requests, bot_requests, writes, bot_writes, logins, refusals, .. } = self;
         for buckets in [requests, bot_requests, writes, bot_writes, logins, refusals] {
             buckets.forget();
         }
@@ -325,10 +353,7 @@ pub(crate) async fn limit_requests(State(app): State<App>, request: Request, nex
     let is_write = !matches!(*request.method(), Method::GET | Method::HEAD);
     match app.limits().request(caller, is_write) {
         Ok(()) => next.run(request).await,
-        Err(refused) => {
-            let page = wants_page(request.headers()).then_some(&caller.principal);
-            answer(&app, refused, page)
-        }
+        Err(refused) => answer(&app, refused, wants_page(request.headers()), Some(&caller.principal)),
     }
 }
 
@@ -345,20 +370,16 @@ pub(crate) async fn limit_refusals(State(app): State<App>, request: Request, nex
         Some(address) if presented && response.status() == StatusCode::UNAUTHORIZED => {
             match app.limits().refused(address) {
                 Ok(()) => response,
-                Err(refused) if is_page => problem_page(refused, None),
-                Err(refused) => answer(&app, refused, None),
+                Err(refused) => answer(&app, refused, is_page, None),
             }
         }
         _ => response,
     }
 }
 
-fn answer(app: &App, refused: Refused, page: Option<&Principal>) -> Response {
+fn answer(app: &App, refused: Refused, is_page: bool, principal: Option<&Principal>) -> Response {
     app.metrics().refused(refused.code());
-    match page {
-        Some(principal) => problem_page(refused, Some(principal)),
-        None => refused.into_response(),
-    }
+    if is_page { problem_page(refused, principal) } else { refused.into_response() }
 }
 
 /// Forgets what is not needed any more, until the server stops.
@@ -370,171 +391,5 @@ pub(crate) async fn forget(app: App) {
             () = app.drain().cancelled() => return,
             _ = tick.tick() => app.limits().forget(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::edge::Proof;
-    use governor::clock::FakeRelativeClock;
-
-    use super::*;
-
-    fn limits() -> Limits {
-        Limits {
-            requests_per_minute: 6,
-            writes_per_minute: 2,
-            login_attempts_per_minute: 3,
-            refused_per_minute: 2,
-            sockets_per_principal: 2,
-            connections: 64,
-            ..Limits::default()
-        }
-    }
-
-    fn limiter() -> (Limiter<FakeRelativeClock>, FakeRelativeClock) {
-        let clock = FakeRelativeClock::default();
-        (Limiter::with_clock(&limits(), &clock), clock)
-    }
-
-    fn caller(principal: Principal, rank: Rank, through: Through, speaks_for: SpeaksFor) -> Caller {
-        let proof =
-            Proof::Token { name: "x".parse().expect("a name"), value: sdp_core::secret::Secret::new("x") };
-        let standing = Standing { rank, through, account: false, speaks_for, limited: false };
-        Caller { principal, proof, standing, account: None, service: None, chat_user: None, bound: None }
-    }
-
-    fn token(name: &str, rank: Rank, through: Through) -> Caller {
-        caller(Principal::Token { name: name.parse().expect("a name") }, rank, through, SpeaksFor::Nobody)
-    }
-
-    fn program(name: &str) -> Caller {
-        token(name, Rank::Admin, Through::Token)
-    }
-
-    fn chat() -> Caller {
-        token("chat", Rank::Viewer, Through::Bot)
-    }
-
-    fn person(name: &str) -> Caller {
-        let principal = Principal::person(name.parse().expect("a name"));
-        caller(principal, Rank::Developer, Through::Session, SpeaksFor::Nobody)
-    }
-
-    fn bot_for(name: &str, speaks_for: SpeaksFor) -> Caller {
-        let (name, person) = ("chat".parse().expect("a name"), name.parse().expect("a name"));
-        caller(Principal::Bot { name, person }, Rank::Developer, Through::Bot, speaks_for)
-    }
-
-    fn from(text: &str) -> ClientAddress {
-        ClientAddress(text.parse().expect("an address"))
-    }
-
-    /// How many pass at once.
-    fn pass(mut ask: impl FnMut() -> Result<(), Refused>) -> usize {
-        (0..1000).take_while(|_| ask().is_ok()).count()
-    }
-
-    #[test]
-    fn each_has_buckets_of_their_own_and_a_bot_larger_ones() {
-        let (limiter, clock) = limiter();
-        let ask = |caller: &Caller, is_write| pass(|| limiter.request(caller, is_write));
-        assert_eq!(ask(&program("ci"), false), 6);
-        assert_eq!(ask(&program("other"), false), 6, "somebody else is not held up");
-        assert_eq!(ask(&person("alice"), true), 2, "writes have a smaller one");
-        assert_eq!(ask(&person("alice"), false), 3, "which is a part of the larger one");
-        assert_eq!(ask(&bot_for("alice", SpeaksFor::Person), false), 0, "a person is the same in chat");
-        assert_eq!(
-            ask(&bot_for("alice", SpeaksFor::Person), false),
-            0,
-            "and takes nothing of the bot's any more"
-        );
-        assert_eq!(ask(&bot_for("bob", SpeaksFor::Person), false), 6);
-        assert_eq!(
-            ask(&bot_for("alice", SpeaksFor::Stranger), false),
-            6,
-            "a stranger of that name is another"
-        );
-        assert_eq!(ask(&chat(), false), 60 - 12, "what it did for others is in its own");
-        assert_eq!(ask(&token("vm-1", Rank::Agent, Through::Token), true), 1000, "agents have none");
-        clock.advance(Duration::from_secs(10));
-        assert_eq!(ask(&program("ci"), false), 1, "it fills up evenly");
-        clock.advance(Duration::from_secs(3600));
-        assert_eq!(ask(&program("ci"), false), 6, "and never beyond its size");
-    }
-
-    #[test]
-    fn a_refusal_says_when_to_come_again() {
-        let (limiter, clock) = limiter();
-        let alice = person("alice");
-        assert_eq!(pass(|| limiter.request(&alice, true)), 2);
-        let refused = limiter.request(&alice, true).expect_err("too many");
-        assert_eq!((refused.code(), refused.seconds_to_wait()), ("too_many_requests", Some(30)));
-        assert_eq!(refused.problem().hint.as_deref(), Some("try again in 30 s"));
-        clock.advance(Duration::from_millis(29_900));
-        let refused = limiter.request(&alice, true).expect_err("too many");
-        assert_eq!(refused.seconds_to_wait(), Some(1), "a whole second at least");
-        let response = refused.into_response();
-        assert_eq!(
-            (response.status().as_u16(), &response.headers()["retry-after"]),
-            (429, &"1".parse().expect("ok"))
-        );
-        clock.advance(Duration::from_millis(200));
-        assert_eq!(pass(|| limiter.request(&alice, true)), 1);
-    }
-
-    #[test]
-    fn logins_are_counted_by_address_and_by_name() {
-        let (limiter, clock) = limiter();
-        let guess = |address: &str, name: &str| pass(|| limiter.login(from(address), name));
-        assert_eq!(guess("203.0.113.9", "alice"), 3);
-        assert_eq!(guess("203.0.113.9", "bob"), 0, "the address has had its share");
-        assert_eq!(guess("198.51.100.1", "Alice "), 0, "and so has the name");
-        assert_eq!(guess("192.0.2.1", "bob"), 3);
-        clock.advance(Duration::from_secs(60));
-        // The same network, whatever the rest of the address.
-        assert_eq!(guess("2001:db8:0:1::1", "carol"), 3);
-        assert_eq!(guess("2001:db8:0:1:ffff::2", "dave"), 0);
-        assert_eq!(guess("2001:db8:0:2::1", "dave"), 3);
-        assert_eq!(pass(|| limiter.refused(from("203.0.113.9"))), 2);
-    }
-
-    #[test]
-    fn places_for_feeds_come_back_and_leave_room_for_requests() {
-        let (limiter, _) = limiter();
-        let alice = person("alice");
-        let first = limiter.socket(&alice).expect("a place");
-        let second = limiter.socket(&bot_for("alice", SpeaksFor::Person)).expect("a place");
-        let refused = limiter.socket(&alice).expect_err("two are there");
-        assert_eq!((refused.code(), refused.seconds_to_wait()), ("too_many_requests", Some(10)));
-        drop(first);
-        let third = limiter.socket(&alice).expect("one has gone");
-        let bots: Vec<_> = (0..19).map(|_| limiter.socket(&chat()).expect("a place")).collect();
-        assert!(limiter.socket(&chat()).is_err(), "twenty with that for alice");
-        drop((second, third, bots));
-        assert!(limiter.open.of().is_empty(), "nothing is kept of those who have gone");
-        let all: Vec<_> = (0..100).map_while(|n| limiter.socket(&person(&format!("p{n}"))).ok()).collect();
-        assert_eq!(all.len(), 48, "three quarters of the connections");
-        assert_eq!(limiter.socket(&alice).expect_err("none is left").code(), "too_many_connections");
-    }
-
-    #[test]
-    fn memory_is_bounded_and_what_is_full_again_is_forgotten() {
-        let clock = FakeRelativeClock::default();
-        let mut buckets = Buckets::new(2, &clock);
-        buckets.keys = 100;
-        let address = |n: u32| Key::Address(IpAddr::V4(n.into()));
-        for n in 0..100_000 {
-            // Beyond the room for keys some are refused for others: they share.
-            let _shared = buckets.take(&address(n));
-        }
-        let most = 100 + usize::try_from(CROWD).expect("small");
-        assert!(buckets.keyed.len() <= most, "{}", buckets.keyed.len());
-        buckets.forget();
-        assert!(buckets.keyed.len() > 100, "they are not full yet");
-        clock.advance(Duration::from_secs(3600));
-        buckets.forget();
-        assert_eq!(buckets.keyed.len(), 0);
-        assert_eq!(pass(|| buckets.take(&address(7)).map_err(|wait| too_often("", "", wait))), 2);
     }
 }

@@ -177,6 +177,8 @@ const TABLE: &[(&Method, &str, Who)] = &[
     (&Method::POST, "/api/v1/login", Who::Open),
     (&Method::POST, "/api/v1/logout", Who::Me),
     (&Method::POST, "/api/v1/login-links", Who::Chat),
+    (&Method::GET, "/api/v1/audit", Who::Admin),
+    (&Method::GET, "/api/v1/audit/export", Who::Admin),
     (&Method::GET, "/api/v1/people", Who::Admin),
     (&Method::PUT, "/api/v1/people/{person}", Who::Admin),
     (&Method::DELETE, "/api/v1/people/{person}", Who::Admin),
@@ -201,6 +203,7 @@ const PAGES: &[(&Method, &str, Who)] = &[
     (&Method::GET, "/deployments/{deployment}", Who::Page),
     (&Method::GET, "/instances/{instance}", Who::Page),
     (&Method::GET, "/account", Who::Page),
+    (&Method::GET, "/audit", Who::Admin),
     (&Method::GET, "/docs", Who::Page),
     (&Method::GET, "/docs/", Who::Page),
     (&Method::GET, "/docs/{*rest}", Who::Page),
@@ -325,6 +328,8 @@ mod tests {
         ard1OpPbsvenVDAN POST   /api/v1/login
         ·········ve·VDA· POST   /api/v1/logout
         ········sven···· POST   /api/v1/login-links
+        ····O·P·······A· GET    /api/v1/audit
+        ····O·P·······A· GET    /api/v1/audit/export
         ····O·P·······A· GET    /api/v1/people
         ····O·P·······A· PUT    /api/v1/people/{person}
         ····O·P·······A· DELETE /api/v1/people/{person}
@@ -345,6 +350,7 @@ mod tests {
         ····O·······VDAN GET    /deployments/{deployment}
         ····O·······VDAN GET    /instances/{instance}
         ····O·······VDAN GET    /account
+        ····O·P·······A· GET    /audit
         ····O·······VDAN GET    /docs
         ····O·······VDAN GET    /docs/
         ····O·······VDAN GET    /docs/{*rest}

@@ -5,15 +5,17 @@
 //! ```
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode};
 use sdp_core::api::{AgentList, AgentView, Enrolled, EnrolmentCreated, Problem};
-use sdp_core::name::AgentName;
+use sdp_core::audit::{AuditVia, AuditWho, DONE, NewEntry};
+use sdp_core::name::{AgentName, TokenName};
 use sdp_core::platform::PlatformError;
+use sdp_core::principal::Principal;
 use serde::Deserialize;
 
 use crate::app::App;
-use crate::edge::{Caller, Named, Query, bearer};
+use crate::edge::{Caller, ClientAddress, Named, Query, audit, bearer};
 use crate::problem::Refused;
 
 /// All agents that ever connected and were not removed, by name.
@@ -113,10 +115,27 @@ pub(crate) async fn create_enrolment(
             body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "A token that is no agent's has the name (`token_exists`)",
             body = Problem, content_type = "application/problem+json")))]
-pub(crate) async fn enrol(State(app): State<App>, headers: HeaderMap) -> Result<Json<Enrolled>, Refused> {
+pub(crate) async fn enrol(
+    State(app): State<App>,
+    Extension(address): Extension<ClientAddress>,
+    headers: HeaderMap,
+) -> Result<Json<Enrolled>, Refused> {
     let value = bearer(&headers).ok_or_else(Refused::unauthorised)?;
     let enrolled = app.access().enrol(value.expose()).await?.ok_or_else(Refused::unauthorised)?;
     app.platform().disconnect_agent(&enrolled.agent).await?;
     tracing::info!(agent.name = %enrolled.agent, "an agent has enrolled");
+    // Like all without a valid proof, those that are refused are only counted.
+    let entry = NewEntry {
+        who: AuditWho::Known {
+            principal: Principal::Token { name: TokenName::parse(enrolled.agent.as_str())? },
+        },
+        via: AuditVia::Api,
+        address: Some(address.0.to_string()),
+        action: "enrol".to_owned(),
+        target: Some(enrolled.agent.to_string()),
+        result: DONE.to_owned(),
+        request: None,
+    };
+    audit::record(&app, entry).await;
     Ok(Json(enrolled))
 }

@@ -17,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{again, check_credential, created, idempotency, without_password};
 use crate::app::App;
+use crate::edge::audit::touched;
 use crate::edge::{Caller, IdempotencyHeader, JsonBody, Named, OptionalJsonBody, Query};
 use crate::openapi::examples;
 use crate::problem::Refused;
@@ -193,10 +194,11 @@ pub(crate) async fn cancel(
     State(app): State<App>,
     caller: Caller,
     Named(reference): Named<DeploymentRef>,
-) -> Result<(StatusCode, Json<DeploymentView>), Refused> {
+) -> Result<Response, Refused> {
     may_change(&app, &caller, reference).await?;
     let deployment = app.platform().cancel(&caller.principal, reference).await?;
-    Ok((StatusCode::ACCEPTED, Json(app.view(deployment).await?)))
+    let what = super::words(&deployment);
+    Ok(touched(what, (StatusCode::ACCEPTED, Json(app.view(deployment).await?))))
 }
 
 /// Deploy the same commit again, from its kept build if that is still there.

@@ -13,6 +13,7 @@ use utoipa::IntoParams;
 
 use super::{again, created};
 use crate::app::App;
+use crate::edge::audit::touched;
 use crate::edge::{Caller, IdempotencyHeader, Named, OptionalJsonBody, Query};
 use crate::problem::Refused;
 
@@ -65,9 +66,11 @@ pub(crate) async fn stop(
     State(app): State<App>,
     caller: Caller,
     Named(id): Named<InstanceId>,
-) -> Result<(StatusCode, Json<Instance>), Refused> {
+) -> Result<Response, Refused> {
     may_change(&app, &caller, id).await?;
-    Ok((StatusCode::ACCEPTED, Json(app.platform().stop_instance(&caller.principal, id).await?)))
+    let instance = app.platform().stop_instance(&caller.principal, id).await?;
+    let what = format!("{} in {}", instance.service, instance.sandbox);
+    Ok(touched(what, (StatusCode::ACCEPTED, Json(instance))))
 }
 
 /// Start an instance's commit anew, and put it in its place once it is healthy.

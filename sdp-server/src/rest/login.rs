@@ -16,8 +16,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sdp_core::access::{LoggedIn, Origin, Vouched};
 use sdp_core::api::{LogIn, LoginLink, Person, Problem};
+use sdp_core::audit::{AuditVia, AuditWho, DONE, NewEntry};
 use sdp_core::failure::FailureReason;
+use sdp_core::name::PersonName;
 use sdp_core::platform::PlatformError;
+use sdp_core::principal::Principal;
 use sdp_core::secret::GitCredential;
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -25,6 +28,7 @@ use tokio::time::Instant;
 use super::located;
 use super::sign_in::{cross_site, is_local};
 use crate::app::App;
+use crate::edge::audit;
 use crate::edge::{
     Caller, CameFrom, ClientAddress, JsonBody, NotCrossSite, is_same_origin, presented_session,
     session_cookie,
@@ -74,7 +78,7 @@ pub(crate) async fn log_in(
     Extension(address): Extension<ClientAddress>,
     JsonBody(body): JsonBody<LogIn>,
 ) -> Result<Response, Refused> {
-    let logged_in = attempt(&app, body, None, from, address).await?;
+    let logged_in = attempt(&app, body, None, from, address, AuditVia::Api).await?;
     end_session_before(&app, &headers).await?;
     let mut response = Json(logged_in.person).into_response();
     let cookie = session_cookie(app.config(), logged_in.session.expose());
@@ -163,7 +167,7 @@ pub(crate) async fn submit(
     let next = local(form.next);
     let username = form.username.clone();
     let given = LogIn { username: form.username, password: form.password };
-    match attempt(&app, given, link, from, address).await {
+    match attempt(&app, given, link, from, address, AuditVia::Page).await {
         Ok(logged_in) => {
             end_session_before(&app, &headers).await?;
             let cookie = session_cookie(app.config(), logged_in.session.expose());
@@ -189,8 +193,51 @@ pub(crate) async fn submit(
     }
 }
 
-/// Checks user and password at the git host, and logs in.
+/// Logs somebody in, or not; either is in the audit, but for what is beyond the limits.
 async fn attempt(
+    app: &App,
+    given: LogIn,
+    link: Option<&str>,
+    from: Origin,
+    address: ClientAddress,
+    via: AuditVia,
+) -> Result<LoggedIn, Refused> {
+    let claimed = given.username.clone();
+    let outcome = check(app, given, link, from, address).await;
+    let (who, result, target) = match &outcome {
+        Ok(logged_in) => {
+            let principal = Principal::person(logged_in.person.name.clone());
+            let bound = logged_in.bound.as_ref();
+            let target = bound.map(|bound| format!("{} in the chat of {}", bound.chat_user, bound.bot));
+            (AuditWho::Known { principal }, DONE, target)
+        }
+        Err(refused) if refused.code() == "too_many_requests" => return outcome,
+        Err(refused) => (who_claims(app, &claimed).await, refused.code(), None),
+    };
+    let entry = NewEntry {
+        who,
+        via,
+        address: Some(address.0.to_string()),
+        action: "log_in".to_owned(),
+        target,
+        result: result.to_owned(),
+        request: None,
+    };
+    audit::record(app, entry).await;
+    outcome
+}
+
+/// Whom somebody claims to be, if that is anybody: people type passwords where their name belongs.
+async fn who_claims(app: &App, name: &str) -> AuditWho {
+    let known = match PersonName::parse(name) {
+        Ok(name) => app.access().person(&name).await.ok().flatten().is_some(),
+        Err(_) => false,
+    };
+    AuditWho::Claimed { name: if known { name.to_owned() } else { "a name that nobody has".to_owned() } }
+}
+
+/// Checks user and password at the git host, and logs in.
+async fn check(
     app: &App,
     given: LogIn,
     link: Option<&str>,

@@ -3,10 +3,12 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::response::Response;
 use sdp_core::api::{Person, PersonList, Problem, SetRole};
 use sdp_core::name::PersonName;
 
 use crate::app::App;
+use crate::edge::audit::touched;
 use crate::edge::{JsonBody, Named};
 use crate::problem::Refused;
 
@@ -29,8 +31,9 @@ pub(crate) async fn set_role(
     State(app): State<App>,
     Named(name): Named<PersonName>,
     JsonBody(body): JsonBody<SetRole>,
-) -> Result<Json<Person>, Refused> {
-    Ok(Json(app.access().set_role(&name, body.role).await?))
+) -> Result<Response, Refused> {
+    let person = app.access().set_role(&name, body.role).await?;
+    Ok(touched(format!("{name}: {}", person.role), Json(person)))
 }
 
 /// Forget a person: their sessions, bindings, tokens and git credential are worthless at once.

@@ -12,6 +12,7 @@ use utoipa::IntoParams;
 
 use super::located;
 use crate::app::App;
+use crate::edge::audit::touched;
 use crate::edge::{Caller, JsonBody, Named, Query};
 use crate::openapi::examples;
 use crate::problem::Refused;
@@ -38,7 +39,7 @@ pub(crate) async fn create(
 ) -> Result<Response, Refused> {
     app.platform().save_service(&caller.principal, service.clone(), Save::Create).await?;
     let location = format!("/api/v1/services/{}", service.name);
-    Ok(located(&location, (StatusCode::CREATED, Json(service))))
+    Ok(touched(service.name.clone(), located(&location, (StatusCode::CREATED, Json(service)))))
 }
 
 /// One service.

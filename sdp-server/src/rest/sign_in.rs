@@ -18,11 +18,13 @@ use axum::response::Response;
 use maud::html;
 use sdp_core::access::Session;
 use sdp_core::api::{CreateSignInLink, Problem, SignInLink};
+use sdp_core::audit::{AuditVia, AuditWho, DONE, NewEntry};
 
 use url::form_urlencoded;
 
 use super::located;
 use crate::app::App;
+use crate::edge::audit;
 use crate::edge::{Caller, CameFrom, JsonBody, is_same_origin, presented_session, session_cookie};
 use crate::openapi::examples;
 use crate::pages::sign_in::{plain_page, signing_in};
@@ -124,7 +126,7 @@ pub(crate) async fn sign_in(
     if is_same_origin(app.config(), &headers) == Some(false) {
         return Err(cross_site());
     }
-    let Some(signed_in) = app.access().sign_in(code(&params), from).await? else {
+    let Some(signed_in) = app.access().sign_in(code(&params), from.clone()).await? else {
         return used(&app, &headers, query.as_deref()).await;
     };
     // A session that this browser had before is replaced, not kept beside.
@@ -132,6 +134,16 @@ pub(crate) async fn sign_in(
         app.access().sign_out(old.expose()).await?;
     }
     tracing::info!(by = %signed_in.principal, "signed in");
+    let entry = NewEntry {
+        who: AuditWho::Known { principal: signed_in.principal.clone() },
+        via: AuditVia::Page,
+        address: from.address,
+        action: "sign_in".to_owned(),
+        target: None,
+        result: DONE.to_owned(),
+        request: None,
+    };
+    audit::record(&app, entry).await;
     let mut response = located(&signed_in.next, StatusCode::SEE_OTHER);
     response
         .headers_mut()

@@ -11,6 +11,7 @@ use sdp_core::name::{AgentName, TokenName};
 
 use super::located;
 use crate::app::App;
+use crate::edge::audit::touched;
 use crate::edge::{Caller, JsonBody, Named, Rank};
 use crate::openapi::examples;
 use crate::problem::Refused;
@@ -74,7 +75,8 @@ pub(crate) async fn create(
     let new = NewToken { name: body.name, kind: body.kind, owner, service: body.service, expires_at };
     let token = app.access().issue_token(new).await?;
     let location = format!("/api/v1/tokens/{}", token.name);
-    Ok(located(&location, (StatusCode::CREATED, Json(token))))
+    let what = format!("{} ({})", token.name, token.kind.as_str());
+    Ok(touched(what, located(&location, (StatusCode::CREATED, Json(token)))))
 }
 
 fn is_of_a_machine(kind: TokenKind) -> bool {

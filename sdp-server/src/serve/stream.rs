@@ -1,5 +1,5 @@
 //! A connection's TCP stream that a handler can still reach after it has been given to hyper, or to TLS. It holds the
-//! connection's place among those that there may be at once, for as long as it is open, whatever it has become: a WebSocket, too.
+//! connection's places among those that there may be at once, for as long as it is open, whatever it has become: a WebSocket, too.
 //!
 //! A viewer that stops reading fills the system's send buffer, and then nothing can be said to it, not even where to go on. So
 //! its buffer is kept small ([`Socket::keep_room`]), which is also what a stalled viewer costs the system, and is made larger
@@ -14,7 +14,8 @@ use std::task::{Context, Poll, ready};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+
+use super::Places;
 
 /// What a viewer's send buffer holds; the system doubles it for its own book-keeping.
 const VIEWERS: usize = 64 * 1024;
@@ -32,12 +33,12 @@ pub(crate) struct Socket(Arc<Open>);
 #[derive(Debug)]
 struct Open {
     stream: TcpStream,
-    _place: OwnedSemaphorePermit,
+    _places: Places,
 }
 
 /// Both ends of the same stream.
-pub(super) fn share(stream: TcpStream, place: OwnedSemaphorePermit) -> (Stream, Socket) {
-    let open = Arc::new(Open { stream, _place: place });
+pub(super) fn share(stream: TcpStream, places: Places) -> (Stream, Socket) {
+    let open = Arc::new(Open { stream, _places: places });
     (Stream(open.clone()), Socket(open))
 }
 

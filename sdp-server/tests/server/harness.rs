@@ -124,6 +124,7 @@ pub(crate) fn far_limits(limits: &mut sdp_server::config::Limits) {
     limits.login_attempts_per_minute = 10_000_000;
     limits.refused_per_minute = 10_000_000;
     limits.sockets_per_principal = 10_000;
+    limits.connections_per_address = 100_000;
 }
 
 pub(crate) fn hello() -> Value {

@@ -19,6 +19,9 @@ async fn is_fine(host: &Host) {
     assert!(failed.is_empty(), "{failed:?}");
 }
 
+/// What it is, headers, a body, the status of the answer.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str, u16);
+
 #[tokio::test]
 async fn hostile_bodies_are_refused_quickly() {
     let host = Host::start().await;
@@ -32,7 +35,7 @@ async fn hostile_bodies_are_refused_quickly() {
     let long_name = format!("{{\"service\": \"{}\"}}", "a".repeat(1_000_000));
     let json = ("content-type", "application/json");
     let (gzip, deflate) = (("content-encoding", "gzip"), ("content-encoding", "deflate"));
-    let cases: [(&str, &[(&str, &str)], &str, u16); 25] = [
+    let cases: [Case<'_>; 25] = [
         ("deep objects", &[json], &deep_object, 422),
         ("deep lists", &[json], &deep_list, 422),
         ("deep in a variable", &[json], &deep_variable, 422),
@@ -168,17 +171,26 @@ async fn heads_that_are_too_large_or_bent_are_refused() {
     host.stop().await;
 }
 
-/// The operations that the document names, with the names of the parameters in path and query, and of those that are numbers.
-fn operations(document: &Value) -> Vec<(Method, String, Vec<(String, bool)>)> {
+/// An operation of the document, with the names of those of its query's parameters that are numbers.
+struct Operation {
+    method: Method,
+    path: String,
+    numbers: Vec<String>,
+}
+
+fn operations(document: &Value) -> Vec<Operation> {
     let mut all = Vec::new();
     for (path, item) in document["paths"].as_object().expect("paths") {
         for (method, operation) in item.as_object().expect("item") {
             let parameters = operation["parameters"].as_array().into_iter().flatten();
-            let query = parameters.filter(|parameter| parameter["in"] == "query").map(|parameter| {
-                let is_number = parameter["schema"].to_string().contains("\"integer\"");
-                (parameter["name"].as_str().expect("a name").to_owned(), is_number)
+            let numbers = parameters
+                .filter(|one| one["in"] == "query" && one["schema"].to_string().contains("\"integer\""))
+                .map(|one| one["name"].as_str().expect("a name").to_owned());
+            all.push(Operation {
+                method: method.to_uppercase().parse().expect("a method"),
+                path: path.clone(),
+                numbers: numbers.collect(),
             });
-            all.push((method.to_uppercase().parse().expect("a method"), path.clone(), query.collect()));
         }
     }
     all
@@ -204,7 +216,7 @@ async fn no_id_and_no_number_in_any_address_is_a_fault() {
         &long,
     ];
     let (mut asked, mut numbers) = (0, 0);
-    for (method, path, query) in operations(&document) {
+    for Operation { method, path, numbers: queries } in operations(&document) {
         if let Some((before, rest)) = path.split_once('{') {
             let after = rest.split_once('}').expect("closed").1;
             for id in ids {
@@ -216,7 +228,7 @@ async fn no_id_and_no_number_in_any_address_is_a_fault() {
             }
         }
         let whole = path.replace("{deployment}", &created.number.to_string()).replace("{service}", "hello");
-        for (name, _) in query.iter().filter(|(_, is_number)| *is_number) {
+        for name in &queries {
             for number in ["-1", "x", "1.5", "18446744073709551616", "%00", ""] {
                 let answer = host.with(&host.admin, method.clone(), &format!("{whole}?{name}={number}"));
                 let answer = answer.send().await.expect("answered");

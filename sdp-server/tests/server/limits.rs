@@ -1,10 +1,13 @@
 //! Who asks too often is told so, and nobody else notices.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, RequestBuilder};
 use sdp_core::api::{Problem, TokenKind, ViewerFrame};
 use serde_json::json;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::harness::{Host, hello, ok, problem};
@@ -177,7 +180,7 @@ async fn web_sockets_count_among_the_connections_and_leave_room_for_requests() {
     let mut idle = Vec::new();
     let alone = || reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().expect("a client");
     for _ in 0..3 {
-        idle.push(tokio::net::TcpStream::connect(address).await.expect("connected"));
+        idle.push(TcpStream::connect(address).await.expect("connected"));
     }
     let waiting =
         tokio::time::timeout(Duration::from_secs(1), alone().get(format!("{}/healthz", host.url)).send());
@@ -227,5 +230,63 @@ async fn a_thousand_deploys_a_minute_by_one_hold_up_nobody_else() {
     let list: serde_json::Value =
         ok(host.get("/api/v1/deployments?limit=200").send().await.expect("answered"), 200).await;
     assert!(list["deployments"].as_array().expect("a list").len() <= 130);
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn logins_are_counted_by_address_and_by_user_name_before_a_git_host_is_asked() {
+    let host = Host::start_with(|config| {
+        config.limits.login_attempts_per_minute = 3;
+        config.proxy.trusted = vec!["127.0.0.1/32".parse().expect("a network")];
+        config.login.repository = Some("https://git.example.com/team/all.git".parse().expect("a repository"));
+    })
+    .await;
+    let attempt = |from: &str, username: &str| {
+        let attempt = host.bare(Method::POST, "/api/v1/login").header("x-forwarded-for", from);
+        attempt.json(&json!({ "username": username, "password": "guess" }))
+    };
+    for _ in 0..3 {
+        // No agent is there to ask a git host; that is how far these came.
+        assert_eq!(status(attempt("203.0.113.9", "alice")).await, 503);
+    }
+    too_often(attempt("203.0.113.9", "alice")).await;
+    too_often(attempt("203.0.113.9", "bob")).await;
+    let (refused, _) = too_often(attempt("198.51.100.1", "alice")).await;
+    assert_eq!(refused.detail, None, "it does not say which of the two it was");
+    assert_eq!(status(attempt("198.51.100.1", "bob")).await, 503);
+    let form = host.bare(Method::POST, "/login").header("x-forwarded-for", "203.0.113.9");
+    let form = form.header("origin", &host.url).header("content-type", "application/x-www-form-urlencoded");
+    let page = form.body("username=carol&password=guess").send().await.expect("answered");
+    assert_eq!((page.status().as_u16(), page.headers().contains_key("retry-after")), (429, true));
+    let text = page.text().await.expect("a page");
+    assert!(text.contains("too many attempts to log in") && !text.contains("guess"), "{text}");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_all_connections() {
+    let host = Host::start_with(|config| config.limits.connections_per_address = 10).await;
+    let address = host.url.strip_prefix("http://").expect("http");
+    let mut sockets = Vec::new();
+    for _ in 0..100 {
+        sockets.push(TcpStream::connect(address).await.expect("connected"));
+    }
+    // Of those beyond the limit the server hangs up; which these are shows in that they can be read to the end.
+    let mut gone = JoinSet::new();
+    for mut socket in sockets {
+        gone.spawn(async move {
+            drop(socket.read(&mut [0]).await);
+            drop(socket);
+        });
+    }
+    let begun = Instant::now();
+    for _ in 0..90 {
+        gone.join_next().await.expect("many").expect("read");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(20), "who sends no head is hung up on after 30 s anyway");
+    let other = reqwest::Client::builder().local_address(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2))).no_proxy();
+    let other = other.build().expect("a client").get(format!("{}/healthz", host.url));
+    assert_eq!(status(other).await, 200, "another address has its own");
+    gone.shutdown().await;
     host.stop().await;
 }

@@ -3,6 +3,7 @@
 
 mod access;
 mod agents;
+mod audit;
 mod data_dir;
 mod deployments;
 mod events;

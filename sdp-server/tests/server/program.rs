@@ -19,8 +19,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use crate::harness::Agent;
 
 /// No test is to reach them by being quick.
-const FAR_LIMITS: &str =
-    "requests_per_minute = 10000000\nwrites_per_minute = 10000000\nsockets_per_principal = 10000\n";
+const FAR_LIMITS: &str = "requests_per_minute = 10000000\nwrites_per_minute = 10000000\nsockets_per_principal = 10000\nconnections_per_address = 100000\n";
 
 pub(crate) struct Program {
     pub(crate) folder: TempDir,

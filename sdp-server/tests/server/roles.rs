@@ -134,6 +134,8 @@ async fn every_route_lets_in_whom_the_table_names() {
     ····O·P······A POST /api/v1/agents/{agent}/drain
     ····O·P······A POST /api/v1/agents/{agent}/enrolment
     ····O·P······A POST /api/v1/agents/{agent}/resume
+    ····O·P······A GET /api/v1/audit
+    ····O·P······A GET /api/v1/audit/export
     ·rd1OpPbsveVDA GET /api/v1/deployments
     ··d1OpP···e·DA POST /api/v1/deployments
     ·rd1OpPbsveVDA GET /api/v1/deployments/{deployment}

@@ -104,10 +104,7 @@ impl Apply {
 /// A catalog may be longer than the server takes at once: then this takes its time.
 async fn save(client: &Client, service: &Service) -> Result<(), ClientError> {
     loop {
-        let error = match client.save_service(service).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
+        let Err(error) = client.save_service(service).await else { return Ok(()) };
         let Some(wait) = error.retry_after() else { return Err(error) };
         tokio::time::sleep(wait).await;
     }

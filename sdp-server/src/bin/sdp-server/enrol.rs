@@ -6,7 +6,7 @@ use sdp_core::access::Access;
 use sdp_core::name::AgentName;
 use sdp_server::Config;
 
-use crate::say;
+use crate::{audit, say};
 
 #[derive(Debug, Args)]
 pub(crate) struct Enrol {
@@ -23,7 +23,9 @@ impl Enrol {
             .with_context(|| format!("cannot open the database in {}", data_dir.display()))?;
         let made = access.create_enrolment(self.agent).await;
         access.close().await;
-        say(made?.token.expose());
+        let made = made?;
+        audit::record(config, "create_enrolment", Some(made.agent.to_string())).await?;
+        say(made.token.expose());
         Ok(())
     }
 }

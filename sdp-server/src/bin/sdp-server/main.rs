@@ -1,6 +1,7 @@
 //! The server's binary: reads the configuration, runs the server until a signal comes, or does one errand.
 
 mod apply;
+mod audit;
 mod backup;
 mod enrol;
 mod sign_in;
@@ -88,6 +89,9 @@ enum Errand {
     Enrol(enrol::Enrol),
     /// Print a link that signs a browser in once, on the server's host. Works while the server runs.
     SignIn(sign_in::SignIn),
+    /// Look at the audit, on the server's host.
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Copy the data folder: database and job logs, whole and checked. Works while the server runs.
     Backup(backup::Backup),
     /// Fill an empty data folder from a backup. The server must not run.
@@ -124,6 +128,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Some(Errand::SignIn(sign_in)) => sign_in.run(&config()?).await,
         Some(Errand::Enrol(enrol)) => enrol.run(&config()?).await,
         Some(Errand::Token(token)) => token.run(&config()?).await,
+        Some(Errand::Audit(audit)) => audit.run(&config()?).await,
         Some(Errand::Backup(backup)) => backup.run(&config()?).await,
         Some(Errand::Restore(restore)) => restore.run(&config()?).await,
         Some(Errand::AcceptLoss) => backup::accept_loss(&config()?).await,

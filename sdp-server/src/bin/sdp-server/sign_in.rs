@@ -8,7 +8,7 @@ use sdp_core::name::{PersonName, TokenName};
 use sdp_core::principal::Principal;
 use sdp_server::Config;
 
-use crate::say;
+use crate::{audit, say};
 
 #[derive(Debug, Args)]
 pub(crate) struct SignIn {
@@ -25,7 +25,9 @@ impl SignIn {
             .with_context(|| format!("cannot open the database in {folder}"))?;
         let link = self.link(&access, config).await;
         access.close().await;
-        say(&link?);
+        let link = link?;
+        audit::record(config, "create_sign_in_link", Some(self.name.to_string())).await?;
+        say(&link);
         Ok(())
     }
 

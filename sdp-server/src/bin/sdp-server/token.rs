@@ -8,7 +8,7 @@ use sdp_core::api::TokenKind;
 use sdp_core::name::{ServiceName, TokenName};
 use sdp_server::Config;
 
-use crate::say;
+use crate::{audit, say};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Token {
@@ -55,8 +55,18 @@ impl Token {
         let access = Access::open(data_dir)
             .await
             .with_context(|| format!("cannot open the database in {}", data_dir.display()))?;
+        let noted = match &self {
+            Self::Create { kind, name, .. } => {
+                Some(("create_token", format!("{name} ({kind:?})").to_lowercase()))
+            }
+            Self::Revoke { name } => Some(("delete_token", name.to_string())),
+            Self::List => None,
+        };
         let done = self.work(&access).await;
         access.close().await;
+        if let (Ok(()), Some((action, target))) = (&done, noted) {
+            audit::record(config, action, Some(target)).await?;
+        }
         done
     }
 
