@@ -94,6 +94,10 @@ async fn an_enrolment_gives_one_agent_its_token_and_opens_nothing_else() {
     let twice = host.with(&made, Method::POST, "/api/v1/enrol").header("authorization", bearer(&made));
     refused(twice, 401, "unauthorised").await;
 
+    let audit = host.get("/api/v1/audit").send().await.expect("answered").text().await.expect("text");
+    assert_eq!(audit.matches("\"action\":\"enrol\"").count(), 1, "{audit}");
+    assert!(!audit.contains("sdpe_") && !audit.contains("sdpa_"));
+
     // An agent's token is for the socket, and the socket for an agent's token.
     let token = enrolled.token.expose();
     for path in ["/api/v1/me", "/api/v1/agents", "/api/v1/services"] {
