@@ -20,6 +20,7 @@ use std::time::Duration;
 use sdp_core::name::{ImageRef, Label};
 use sdp_core::secret::Secret;
 
+pub use file::server::read_token;
 pub use file::{ConfigError, ConfigFile, Environment};
 pub use limits::{BuildLimits, DiskConfig};
 

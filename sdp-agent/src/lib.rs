@@ -13,6 +13,7 @@ mod agent;
 pub mod builder;
 pub mod config;
 mod disk;
+pub mod enrol;
 pub mod exec;
 pub mod git;
 mod job;

@@ -171,6 +171,7 @@ impl Bot {
             Command::Services => say::services(&asker.client.services().await?),
             Command::Branches { service, text } => asker.branches(&service, text.as_deref()).await?,
             Command::Agents => agents::agents(&asker.client.agents().await?, jiff::Timestamp::now()),
+            Command::Drain { agent, draining } => asker.drain(&agent, draining).await?,
             Command::Whoami => {
                 say::whoami(asker.person.as_ref(), asker.own_sandbox().as_ref(), asker.client.base())
             }

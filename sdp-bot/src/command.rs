@@ -4,7 +4,7 @@
 //! deploy <service> [branch|tag|commit] [to <sandbox>] [KEY=value …]        deploy payments@feature/a qa-42
 //! status [sandbox|412]   list [mine|all]   who|where <service>   open <service> [in <sandbox>]   logs <service|412> [in <sandbox>] [n]
 //! cancel|stop|restart|redeploy|rollback <service|412> [in <sandbox>]
-//! sandbox show|delete <name>   services   branches <service> [text]   agents   whoami   help [command|all]
+//! sandbox show|delete <name>   services   branches <service> [text]   agents [drain|resume <name>]   whoami   help [command|all]
 //! ```
 //! It accepts what people really type: `payments@branch`; `to`, `in`, `on` or a bare third word for the sandbox; addresses of
 //! branches, in angle brackets with a text too; backticks; an em dash for `--`; numbers with or without `#`. Whatever it does
@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use sdp_core::id::DeploymentRef;
-use sdp_core::name::{EnvName, GitRef, SandboxName, ServiceName};
+use sdp_core::name::{AgentName, EnvName, GitRef, SandboxName, ServiceName};
 
 pub use address::RepoAddress;
 pub use secrets::looks_like_a_secret;
@@ -84,6 +84,13 @@ pub enum Command {
     },
     /// Which agents there are.
     Agents,
+    /// Give an agent no new work, or work again.
+    Drain {
+        /// Which.
+        agent: AgentName,
+        /// Whether it is to be drained.
+        draining: bool,
+    },
     /// Who one is to SDP.
     Whoami,
     /// How to use it.
@@ -237,6 +244,8 @@ impl fmt::Display for Command {
                 text.as_ref().map_or(Ok(()), |text| write!(f, " {}", words::quoted(text)))
             }
             Self::Agents => f.write_str("agents"),
+            Self::Drain { agent, draining: true } => write!(f, "agents drain {agent}"),
+            Self::Drain { agent, draining: false } => write!(f, "agents resume {agent}"),
             Self::Whoami => f.write_str("whoami"),
             Self::Help(None) => f.write_str("help"),
             Self::Help(Some(Topic::All)) => f.write_str("help all"),

@@ -336,8 +336,14 @@ impl Follower {
                 | EventKind::DeploymentSent { .. }
                 | EventKind::StepStarted { .. }
         );
-        let moves_agents =
-            matches!(event.kind, EventKind::AgentConnected { .. } | EventKind::AgentDisconnected {});
+        let moves_agents = matches!(
+            event.kind,
+            EventKind::AgentConnected { .. }
+                | EventKind::AgentDisconnected {}
+                | EventKind::AgentDrained {}
+                | EventKind::AgentResumed {}
+                | EventKind::AgentForgotten {}
+        );
         for id in self.ids() {
             let Some(tracked) = self.threads.get_mut(&id) else { continue };
             let queued = matches!(tracked.thread.deployment().state, State::Queued {});

@@ -236,6 +236,9 @@ pub struct AgentView {
     pub name: AgentName,
     /// Whether it is connected now.
     pub connected: bool,
+    /// Whether it is being drained: it gets no new work, and what runs on it serves on.
+    #[serde(default)]
+    pub draining: bool,
     /// Since when that is so.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub since: Timestamp,

@@ -203,4 +203,10 @@ pub enum EventKind {
     },
     /// An agent's connection ended.
     AgentDisconnected {},
+    /// An agent gets no new work; it finishes what it has, and what runs on it serves on.
+    AgentDrained {},
+    /// An agent that was drained gets work again.
+    AgentResumed {},
+    /// An agent was removed, and its token with it.
+    AgentForgotten {},
 }

@@ -103,6 +103,8 @@ struct Inner {
     newest: watch::Receiver<EventSeq>,
     /// Why what happens cannot be stored at present.
     storage: watch::Receiver<Option<StoreError>>,
+    /// Rung when something that opened a door has been made worthless.
+    revocations: watch::Sender<()>,
     /// The orchestrator; `stop` awaits it.
     task: Mutex<JoinSet<()>>,
 }
@@ -168,6 +170,7 @@ impl Platform {
                 inputs,
                 newest,
                 storage,
+                revocations: watch::Sender::new(()),
                 task,
             }),
         })
@@ -194,6 +197,63 @@ impl Platform {
     /// [`PlatformError::Stopping`].
     pub async fn agents(&self) -> Result<Vec<api::AgentView>, PlatformError> {
         self.ask(|world| world.agents.values().map(|agent| agent.view(world)).collect()).await
+    }
+
+    /// One agent.
+    ///
+    /// # Errors
+    /// [`PlatformError::UnknownAgent`].
+    pub async fn agent(&self, name: &AgentName) -> Result<api::AgentView, PlatformError> {
+        let name = name.clone();
+        self.ask(move |world| match world.agents.get(&name) {
+            Some(agent) => Ok(agent.view(world)),
+            None => Err(decide::unknown_agent(world, &name)),
+        })
+        .await?
+    }
+
+    /// Gives an agent no new work until it is resumed. What it works on it finishes, what runs on it serves on, its router routes
+    /// on; so it stays over restarts of agent and server. Nothing happens if it is being drained already.
+    ///
+    /// # Errors
+    /// [`PlatformError::UnknownAgent`].
+    pub async fn drain_agent(&self, by: &Principal, name: &AgentName) -> Result<(), PlatformError> {
+        self.command(by, Command::DrainAgent { name: name.clone(), draining: true }).await.map(drop)
+    }
+
+    /// Gives an agent work again.
+    ///
+    /// # Errors
+    /// [`PlatformError::UnknownAgent`].
+    pub async fn resume_agent(&self, by: &Principal, name: &AgentName) -> Result<(), PlatformError> {
+        self.command(by, Command::DrainAgent { name: name.clone(), draining: false }).await.map(drop)
+    }
+
+    /// Removes an agent, its token and its enrolment, and ends its connection. With `force` what it works on and what runs on it
+    /// ends as lost.
+    ///
+    /// # Errors
+    /// [`PlatformError::UnknownAgent`], [`PlatformError::AgentInUse`].
+    pub async fn forget_agent(
+        &self,
+        by: &Principal,
+        name: &AgentName,
+        force: bool,
+    ) -> Result<(), PlatformError> {
+        self.command(by, Command::ForgetAgent { name: name.clone(), force }).await?;
+        self.inner.revocations.send_replace(());
+        Ok(())
+    }
+
+    /// Ends the connection of an agent whose token is worthless; when this returns, nothing more is sent to it: no question, no
+    /// credential, no table.
+    ///
+    /// # Errors
+    /// [`PlatformError::Stopping`].
+    pub async fn disconnect_agent(&self, name: &AgentName) -> Result<(), PlatformError> {
+        let (answer, answered) = oneshot::channel();
+        self.input(Input::Disconnect { agent: name.clone(), answer }).await?;
+        answered.await.map_err(|_| PlatformError::Stopping)
     }
 
     /// Connects an agent in process; the returned end is the agent's.
@@ -286,6 +346,10 @@ impl Platform {
             return Err(PlatformError::DiskLow { free_mib: free >> 20, floor_mib: floor >> 20 });
         }
         Ok(())
+    }
+
+    pub(crate) fn revocations(&self) -> &watch::Sender<()> {
+        &self.inner.revocations
     }
 
     pub(crate) fn store(&self) -> &Store {

@@ -31,8 +31,8 @@ use uuid::Uuid;
 
 pub(crate) use address::ClientAddress;
 pub(crate) use auth::{
-    AskedBy, Caller, NotCrossSite, Proof, authenticate, is_same_origin, presented_session, session_cookie,
-    still_holds,
+    AskedBy, Caller, NotCrossSite, Proof, authenticate, bearer, is_same_origin, presented_session,
+    session_cookie, still_holds,
 };
 pub(crate) use body::{JsonBody, OptionalJsonBody};
 pub(crate) use came_from::CameFrom;

@@ -56,7 +56,7 @@ impl Modify for Security {
         let bearer = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .description(Some(
-                "A token: `sdp_…` of a person or program, `sdpb_…` of a bot, `sdpa_…` of an agent",
+                "A token: `sdp_…` of a person or program, `sdpb_…` of a bot, `sdpa_…` of an agent; `sdpe_…` is what an agent enrols with",
             ))
             .build();
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
@@ -119,7 +119,7 @@ fn complete(path: &str, method: &Method, operation: &mut Operation) {
     let requirement = |name: &str| SecurityRequirement::new::<_, [&str; 0], &str>(name, []);
     operation.security = Some(match who(method, path) {
         Some(Who::Open) => vec![],
-        Some(Who::Issue | Who::Agent | Who::Chat) | None => vec![requirement("bearer")],
+        Some(Who::Issue | Who::Agent | Who::Chat | Who::Enrol) | None => vec![requirement("bearer")],
         Some(_) => vec![requirement("bearer"), requirement("session")],
     });
     let problem = |description: &str| problem_response(description).build();

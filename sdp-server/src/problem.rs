@@ -132,12 +132,13 @@ pub(crate) fn status(code: &str) -> StatusCode {
         "unauthorised" | "login_wrong" => StatusCode::UNAUTHORIZED,
         "forbidden" | "login_needed" | "cross_site" | "origin_refused" => StatusCode::FORBIDDEN,
         "not_found" | "unknown_service" | "unknown_sandbox" | "unknown_deployment" | "unknown_instance"
-        | "unknown_token" | "unknown_person" | "unknown_session" | "unknown_binding" | "unknown_secret"
-        | "no_login" => StatusCode::NOT_FOUND,
+        | "unknown_agent" | "unknown_token" | "unknown_person" | "unknown_session" | "unknown_binding"
+        | "unknown_secret" | "no_login" => StatusCode::NOT_FOUND,
         "method_not_allowed" => StatusCode::METHOD_NOT_ALLOWED,
         "body_timeout" => StatusCode::REQUEST_TIMEOUT,
         "service_exists"
         | "service_in_use"
+        | "agent_in_use"
         | "prefix_taken"
         | "idempotency_conflict"
         | "already_ended"

@@ -289,13 +289,13 @@ impl Sdp {
 
     // ── repositories and catalog ──────────────────────────────────────────────────────────────────────────────────
 
+    /// The folder with the repositories.
+    pub(crate) fn repositories(&self) -> PathBuf {
+        self.folder.path().canonicalize().expect("it is there").join("repositories")
+    }
+
     pub(crate) fn repository(&self, name: &str) -> PathBuf {
-        self.folder
-            .path()
-            .canonicalize()
-            .expect("it is there")
-            .join("repositories")
-            .join(format!("{name}.git"))
+        self.repositories().join(format!("{name}.git"))
     }
 
     /// Commits files to a branch of a repository, which is made if it is not there.

@@ -5,6 +5,7 @@
 mod samples;
 
 mod again;
+mod agents;
 mod backup;
 mod bad_input;
 mod branches;

@@ -17,7 +17,7 @@ use url::Url;
 use super::limits::{DiskSection, LimitsSection};
 use super::{BuildConfig, Config, DockerConfig, RuntimeConfig, SpoolLimits, Toolchain, User, user};
 use crate::git::{GitConfig, GitConfigError};
-use crate::link::{Connector, InvalidLink, WebSocket};
+use crate::link::InvalidLink;
 use crate::network::NetworkConfig;
 use crate::router::RouterConfig;
 
@@ -349,33 +349,6 @@ impl ConfigFile {
         let section = self.docker.as_ref();
         section.map_or_else(|| Ok(DockerConfig::default()), DockerSection::config).map(Some)
     }
-
-    /// Checks the way to the server, and reads the token.
-    ///
-    /// # Errors
-    /// What is missing or cannot be used.
-    pub fn connector(&self) -> Result<Connector, ConfigError> {
-        let server = self.server.as_ref().ok_or(ConfigError::Missing {
-            key: "server",
-            hint: "the server's address, e.g. server = \"https://sdp.example.com\" (or SDP_AGENT_SERVER)",
-        })?;
-        if server.scheme() == "http" && !self.insecure_http && !is_loopback(server) {
-            let problem = "http would send the token in the clear; use https, or set insecure_http = true";
-            return Err(invalid("server", problem));
-        }
-        let token = match (&self.token, &self.token_file) {
-            (Some(token), _) => token.clone(),
-            (None, Some(path)) => read_secret("token_file", path, self.credentials.as_deref())?,
-            (None, None) => {
-                return Err(ConfigError::Missing {
-                    key: "token_file",
-                    hint: "a file with the agent's token, readable by its owner alone (or SDP_AGENT_TOKEN)",
-                });
-            }
-        };
-        let ca_file = self.ca_file.as_ref().or(self.network.ca_file.as_ref()).cloned();
-        Ok(Connector::WebSocket(WebSocket::new(server, &token, ca_file.as_deref())?))
-    }
 }
 
 /// Where a TOML error is and what it is, without the line itself: there may be a secret in it.
@@ -552,5 +525,6 @@ fn read_secret(key: &str, path: &Path, credentials: Option<&Path>) -> Result<Sec
     Ok(Secret::new(secret))
 }
 
+pub(super) mod server;
 #[cfg(test)]
 mod tests;

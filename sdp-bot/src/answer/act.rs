@@ -1,15 +1,15 @@
-//! Cancel, stop, restart, redeploy, rollback: on a number, or on a service in a sandbox.
+//! Cancel, stop, restart, redeploy, rollback: on a number, or on a service in a sandbox. Drain and resume: on an agent.
 
 use sdp_core::api::{AgainRequest, Deployment, Instance};
 use sdp_core::client::{DeploymentFilter, InstanceFilter, StateFilter};
 use sdp_core::deployment::Outcome;
 use sdp_core::id::DeploymentRef;
-use sdp_core::name::{SandboxName, ServiceName};
+use sdp_core::name::{AgentName, SandboxName, ServiceName};
 use sdp_core::sandbox::InstanceState;
 
 use crate::bot::{Asker, Reaction, Trouble};
 use crate::command::{Target, Verb};
-use crate::message::{answer as say, down::down};
+use crate::message::{Message, agents, answer as say, down::down};
 
 impl Asker {
     pub(crate) async fn act(&self, verb: Verb, on: Target) -> Result<Reaction, Trouble> {
@@ -88,6 +88,15 @@ impl Asker {
             }
             None => Err(self.nothing_runs(on).await?),
         }
+    }
+
+    /// Gives an agent no new work, or work again.
+    pub(crate) async fn drain(&self, agent: &AgentName, draining: bool) -> Result<Message, Trouble> {
+        let view = match draining {
+            true => self.client.drain_agent(agent).await?,
+            false => self.client.resume_agent(agent).await?,
+        };
+        Ok(agents::drained(&view))
     }
 
     /// What runs or is down; a number names what that deployment left running.

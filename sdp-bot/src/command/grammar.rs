@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use sdp_core::id::DeploymentRef;
-use sdp_core::name::{EnvName, GitRef, InvalidName, SandboxName, ServiceName, did_you_mean};
+use sdp_core::name::{AgentName, EnvName, GitRef, InvalidName, SandboxName, ServiceName, did_you_mean};
 
 use super::words::{Word, split};
 use super::{
@@ -98,8 +98,12 @@ pub(super) fn parse(text: &str) -> Result<Command, Mistake> {
         "services" => nothing("services", rest, Command::Services),
         "branches" => branches(rest),
         "agents" => match rest.all() {
-            [one, ..] if one.text == "drain" => Err(later("agents drain")),
-            _ => nothing("agents", rest, Command::Agents),
+            [] => Ok(Command::Agents),
+            [verb, name] if matches!(verb.text.as_str(), "drain" | "resume") => {
+                let agent = self::name::<AgentName>("VM", &name.text)?;
+                Ok(Command::Drain { agent, draining: verb.text == "drain" })
+            }
+            _ => Err(usage("agents", "I know agents, agents drain <name> and agents resume <name>.")),
         },
         "whoami" => nothing("whoami", rest, Command::Whoami),
         "help" => help(rest),

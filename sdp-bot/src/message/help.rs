@@ -36,7 +36,12 @@ const COMMANDS: [(&str, &str, &str, &str); 19] = [
     ("sandbox", "sandbox show|delete <name>", "look into a sandbox, or delete it", "sandbox show qa-42"),
     ("services", "services", "which services there are", "services"),
     ("branches", "branches <service> [text]", "its branches and tags", "branches payments refund"),
-    ("agents", "agents", "the VMs that build and run", "agents"),
+    (
+        "agents",
+        "agents [drain|resume <name>]",
+        "the VMs that build and run; give one no new work, or work again",
+        "agents drain vm-1",
+    ),
     ("whoami", "whoami", "who you are to SDP", "whoami"),
     ("help", "help [command|all]", "this", "help deploy"),
     ("quit", "quit", "leave the console (in a terminal)", "quit"),

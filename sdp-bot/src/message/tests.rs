@@ -140,6 +140,7 @@ fn agents_and_branches() {
     let agent = |name: &str, connected| AgentView {
         name: name.parse().unwrap(),
         connected,
+        draining: name == "vm-2",
         since: at(-100),
         version: "0.1.0".into(),
         labels: if connected { vec!["linux".parse().unwrap(), "go-1.23".parse().unwrap()] } else { vec![] },
@@ -182,6 +183,7 @@ fn agents_and_branches() {
         go: not found in PATH
         ok: git, disk
       vm-2 away for 1 min 40 s · 0.1.0
+        is being drained: it gets no new work
         go: not found in PATH
         ok: git, disk
     · hello has 2 branches and 1 tag

@@ -180,7 +180,10 @@ impl Access {
         });
         match deleted.await? {
             0 => Err(AccessError::UnknownPerson { name: name.clone() }),
-            _ => Ok(()),
+            _ => {
+                self.revoked();
+                Ok(())
+            }
         }
     }
 
@@ -197,7 +200,9 @@ impl Access {
             }
             forget_credential(connection, &name, now)
         });
-        Ok(done.await?)
+        done.await?;
+        self.revoked();
+        Ok(())
     }
 
     /// Drops what has expired: sessions, bindings, links, codes, tokens, and the credentials of those who are not logged in any

@@ -11,13 +11,13 @@ use super::feed::jitter;
 use super::{Client, ClientError, FEED_SILENCE, REQUEST_TIMEOUT};
 use crate::api::{
     AgainRequest, AgentList, AgentView, BranchList, CreateDeployment, CreateSignInLink, CreateToken,
-    DeploymentCreated, DeploymentList, DeploymentView, IDEMPOTENCY_KEY, Instance, InstanceList,
-    InstanceOutput, LogMatches, LogWindow, RepositoryList, SandboxList, SandboxView, SecretInfo, SecretList,
-    Service, ServiceList, SetSecret, SignInLink, TokenCreated, TokenInfo, TokenList,
+    DeploymentCreated, DeploymentList, DeploymentView, EnrolmentCreated, IDEMPOTENCY_KEY, Instance,
+    InstanceList, InstanceOutput, LogMatches, LogWindow, RepositoryList, SandboxList, SandboxView,
+    SecretInfo, SecretList, Service, ServiceList, SetSecret, SignInLink, TokenCreated, TokenInfo, TokenList,
 };
 use crate::deployment::Step;
 use crate::id::{DeploymentRef, InstanceId};
-use crate::name::{EnvName, IdempotencyKey, SandboxName, ServiceName, TokenName};
+use crate::name::{AgentName, EnvName, IdempotencyKey, SandboxName, ServiceName, TokenName};
 use crate::wire::Stream;
 
 /// How long one held request of [`Client::wait`] asks the server to hold it; proxies cut at 60 s.
@@ -388,6 +388,33 @@ impl Client {
     /// All agents.
     pub async fn agents(&self) -> Result<Vec<AgentView>, ClientError> {
         Ok(self.get::<AgentList>(self.url(&["agents"])).await?.agents)
+    }
+
+    /// Gives an agent no new work until it is resumed; what it has goes on.
+    pub async fn drain_agent(&self, agent: &AgentName) -> Result<AgentView, ClientError> {
+        let url = self.url(&["agents", agent.as_str(), "drain"]);
+        self.json(self.request(Method::POST, url), REQUEST_TIMEOUT).await
+    }
+
+    /// Gives an agent work again.
+    pub async fn resume_agent(&self, agent: &AgentName) -> Result<AgentView, ClientError> {
+        let url = self.url(&["agents", agent.as_str(), "resume"]);
+        self.json(self.request(Method::POST, url), REQUEST_TIMEOUT).await
+    }
+
+    /// Removes an agent and its token; with `force` even if it has work, which ends as lost then.
+    pub async fn forget_agent(&self, agent: &AgentName, force: bool) -> Result<(), ClientError> {
+        let mut url = self.url(&["agents", agent.as_str()]);
+        if force {
+            url.query_pairs_mut().append_pair("force", "true");
+        }
+        self.nothing(self.request(Method::DELETE, url)).await
+    }
+
+    /// Makes what an agent enrols with, once, within an hour (`sdp-agent enrol`).
+    pub async fn create_enrolment(&self, agent: &AgentName) -> Result<EnrolmentCreated, ClientError> {
+        let url = self.url(&["agents", agent.as_str(), "enrolment"]);
+        self.json(self.request(Method::POST, url), REQUEST_TIMEOUT).await
     }
 }
 

@@ -37,6 +37,8 @@ pub struct PlatformConfig {
     pub step_grace: Duration,
     /// How long a replaced instance may take to finish the requests it has.
     pub drain_limit: Duration,
+    /// How long agents take to dial again at most; a deployment that is to be switched waits so long for a router that is away.
+    pub dial_again: Duration,
     /// After how long an agent's absence fails its deployments.
     pub lost_after: Duration,
     /// How long an agent may take to answer a question (branches, output).
@@ -110,6 +112,7 @@ impl PlatformConfig {
             ask_again: Duration::from_secs(15),
             step_grace: Duration::from_secs(60),
             drain_limit: Duration::from_secs(30),
+            dial_again: Duration::from_secs(30),
             lost_after: Duration::from_secs(600),
             answer_limit: Duration::from_secs(30),
             disk_floor: 64 * 1024 * 1024,

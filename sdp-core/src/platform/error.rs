@@ -33,6 +33,22 @@ pub enum PlatformError {
         /// What was probably meant.
         did_you_mean: Option<String>,
     },
+    /// No such agent.
+    #[error("there is no agent named {name}")]
+    UnknownAgent {
+        /// What was asked for.
+        name: AgentName,
+        /// What was probably meant.
+        did_you_mean: Option<String>,
+    },
+    /// The agent cannot go while it has work.
+    #[error("the agent {name} still has {has}")]
+    AgentInUse {
+        /// The agent.
+        name: AgentName,
+        /// What it has, as a list.
+        has: String,
+    },
     /// No such deployment.
     #[error("there is no deployment {reference}")]
     UnknownDeployment {
@@ -238,6 +254,8 @@ impl PlatformError {
         match self {
             Self::UnknownService { .. } => "unknown_service",
             Self::UnknownSandbox { .. } => "unknown_sandbox",
+            Self::UnknownAgent { .. } => "unknown_agent",
+            Self::AgentInUse { .. } => "agent_in_use",
             Self::UnknownDeployment { .. } => "unknown_deployment",
             Self::UnknownInstance { .. } => "unknown_instance",
             Self::ServiceExists { .. } => "service_exists",
@@ -278,6 +296,10 @@ impl PlatformError {
         match self {
             Self::UnknownService { .. } => "see the catalog for the services there are",
             Self::UnknownSandbox { .. } => "a sandbox is made by the first deploy to it",
+            Self::UnknownAgent { .. } => "see the list of agents",
+            Self::AgentInUse { .. } => {
+                "drain it and stop what runs on it first, or end all that at once with `force=true`"
+            }
             Self::UnknownDeployment { .. } => "see the list of deployments",
             Self::UnknownInstance { .. } => "see the list of instances",
             Self::ServiceExists { .. } => "change it with PUT, or choose another name",
@@ -323,9 +345,9 @@ impl PlatformError {
     #[must_use]
     pub fn did_you_mean(&self) -> Option<&str> {
         match self {
-            Self::UnknownService { did_you_mean, .. } | Self::UnknownSandbox { did_you_mean, .. } => {
-                did_you_mean.as_deref()
-            }
+            Self::UnknownService { did_you_mean, .. }
+            | Self::UnknownSandbox { did_you_mean, .. }
+            | Self::UnknownAgent { did_you_mean, .. } => did_you_mean.as_deref(),
             _ => None,
         }
     }

@@ -79,6 +79,11 @@ pub(super) enum Input {
         agent: AgentName,
         epoch: Epoch,
     },
+    /// End the agent's connection: what it came in with is worthless. Answered once nothing more is sent there.
+    Disconnect {
+        agent: AgentName,
+        answer: oneshot::Sender<()>,
+    },
     Stop,
 }
 
@@ -91,6 +96,8 @@ pub(super) enum Command {
     DeleteSecret { service: ServiceName, name: EnvName },
     StopInstance { id: InstanceId },
     DeleteSandbox { name: SandboxName },
+    DrainAgent { name: AgentName, draining: bool },
+    ForgetAgent { name: AgentName, force: bool },
 }
 
 pub(super) struct DeployCommand {

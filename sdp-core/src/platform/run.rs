@@ -5,6 +5,7 @@
 //! has happened: the world is read from the store again, every answer of the turn is the error, and agents are
 //! disconnected, so that they say hello to what is true.
 
+mod agents;
 mod asked;
 mod hold;
 mod send;
@@ -20,18 +21,18 @@ use tracing::Instrument as _;
 
 use super::clock::Clock;
 use super::decide::{self, Act, commands::Verdict};
-use super::input::{Command, DeployCommand, Hello, Input, Reply, Welcomed};
+use super::input::{Command, DeployCommand, Input, Reply};
 use super::output::Followers;
 use super::world::World;
 use super::{PlatformConfig, PlatformError, session};
 use crate::deployment::Deployment;
 use crate::event::{About, Event, EventKind};
-use crate::id::{CommandId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId, RouteVersion};
+use crate::id::{CommandId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId};
 use crate::logs::Logs;
 use crate::name::AgentName;
 use crate::principal::Principal;
 use crate::secret::GitCredential;
-use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Store, StoreError};
+use crate::store::{IdempotencyRow, JobRow, Snapshot, Store, StoreError};
 use crate::vault::Vault;
 use crate::wire::{ByeReason, ToAgent};
 
@@ -51,6 +52,8 @@ type Told = Box<dyn FnOnce(Result<(), PlatformError>) + Send>;
 #[derive(Default)]
 struct Turn {
     sends: Vec<(AgentName, ToAgent)>,
+    /// Ways to agents that are thrown out.
+    farewells: Vec<mpsc::Sender<ToAgent>>,
     answers: Vec<Told>,
 }
 
@@ -255,6 +258,12 @@ impl Run {
                 self.followers.gone(&agent, epoch);
                 self.gone(&agent, epoch, turn);
             }
+            Input::Disconnect { agent, answer } => {
+                self.disconnect(&agent, turn);
+                turn.answers.push(Box::new(move |_| {
+                    answer.send(()).ok();
+                }));
+            }
             // Taken by `run`.
             Input::Stop => {}
         }
@@ -292,6 +301,11 @@ impl Run {
                 self.world.save_secret(*secret);
                 self.perform(vec![Act::Event { by: by.clone(), about, kind }], turn);
                 Reply::Saved { created }
+            }
+            Ok(Verdict::Forget { agent, acts }) => {
+                self.disconnect(&agent, turn);
+                self.perform(acts, turn);
+                Reply::Done
             }
             Ok(Verdict::Begin { before, command, idempotency, after }) => {
                 self.perform(before, turn);
@@ -352,75 +366,6 @@ impl Run {
         self.world.begin(event, job, command.credential)
     }
 
-    fn hello(
-        &mut self,
-        now: Timestamp,
-        agent: AgentName,
-        hello: Hello,
-        answer: oneshot::Sender<Result<Welcomed, PlatformError>>,
-        turn: &mut Turn,
-    ) {
-        // The hello of the newest connection wins: the older connection is told why it ends, if it still listens.
-        if let Some((epoch, outbox)) = self.outboxes.get(&agent) {
-            let bye = ToAgent::Bye { reason: ByeReason::Superseded, retry_after_ms: None };
-            outbox.try_send(bye).ok();
-            let epoch = *epoch;
-            self.gone(&agent, epoch, turn);
-        }
-        // What this turn had to say to the older connection is decided anew for this one.
-        turn.sends.retain(|(to, _)| *to != agent);
-        let epoch = self.world.next_epoch(&agent);
-        if self.world.boot_of(&agent).is_some_and(|boot| boot != hello.boot_id) {
-            tracing::info!(agent.name = %agent, "the agent was restarted");
-        }
-        let (acts, jobs, instances) = decide::agents::hello(&self.world, &agent, &hello);
-        let degraded = hello.degraded;
-        if let Some(why) = &degraded {
-            tracing::warn!(agent.name = %agent, why, "the agent is degraded; it gets no work");
-        }
-        let applied = hello.router.as_ref().map_or(RouteVersion(0), |router| router.applied);
-        let row = AgentRow {
-            name: agent.clone(),
-            epoch,
-            boot_id: hello.boot_id,
-            since: now,
-            version: hello.version.clone(),
-            labels: hello.labels,
-            capacity: hello.capacity,
-            runtimes: hello.runtimes,
-            preflight: hello.preflight,
-            router: hello.router.map(|router| router.base_url),
-        };
-        let (outbox, receiver) = mpsc::channel(OUTBOX);
-        let has_router = row.router.is_some();
-        self.world.agent_connected(row, degraded, applied);
-        self.outboxes.insert(agent.clone(), (epoch, outbox));
-        let about = About { agent: Some(agent.clone()), ..About::default() };
-        let connected = EventKind::AgentConnected { version: hello.version };
-        self.perform(vec![Act::Event { by: Principal::System, about, kind: connected }], turn);
-        self.perform(acts, turn);
-        if has_router {
-            // Whatever it has, it is told; a table that it has already changes nothing.
-            self.settle(turn);
-            turn.sends.push((agent, ToAgent::Routes { table: self.world.table.clone() }));
-        }
-        turn.answers.push(Box::new(move |stored| {
-            let welcomed = Welcomed { epoch, jobs, instances, outbox: receiver };
-            drop(answer.send(stored.map(|()| welcomed)));
-        }));
-    }
-
-    fn gone(&mut self, agent: &AgentName, epoch: Epoch, turn: &mut Turn) {
-        if self.outboxes.get(agent).is_none_or(|(present, _)| *present != epoch) {
-            return;
-        }
-        self.outboxes.remove(agent);
-        self.followers.gone(agent, epoch);
-        self.asked_is_gone(agent);
-        let acts = decide::agents::gone(&self.world, agent);
-        self.perform(acts, turn);
-    }
-
     /// Asks the rules until they have nothing more to say.
     fn settle(&mut self, turn: &mut Turn) {
         let left = self.followers.take_left().into_iter();
@@ -479,6 +424,10 @@ impl Run {
         self.bell.send_if_modified(|newest| std::mem::replace(newest, self.world.seq) != self.world.seq);
         for answer in turn.answers.drain(..) {
             answer(Ok(()));
+        }
+        for outbox in turn.farewells {
+            let bye = ToAgent::Bye { reason: ByeReason::Unauthorised, retry_after_ms: None };
+            outbox.try_send(bye).ok();
         }
         for (agent, message) in turn.sends {
             let Some((epoch, outbox)) = self.outboxes.get(&agent) else { continue };

@@ -2,6 +2,7 @@
 
 mod agent;
 mod deploys;
+mod fleet;
 mod instances;
 mod output;
 mod recovery;

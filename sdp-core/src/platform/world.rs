@@ -124,6 +124,7 @@ impl Agent {
         AgentView {
             name: self.row.name.clone(),
             connected: self.connected,
+            draining: self.row.draining,
             since: self.row.since,
             version: self.row.version.clone(),
             labels: self.row.labels.iter().cloned().collect(),
@@ -270,8 +271,11 @@ impl World {
         u32::try_from(busy.count()).unwrap_or(u32::MAX)
     }
 
-    /// How many deployments wait that an agent could do.
+    /// How many deployments wait that an agent could do; none while it is drained.
     fn queued_for(&self, agent: &Agent) -> u32 {
+        if agent.row.draining {
+            return 0;
+        }
         let waiting = self.open.values().filter(|open| open.deployment.agent.is_none());
         let could = waiting.filter(|open| super::decide::fits(agent, open)).count();
         u32::try_from(could).unwrap_or(u32::MAX)
@@ -333,6 +337,9 @@ impl World {
         if let Some(id) = event.about.instance {
             self.fold_instance(id, event);
         }
+        if let Some(agent) = &event.about.agent {
+            self.fold_agent(agent, event);
+        }
         match &event.kind {
             EventKind::ServiceDeleted {} => {
                 if let Some(name) = &event.about.service {
@@ -363,13 +370,6 @@ impl World {
                     self.unsaved.writes.sandboxes.retain(|new| new.name != *name);
                     self.unsaved.writes.sandboxes_gone.push(name.clone());
                     self.routes_changed = true;
-                }
-            }
-            EventKind::AgentDisconnected {} => {
-                if let Some(agent) = event.about.agent.as_ref().and_then(|name| self.agents.get_mut(name)) {
-                    agent.connected = false;
-                    agent.row.since = event.at;
-                    self.unsaved.agents.insert(agent.row.name.clone());
                 }
             }
             _ => {}

@@ -50,6 +50,9 @@ pub(crate) struct AgentRow {
     pub(crate) runtimes: Vec<String>,
     pub(crate) preflight: Vec<Preflight>,
     pub(crate) router: Option<url::Url>,
+    /// Somebody wants it to get no new work.
+    #[serde(default)]
+    pub(crate) draining: bool,
 }
 
 /// A request that may come again.
@@ -77,6 +80,8 @@ pub(crate) struct Writes {
     pub(crate) secrets: Vec<SecretRow>,
     pub(crate) secrets_gone: Vec<(ServiceName, EnvName)>,
     pub(crate) agents: Vec<AgentRow>,
+    /// Those that were forgotten, with all they could come in with.
+    pub(crate) agents_gone: Vec<AgentName>,
     pub(crate) idempotency: Vec<IdempotencyRow>,
 }
 
@@ -94,6 +99,7 @@ impl Writes {
             && self.secrets.is_empty()
             && self.secrets_gone.is_empty()
             && self.agents.is_empty()
+            && self.agents_gone.is_empty()
             && self.idempotency.is_empty()
     }
 
@@ -166,6 +172,10 @@ impl Writes {
         remove_named(db, "service", self.services_gone.iter().map(ServiceName::as_str))?;
         self.secrets.iter().try_for_each(|secret| secret.save(db))?;
         self.secrets_gone.iter().try_for_each(|(service, name)| SecretRow::remove(db, service, name))?;
+        for agent in &self.agents_gone {
+            db.prepare_cached("DELETE FROM agent WHERE name = ?1")?.execute([agent.as_str()])?;
+            crate::access::forget_agent(db, agent)?;
+        }
         for agent in &self.agents {
             db.prepare_cached(
                 "INSERT OR REPLACE INTO agent (name, epoch, boot_id, body) VALUES (?1, ?2, ?3, ?4)",

@@ -33,6 +33,8 @@ pub(crate) enum Who {
     Issue,
     /// Agents.
     Agent,
+    /// Whoever has an enrolment of an agent: that is no token, and its handler looks at it.
+    Enrol,
     /// As `Read`; or whoever has the token for metrics alone, or everybody, if the configuration says so.
     Metrics,
 }
@@ -128,6 +130,7 @@ impl Who {
             Self::Chat => speaks_for != SpeaksFor::Nobody,
             Self::Issue => speaks_for == SpeaksFor::Person || operator,
             Self::Agent => rank == Rank::Agent,
+            Self::Enrol => false,
         }
     }
 }
@@ -162,6 +165,11 @@ const TABLE: &[(&Method, &str, Who)] = &[
     (&Method::GET, "/api/v1/sandboxes/{sandbox}", Who::Read),
     (&Method::DELETE, "/api/v1/sandboxes/{sandbox}", Who::Develop),
     (&Method::GET, "/api/v1/agents", Who::Read),
+    (&Method::DELETE, "/api/v1/agents/{agent}", Who::Admin),
+    (&Method::POST, "/api/v1/agents/{agent}/drain", Who::Admin),
+    (&Method::POST, "/api/v1/agents/{agent}/resume", Who::Admin),
+    (&Method::POST, "/api/v1/agents/{agent}/enrolment", Who::Admin),
+    (&Method::POST, "/api/v1/enrol", Who::Enrol),
     (&Method::GET, "/api/v1/events", Who::Read),
     (&Method::POST, "/api/v1/sign-in-links", Who::Issue),
     (&Method::GET, "/api/v1/me", Who::Read),
@@ -309,6 +317,11 @@ mod tests {
         ·rd1OpPbsvenVDAN GET    /api/v1/sandboxes/{sandbox}
         ··d·OpP···en·DAN DELETE /api/v1/sandboxes/{sandbox}
         ·rd1OpPbsvenVDAN GET    /api/v1/agents
+        ····O·P·······A· DELETE /api/v1/agents/{agent}
+        ····O·P·······A· POST   /api/v1/agents/{agent}/drain
+        ····O·P·······A· POST   /api/v1/agents/{agent}/resume
+        ····O·P·······A· POST   /api/v1/agents/{agent}/enrolment
+        ················ POST   /api/v1/enrol
         ·rd1OpPbsvenVDAN GET    /api/v1/events
         ····O····ven···· POST   /api/v1/sign-in-links
         ·rd1OpPbsvenVDAN GET    /api/v1/me

@@ -303,6 +303,7 @@ fn home_says_what_an_agent_found_wrong_and_what_is_well() {
     docker: no answer
     git, disk: as it should be
     vm-2Awaysince 7 min ago
+    It is being drained: it gets no new work, and what runs on it serves on.
     ");
 }
 
@@ -430,6 +431,7 @@ pub(super) fn home() -> Home {
     let agent = |name: &str, connected| AgentView {
         name: AgentName::parse(name).unwrap(),
         connected,
+        draining: name == "vm-2",
         since: now - SignedDuration::from_mins(7),
         version: "0.1.0".into(),
         labels: Vec::new(),
@@ -500,6 +502,7 @@ fn home_says_what_runs_what_is_under_way_and_what_was() {
     Agents
     vm-1Connected1 of 4 busy
     vm-2Awaysince 7 min ago
+    It is being drained: it gets no new work, and what runs on it serves on.
     ");
 }
 

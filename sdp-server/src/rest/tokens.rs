@@ -7,7 +7,7 @@ use axum::response::Response;
 use jiff::{Timestamp, ToSpan};
 use sdp_core::access::NewToken;
 use sdp_core::api::{CreateToken, Problem, TokenCreated, TokenKind, TokenList};
-use sdp_core::name::TokenName;
+use sdp_core::name::{AgentName, TokenName};
 
 use super::located;
 use crate::app::App;
@@ -94,9 +94,12 @@ pub(crate) async fn delete(
     caller: Caller,
     Named(name): Named<TokenName>,
 ) -> Result<StatusCode, Refused> {
-    match caller.standing.rank {
+    let kind = match caller.standing.rank {
         Rank::Admin => app.access().delete_token(&name).await?,
         _ => app.access().delete_token_of(&name, caller.as_account()?).await?,
+    };
+    if kind == TokenKind::Agent {
+        app.platform().disconnect_agent(&AgentName::parse(name.as_str())?).await?;
     }
     Ok(StatusCode::NO_CONTENT)
 }

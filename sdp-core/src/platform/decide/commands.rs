@@ -5,12 +5,12 @@ use jiff::Timestamp;
 use super::super::input::{Command, DeployCommand, Reply};
 use super::super::world::World;
 use super::super::{PlatformConfig, PlatformError, Save};
-use super::{Act, drain, secrets};
+use super::{Act, drain, fleet, secrets};
 use crate::catalog::Service;
 use crate::deployment::Outcome;
 use crate::event::{About, EventKind};
 use crate::id::{DeploymentId, DeploymentNumber, InstanceId};
-use crate::name::{SandboxName, ServiceName};
+use crate::name::{AgentName, SandboxName, ServiceName};
 use crate::principal::Principal;
 use crate::sandbox::{InstanceState, StopReason};
 use crate::store::{IdempotencyRow, SecretRow};
@@ -30,6 +30,8 @@ pub(crate) enum Verdict {
     Save { service: Box<Service>, created: bool },
     /// A service's secret, then the word of it.
     SaveSecret { secret: Box<SecretRow>, created: bool },
+    /// The end of the agent's connection, then these acts.
+    Forget { agent: AgentName, acts: Vec<Act> },
 }
 
 pub(crate) fn command(
@@ -49,6 +51,8 @@ pub(crate) fn command(
         Command::DeleteSecret { service, name } => secrets::delete(world, by, service, name),
         Command::StopInstance { id } => stop_instance(world, by, id),
         Command::DeleteSandbox { name } => delete_sandbox(world, by, &name),
+        Command::DrainAgent { name, draining } => fleet::drain(world, by, &name, draining),
+        Command::ForgetAgent { name, force } => fleet::forget(world, by, &name, force),
     }
 }
 
