@@ -20,5 +20,6 @@ mod identity;
 mod links;
 mod logging;
 mod output;
+mod people;
 mod restart;
 mod tls;
