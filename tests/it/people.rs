@@ -3,6 +3,7 @@
 use sdp_bot::console::{self, Options};
 use sdp_core::access::{NewToken, Origin, Vouched};
 use sdp_core::api::{CreateToken, TokenKind};
+use sdp_core::client::Client;
 use sdp_core::principal::Role;
 use sdp_core::secret::{GitCredential, Secret};
 use tokio_util::sync::CancellationToken;
@@ -14,8 +15,11 @@ const USER: &str = "U024BE7LH";
 /// What a user of the chat is shown who types this, and whether all went well.
 async fn typed(sdp: &Sdp, bot: &Secret, commands: &str) -> (String, bool) {
     let client = sdp.client(bot).on_behalf_of(name(USER));
+    shown(client, Options::script(Some(name(USER))), commands).await
+}
+
+async fn shown(client: Client, options: Options, commands: &str) -> (String, bool) {
     let mut output = Vec::new();
-    let options = Options::script(Some(name(USER)));
     let ended =
         console::run(client, commands.as_bytes(), &mut output, options, CancellationToken::new()).await;
     (String::from_utf8(output).expect("UTF-8"), ended.expect("it ran").success())
@@ -93,6 +97,16 @@ fn a_user_of_a_chat_is_their_account_whatever_they_are_called_there() {
             expires_at: None,
         };
         let ci = sdp.client(&sdp.access().issue_token(new).await.expect("made").token);
+        // Whoever asks in her name and is nobody in the chat: she is called by the name that a bot has learnt of her.
+        let memory = tempfile::tempdir().expect("a folder");
+        let remember = |person: Option<&str>| Options {
+            store: Some(memory.path().join("bot.db")),
+            ..Options::script(person.map(name))
+        };
+        let her = sdp.client(&bot).on_behalf_of(name(USER));
+        expect(&shown(her, remember(Some(USER)), "/sdp status\n").await.0, &["alice of alice"]);
+        let (said, _) = shown(ci.clone(), remember(None), "/sdp deploy hello broken to qa\n").await;
+        expect(&said, &["@U024BE7LH check failed"]);
         let created = ci.deploy(&crate::harness::wanted("hello", "main"), None).await.expect("taken");
         sdp.wait(created.id.into()).await;
         let (said, well) = typed(sdp, &bot, "/sdp list mine\n/sdp login\n").await;

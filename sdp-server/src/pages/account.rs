@@ -1,7 +1,8 @@
 //! The account: who one is here, where one is signed in, and with what; for admins everybody's tokens and roles, too.
 //!
 //! Each part is shown to whom the API would answer, by the same table ([`Who`]): whoever may not see a list there does not see
-//! it here. A new token's value is put into the page by its script and is nowhere in what is rendered.
+//! it here. A new token's value is put into the page by its script and is nowhere in what is rendered. The lists are as long as
+//! the API's, which has no pages of them either.
 
 use axum::extract::State;
 use axum::http::StatusCode;
