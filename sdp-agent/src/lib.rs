@@ -21,6 +21,7 @@ pub mod network;
 pub mod redact;
 pub mod router;
 pub mod runtime;
+mod secrets;
 mod spool;
 mod sync;
 mod tools;

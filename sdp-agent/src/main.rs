@@ -139,11 +139,9 @@ fn main() -> ExitCode {
 
 fn start_logging(json: bool) {
     let filter = EnvFilter::try_from_env("SDP_AGENT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // What the engine's client writes when it debugs has the variables of services in it.
-    let filter = match "bollard=info".parse() {
-        Ok(quiet) => filter.add_directive(quiet),
-        Err(_) => filter,
-    };
+    // What the engine's client and the socket write when they debug has variables of services in it, and credentials.
+    let quiet = ["bollard=info", "tungstenite=info"].into_iter().filter_map(|one| one.parse().ok());
+    let filter = quiet.fold(filter, EnvFilter::add_directive);
     let colours = std::io::stderr().is_terminal();
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);

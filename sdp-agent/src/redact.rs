@@ -1,6 +1,7 @@
 //! Takes secrets out of what is printed, before it is stored or sent anywhere.
 //!
-//! Made by the job for its git credential and used by `exec` on every pipe, before lines are cut; everything downstream
+//! Made by the job for its git credential and the service's secrets, made anew for what a later life of the agent finds running
+//! (from the variables that it was given), and used by `exec` on every pipe, before lines are cut; everything downstream
 //! is clean by construction. A secret is found however the stream is cut into chunks, and in these forms: as it is, each
 //! of its lines, base64 and base64url at any of three offsets, URL-encoded, JSON-, XML- and shell-escaped, hexadecimal.
 //! Line feeds, carriage returns and ANSI colours in its middle do not hide it. It becomes [`MASK`], line feeds stay.
@@ -21,9 +22,9 @@ use std::sync::Arc;
 use aho_corasick::{AhoCorasick, packed};
 
 /// What a secret becomes.
-pub const MASK: &str = "[redacted]";
+pub use sdp_core::secret::MASK;
 /// Shorter secrets are not looked for, in bytes.
-pub const SHORTEST: usize = 6;
+pub use sdp_core::secret::SHORTEST;
 /// Of longer secrets fewer forms are looked for, in bytes.
 pub const LONG: usize = 4096;
 /// Longer forms are looked for in pieces of this length, so that little is held back.
@@ -171,12 +172,14 @@ impl RedactStream {
         // From here on it may be the beginning of a secret whose rest has not come yet.
         let undecided = if last { text.len() } else { patterns.partial(text) };
         let certain = if undecided < text.len() { plain.original(undecided) } else { plain.end };
-        self.emit(certain, &plain, &secrets, undecided, out);
+        let goes_on = certain > self.out;
+        self.emit(certain, &plain, &secrets, (0, undecided), out);
         // A line is not held back for less than what is worth hiding.
         if text.len() - undecided < SHORTEST
             && let Some(feed) = memchr::memrchr(b'\n', &self.held[certain..])
         {
-            self.emit(certain + feed + 1, &plain, &secrets, text.len(), out);
+            let begun = if goes_on { undecided } else { 0 };
+            self.emit(certain + feed + 1, &plain, &secrets, (begun, text.len()), out);
         }
         let covered = secrets.last().filter(|(_, end)| *end >= undecided && undecided > 0);
         if undecided > 0 {
@@ -190,13 +193,14 @@ impl RedactStream {
         self.out = self.out.saturating_sub(certain);
     }
 
-    /// Hands over `held` up to a place, with these secrets (in plain places, up to `limit`) masked.
+    /// Hands over `held` up to a place, with these secrets (in plain places, up to `limit`) masked; those that start before `begun`
+    /// have their mask already.
     fn emit(
         &mut self,
         to: usize,
         plain: &Plain,
         secrets: &[(usize, usize)],
-        limit: usize,
+        (begun, limit): (usize, usize),
         out: &mut Vec<u8>,
     ) {
         let mut at = self.out;
@@ -214,7 +218,7 @@ impl RedactStream {
                 continue;
             }
             out.extend_from_slice(&self.held[at..from.max(at)]);
-            if !(start == 0 && self.after_mask) {
+            if start >= begun && !(start == 0 && self.after_mask) {
                 out.extend_from_slice(MASK.as_bytes());
             }
             let hidden = &self.held[from.max(at)..until];

@@ -37,7 +37,7 @@ pub(crate) use auth::{
 pub(crate) use body::{JsonBody, OptionalJsonBody};
 pub(crate) use came_from::CameFrom;
 pub(crate) use limit::{Limiter, Place, forget, limit_refusals, limit_requests};
-pub(crate) use named::{IdempotencyHeader, Named, Query};
+pub(crate) use named::{IdempotencyHeader, Named, NamedTwo, Query};
 #[cfg(test)]
 pub(crate) use who::listed;
 pub(crate) use who::{Rank, Who, who};

@@ -185,6 +185,10 @@ pub(crate) mod examples {
         json!({ "service": "payments", "git_ref": "feature/refund", "sandbox": "alice" })
     }
 
+    pub(crate) fn set_secret() -> Value {
+        json!({ "value": "postgres://payments:…@db.example.com/payments", "given_to": "run" })
+    }
+
     pub(crate) fn create_token() -> Value {
         json!({ "name": "ci-payments", "kind": "deploy", "service": "payments", "expires_in_days": 90 })
     }
@@ -211,7 +215,7 @@ pub(crate) mod examples {
 
 #[cfg(test)]
 mod tests {
-    use sdp_core::api::{CreateDeployment, CreateSignInLink, CreateToken, Service};
+    use sdp_core::api::{CreateDeployment, CreateSignInLink, CreateToken, Service, SetSecret};
 
     use super::*;
 
@@ -271,6 +275,7 @@ mod tests {
         let service: Service = serde_json::from_value(examples::service()).expect("valid");
         service.check().expect("works");
         serde_json::from_value::<CreateDeployment>(examples::create_deployment()).expect("valid");
+        serde_json::from_value::<SetSecret>(examples::set_secret()).expect("valid");
         serde_json::from_value::<CreateToken>(examples::create_token()).expect("valid");
         serde_json::from_value::<CreateSignInLink>(examples::create_sign_in_link()).expect("valid");
         serde_json::from_value::<Problem>(examples::invalid_branch()).expect("valid");

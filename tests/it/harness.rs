@@ -16,6 +16,7 @@ use sdp_core::client::Client;
 use sdp_core::deployment::Outcome;
 use sdp_core::failure::Failure;
 use sdp_core::id::DeploymentRef;
+use sdp_core::platform::Platform;
 use sdp_core::secret::Secret;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -226,6 +227,11 @@ impl Sdp {
         self.stop_agent().await;
         change(&mut self.agent_config);
         self.start_agent().await;
+    }
+
+    /// What the server's handlers ask.
+    pub(crate) fn platform(&self) -> &Platform {
+        &self.server.as_ref().expect("the server runs").0.platform
     }
 
     /// The agent's own folder.

@@ -100,7 +100,14 @@ pub struct ConfigFile {
     toolchain: Vec<ToolchainSection>,
     network: NetworkConfig,
     spool: SpoolSection,
+    secrets: SecretsSection,
     router: Option<RouterSection>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SecretsSection {
+    folder: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -295,6 +302,13 @@ impl ConfigFile {
         config.build.network = self.network.clone();
         config.git.use_network(&self.network);
         config.spool = self.spool.limits()?;
+        if let Some(folder) = &self.secrets.folder {
+            if !folder.is_absolute() {
+                let problem = format!("{} is not an absolute path", folder.display());
+                return Err(invalid("secrets.folder", problem));
+            }
+            config.secrets_folder.clone_from(folder);
+        }
         config.router = self.router.as_ref().map(|RouterSection::Builtin(router)| router.clone());
         if let Some(router) = &config.router
             && router.listen.ip().is_unspecified()

@@ -270,7 +270,7 @@ impl ProcessRuntime {
         let made = tokio::task::spawn_blocking(move || shared.make(&place)).await;
         made.map_err(io::Error::other).and_then(|made| made).map_err(StartError::Folder)?;
         let mut env = config.base_env.clone();
-        env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
+        env.extend(spec.variables().map(|(name, value)| (name.into(), value.into())));
         let env = with_basics(&env, folder.join("home"), folder.join("tmp"));
         let program = Program { argv: argv.iter().map(Into::into).collect(), cwd: spec.run.cwd.clone(), env };
         let options = Options {

@@ -398,8 +398,8 @@ fn unknown_verb(typed: &str) -> Mistake {
 fn secret() -> Mistake {
     Mistake::new("secret_in_chat", "That looks like a secret, and everybody here can read it. Nothing was done with it.")
         .hint(
-            "have it set in the service's entry in the catalog, or on the agent; if it is real, replace it now, because it \
-             has been in a chat",
+            "ask an administrator to set it as a secret of the service (PUT /api/v1/services/SERVICE/secrets/NAME), never here; if \
+             it is real, replace it now, because it has been in a chat",
         )
 }
 

@@ -54,6 +54,27 @@ async fn a_request_carries_token_and_person_and_its_path_is_escaped() {
 }
 
 #[tokio::test]
+async fn repositories_are_asked_for_with_and_without_a_text() {
+    let (listener, client) = listen().await;
+    let body =
+        r#"{"repositories":[{"name":"shop/web","url":"https://git.example/shop/web.git"}],"complete":false}"#;
+    let (head, list) = tokio::join!(
+        answer(&listener, "200 OK", "application/json", body),
+        client.repositories(Some("shop/web"))
+    );
+    let list = list.unwrap();
+    assert_eq!(
+        (list.repositories[0].url.as_str(), list.complete),
+        ("https://git.example/shop/web.git", false)
+    );
+    assert!(head.starts_with("GET /api/v1/repositories?q=shop%2Fweb HTTP/1.1\r\n"), "{head}");
+    let empty = r#"{"repositories":[],"complete":true}"#;
+    let (head, list) =
+        tokio::join!(answer(&listener, "200 OK", "application/json", empty), client.repositories(None));
+    assert!(list.unwrap().complete && head.starts_with("GET /api/v1/repositories HTTP/1.1\r\n"), "{head}");
+}
+
+#[tokio::test]
 async fn a_server_that_is_asked_too_often_says_when_to_come_again_and_is_obeyed() {
     let (listener, client) = listen().await;
     let body = r#"{"type":"about:blank","status":429,"code":"too_many_requests","title":"You ask too often","hint":"try again in 7 s"}"#;

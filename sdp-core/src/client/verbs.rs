@@ -13,12 +13,12 @@ use crate::api::{
     AgainRequest, AgentList, AgentView, BindingInfo, BindingList, BranchList, CreateDeployment,
     CreateSignInLink, CreateToken, DeploymentCreated, DeploymentList, DeploymentView, IDEMPOTENCY_KEY,
     Instance, InstanceList, InstanceOutput, LogMatches, LogWindow, LoginLink, Me, Person, PersonList,
-    SandboxList, SandboxView, Service, ServiceList, SessionInfo, SessionList, SetRole, SignInLink,
-    TokenCreated, TokenInfo, TokenList,
+    RepositoryList, SandboxList, SandboxView, SecretInfo, SecretList, Service, ServiceList, SessionInfo,
+    SessionList, SetRole, SetSecret, SignInLink, TokenCreated, TokenInfo, TokenList,
 };
 use crate::deployment::Step;
 use crate::id::{BindingId, DeploymentRef, InstanceId, SessionId};
-use crate::name::{IdempotencyKey, PersonName, SandboxName, ServiceName, TokenName};
+use crate::name::{EnvName, IdempotencyKey, PersonName, SandboxName, ServiceName, TokenName};
 use crate::principal::Role;
 use crate::wire::Stream;
 
@@ -153,10 +153,38 @@ impl Client {
         self.nothing(self.request(Method::DELETE, self.url(&["services", name.as_str()]))).await
     }
 
+    /// The secrets of a service, without their values.
+    pub async fn secrets(&self, service: &ServiceName) -> Result<Vec<SecretInfo>, ClientError> {
+        let url = self.url(&["services", service.as_str(), "secrets"]);
+        Ok(self.get::<SecretList>(url).await?.secrets)
+    }
+
+    /// Sets a secret of a service, or replaces it.
+    pub async fn set_secret(
+        &self,
+        service: &ServiceName,
+        name: &EnvName,
+        secret: &SetSecret,
+    ) -> Result<SecretInfo, ClientError> {
+        let url = self.url(&["services", service.as_str(), "secrets", name.as_str()]);
+        self.json(self.request(Method::PUT, url).json(secret), REQUEST_TIMEOUT).await
+    }
+
+    /// Deletes a secret of a service. What runs keeps it until it is replaced.
+    pub async fn delete_secret(&self, service: &ServiceName, name: &EnvName) -> Result<(), ClientError> {
+        let url = self.url(&["services", service.as_str(), "secrets", name.as_str()]);
+        self.nothing(self.request(Method::DELETE, url)).await
+    }
+
     /// Branches and tags of a service's repository; with `q` those whose name contains it.
     pub async fn branches(&self, service: &ServiceName, q: Option<&str>) -> Result<BranchList, ClientError> {
         let url = self.url(&["services", service.as_str(), "branches"]);
         self.get(with_query(url, &[("q", q.map(str::to_owned))])).await
+    }
+
+    /// Repositories that services can be made of, and those that are; with `q` those whose name, address or service contains it.
+    pub async fn repositories(&self, q: Option<&str>) -> Result<RepositoryList, ClientError> {
+        self.get(with_query(self.url(&["repositories"]), &[("q", q.map(str::to_owned))])).await
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub(super) mod agents;
 pub(super) mod commands;
+mod secrets;
 pub(super) mod waiting;
 
 use std::collections::{HashMap, HashSet};
@@ -464,6 +465,13 @@ fn failed(open: &Open, reason: FailureReason, detail: String) -> Vec<Act> {
         _ => None,
     };
     vec![ended(open, Outcome::Failed { failure: Failure::new(step, reason, detail) })]
+}
+
+/// As [`failed`]; and the agent, which may hold the job already, is told to drop it.
+pub(super) fn given_up(open: &Open, agent: &AgentName, reason: FailureReason, detail: String) -> Vec<Act> {
+    let mut acts = failed(open, reason, detail);
+    acts.push(cancel(open, agent));
+    acts
 }
 
 fn cancelled(open: &Open) -> Act {

@@ -15,6 +15,7 @@ use crate::name::{
 };
 use crate::principal::Principal;
 use crate::secret::GitCredential;
+use crate::store::SecretRow;
 use crate::wire::link::ServerEnd;
 use crate::wire::{
     Answer, InstanceDecision, InstanceReport, JobDecision, JobReport, Load, Preflight, Progress,
@@ -86,6 +87,8 @@ pub(super) enum Command {
     Cancel { deployment: DeploymentId, number: DeploymentNumber },
     SaveService { service: Box<Service>, save: Save },
     DeleteService { name: ServiceName },
+    SetSecret { secret: Box<SecretRow> },
+    DeleteSecret { service: ServiceName, name: EnvName },
     StopInstance { id: InstanceId },
     DeleteSandbox { name: SandboxName },
 }
@@ -115,8 +118,9 @@ pub(super) enum Reply {
 /// Something to ask an agent.
 pub(super) enum Question {
     ListRefs { repo: RepoUrl, labels: BTreeSet<Label>, credential: Option<GitCredential> },
-    CheckCredential { repo: RepoUrl, credential: GitCredential, within: Duration },
     ReadOutput { agent: AgentName, instance: InstanceId, lines: u32 },
+    CheckCredential { agent: AgentName, repo: RepoUrl, credential: GitCredential, within: Duration },
+    ListRepos { agent: AgentName, repo: RepoUrl, credential: Option<GitCredential> },
 }
 
 /// An agent's hello, but for the protocol number.

@@ -5,7 +5,9 @@
 //! has happened: the world is read from the store again, every answer of the turn is the error, and agents are
 //! disconnected, so that they say hello to what is true.
 
+mod asked;
 mod hold;
+mod send;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use tracing::Instrument as _;
 
 use super::clock::Clock;
 use super::decide::{self, Act, commands::Verdict};
-use super::input::{Command, DeployCommand, Hello, Input, Question, Reply, Welcomed};
+use super::input::{Command, DeployCommand, Hello, Input, Reply, Welcomed};
 use super::output::Followers;
 use super::world::World;
 use super::{PlatformConfig, PlatformError, session};
@@ -30,7 +32,8 @@ use crate::name::AgentName;
 use crate::principal::Principal;
 use crate::secret::GitCredential;
 use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Store, StoreError};
-use crate::wire::{Answer, ByeReason, JobSpec, ToAgent};
+use crate::vault::Vault;
+use crate::wire::{ByeReason, ToAgent};
 
 /// How many inputs may wait for the loop.
 const INPUTS: usize = 1024;
@@ -40,12 +43,6 @@ const TURN: usize = 128;
 const OUTBOX: usize = 1024;
 /// After a commit that failed: how long until the store is tried again.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
-
-struct Asked {
-    agent: AgentName,
-    until: Timestamp,
-    answer: oneshot::Sender<Result<Answer, PlatformError>>,
-}
 
 /// Called once a turn is in the store, or with the error if it could not be stored.
 type Told = Box<dyn FnOnce(Result<(), PlatformError>) + Send>;
@@ -60,6 +57,7 @@ struct Turn {
 pub(super) struct Run {
     config: PlatformConfig,
     store: Store,
+    vault: Vault,
     logs: Logs,
     world: World,
     clock: Clock,
@@ -75,7 +73,7 @@ pub(super) struct Run {
     connections: u64,
     newest: HashMap<AgentName, u64>,
     sessions: JoinSet<()>,
-    asked: HashMap<CommandId, Asked>,
+    asked: HashMap<CommandId, asked::Asked>,
     followers: Arc<Followers>,
     stopping: watch::Sender<bool>,
 }
@@ -85,7 +83,7 @@ impl Run {
     pub(super) fn new(
         config: PlatformConfig,
         clock: Clock,
-        store: Store,
+        (store, vault): (Store, Vault),
         logs: Logs,
         followers: Arc<Followers>,
         snapshot: Snapshot,
@@ -98,6 +96,7 @@ impl Run {
         let run = Self {
             config,
             store,
+            vault,
             logs,
             world,
             clock,
@@ -127,7 +126,7 @@ impl Run {
         loop {
             let now = self.clock.now();
             let deadline = decide::next_deadline(&self.world, &self.config, now);
-            let deadline = deadline.into_iter().chain(self.asked.values().map(|asked| asked.until)).min();
+            let deadline = deadline.into_iter().chain(self.next_answer_due()).min();
             let sleep = async {
                 match deadline {
                     Some(at) => tokio::time::sleep_until(self.clock.instant(at).into()).await,
@@ -231,11 +230,7 @@ impl Run {
                 }
             }
             Input::Answered { agent, command, answer } => {
-                if self.asked.get(&command).is_some_and(|asked| asked.agent == agent)
-                    && let Some(asked) = self.asked.remove(&command)
-                {
-                    drop(asked.answer.send(Ok(answer)));
-                }
+                self.answered(&agent, command, answer);
             }
             Input::Assignment { agent, deployment, answer } => {
                 let open =
@@ -288,6 +283,13 @@ impl Run {
                 let about = About { service: Some(service.name.clone()), ..About::default() };
                 self.world.save_service(*service);
                 let kind = EventKind::ServiceSaved { created };
+                self.perform(vec![Act::Event { by: by.clone(), about, kind }], turn);
+                Reply::Saved { created }
+            }
+            Ok(Verdict::SaveSecret { secret, created }) => {
+                let about = About { service: Some(secret.service.clone()), ..About::default() };
+                let kind = EventKind::SecretSet { name: secret.name.clone() };
+                self.world.save_secret(*secret);
                 self.perform(vec![Act::Event { by: by.clone(), about, kind }], turn);
                 Reply::Saved { created }
             }
@@ -348,49 +350,6 @@ impl Run {
             self.world.remember_request(row);
         }
         self.world.begin(event, job, command.credential)
-    }
-
-    fn ask(
-        &mut self,
-        now: Timestamp,
-        question: Question,
-        answer: oneshot::Sender<Result<Answer, PlatformError>>,
-        turn: &mut Turn,
-    ) {
-        let command = CommandId::new();
-        let (agent, message) = match question {
-            Question::ListRefs { repo, labels, credential } => {
-                // The asker's credential goes only to an agent that could deploy the service.
-                let agent = self.world.agents.values().find(|agent| {
-                    agent.connected && agent.row.capacity > 0 && labels.is_subset(&agent.row.labels)
-                });
-                let Some(agent) = agent else {
-                    drop(answer.send(Err(PlatformError::NoAgent)));
-                    return;
-                };
-                (agent.row.name.clone(), ToAgent::ListRefs { command, repo, credential })
-            }
-            Question::CheckCredential { repo, credential, within } => {
-                let agent =
-                    self.world.agents.values().find(|agent| agent.connected && agent.row.capacity > 0);
-                let Some(agent) = agent else {
-                    drop(answer.send(Err(PlatformError::NoAgent)));
-                    return;
-                };
-                let within_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
-                (agent.row.name.clone(), ToAgent::CheckCredential { command, repo, credential, within_ms })
-            }
-            Question::ReadOutput { agent, instance, lines } => {
-                if !self.outboxes.contains_key(&agent) {
-                    drop(answer.send(Err(PlatformError::AgentAway { agent })));
-                    return;
-                }
-                (agent, ToAgent::ReadOutput { command, instance, lines })
-            }
-        };
-        let until = now.checked_add(self.config.answer_limit).unwrap_or(Timestamp::MAX);
-        self.asked.insert(command, Asked { agent: agent.clone(), until, answer });
-        turn.sends.push((agent, message));
     }
 
     fn hello(
@@ -457,17 +416,7 @@ impl Run {
         }
         self.outboxes.remove(agent);
         self.followers.gone(agent, epoch);
-        let asked: Vec<CommandId> = self
-            .asked
-            .iter()
-            .filter(|(_, asked)| asked.agent == *agent)
-            .map(|(command, _)| *command)
-            .collect();
-        for command in asked {
-            if let Some(asked) = self.asked.remove(&command) {
-                drop(asked.answer.send(Err(PlatformError::AgentAway { agent: agent.clone() })));
-            }
-        }
+        self.asked_is_gone(agent);
         let acts = decide::agents::gone(&self.world, agent);
         self.perform(acts, turn);
     }
@@ -484,13 +433,7 @@ impl Run {
             }
             self.perform(acts, turn);
         }
-        let late: Vec<CommandId> =
-            self.asked.iter().filter(|(_, asked)| now >= asked.until).map(|(command, _)| *command).collect();
-        for command in late {
-            if let Some(asked) = self.asked.remove(&command) {
-                drop(asked.answer.send(Err(PlatformError::NoAnswer { agent: asked.agent })));
-            }
-        }
+        self.asked_too_long(now);
     }
 
     fn perform(&mut self, acts: Vec<Act>, turn: &mut Turn) {
@@ -506,11 +449,10 @@ impl Run {
                     self.world.note(note);
                 }
                 Act::Send(agent, message) => turn.sends.push((agent, message)),
-                Act::SendJob(number) => {
-                    if let Some((agent, message)) = self.job(number) {
-                        turn.sends.push((agent, message));
-                    }
-                }
+                Act::SendJob(number) => match self.send_job(number) {
+                    Ok(message) => turn.sends.extend(message),
+                    Err(instead) => self.perform(instead, turn),
+                },
                 Act::SendTable => {
                     for router in self.world.routers() {
                         let table = self.world.table.clone();
@@ -519,44 +461,6 @@ impl Run {
                 }
             }
         }
-    }
-
-    fn job(&self, number: DeploymentNumber) -> Option<(AgentName, ToAgent)> {
-        let open = self.world.open.get(&number)?;
-        let deployment = &open.deployment;
-        let service = &open.job.service;
-        let mut env = service.env.clone();
-        env.extend(deployment.env.clone());
-        let spec = JobSpec {
-            number,
-            service: deployment.service.clone(),
-            sandbox: deployment.sandbox.clone(),
-            instance: open.job.instance,
-            repo: service.repo.clone(),
-            git_ref: deployment.git_ref.clone(),
-            commit: deployment.commit.clone(),
-            reuse_build: deployment.kind.may_reuse_build(),
-            subdir: service.subdir.clone(),
-            builder: service.builder.clone(),
-            health: service.health.clone(),
-            env,
-            port: service.port,
-            image: service.image.clone(),
-            limits: service.limits,
-            writable: service.writable.clone(),
-            release: service.release.clone(),
-            labels: service.labels.clone(),
-            step_limits: self.config.steps,
-        };
-        let message = ToAgent::Deploy {
-            command: decide::deploy_command(deployment.id, deployment.attempt),
-            deployment: deployment.id,
-            attempt: deployment.attempt,
-            spec: Box::new(spec),
-            credential: open.credential.clone(),
-            secrets: Vec::new(),
-        };
-        Some((deployment.agent.clone()?, message))
     }
 
     /// Append, ring, send.

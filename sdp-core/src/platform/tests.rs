@@ -5,6 +5,8 @@ mod deploys;
 mod instances;
 mod output;
 mod recovery;
+mod repositories;
+mod secrets;
 mod storage;
 
 use std::path::Path;

@@ -1,7 +1,9 @@
 //! All state in memory: what is open, not history. It changes in two ways only: by an event ([`World::apply`]), or by a remark
 //! that no one else needs to know ([`World::note`]). Both mark what must be saved in the same transaction.
 
+mod agents;
 mod note;
+mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -13,13 +15,13 @@ use crate::api::AgentView;
 use crate::catalog::Service;
 use crate::deployment::{Deployment, State, Step};
 use crate::event::{About, Event, EventKind};
-use crate::id::{BootId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId, RouteVersion};
-use crate::name::{AgentName, IdempotencyKey, SandboxName, ServiceName};
+use crate::id::{DeploymentId, DeploymentNumber, EventSeq, InstanceId, RouteVersion};
+use crate::name::{AgentName, EnvName, IdempotencyKey, SandboxName, ServiceName};
 use crate::sandbox::{
     Instance, InstanceState, LastRestart, RouteTable, Sandbox, StopReason, Unhealthy, route_table,
 };
 use crate::secret::GitCredential;
-use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Writes, is_routed};
+use crate::store::{AgentRow, IdempotencyRow, JobRow, SecretRow, Snapshot, Writes, is_routed};
 use crate::wire::Load;
 
 /// A deployment that has not ended.
@@ -142,6 +144,8 @@ pub(crate) struct World {
     pub(crate) seq: EventSeq,
     pub(crate) number: DeploymentNumber,
     pub(crate) services: BTreeMap<ServiceName, Service>,
+    /// Sealed, as the store has them.
+    secrets: BTreeMap<(ServiceName, EnvName), SecretRow>,
     pub(crate) sandboxes: BTreeMap<SandboxName, Sandbox>,
     /// By number, which is the order of the queue.
     pub(crate) open: BTreeMap<DeploymentNumber, Open>,
@@ -174,6 +178,8 @@ impl World {
             Self { seq: snapshot.seq, number: snapshot.number, routes_changed: true, ..Self::default() };
         world.services = snapshot.services.into_iter().map(|s| (s.name.clone(), s)).collect();
         world.sandboxes = snapshot.sandboxes.into_iter().map(|s| (s.name.clone(), s)).collect();
+        world.secrets =
+            snapshot.secrets.into_iter().map(|s| ((s.service.clone(), s.name.clone()), s)).collect();
         for (deployment, job) in snapshot.deployments {
             let cancel_asked = deployment.cancel_requested_by.is_some().then_some(now);
             world.numbers.insert(deployment.id, deployment.number);
@@ -331,8 +337,14 @@ impl World {
             EventKind::ServiceDeleted {} => {
                 if let Some(name) = &event.about.service {
                     self.services.remove(name);
+                    self.forget_secrets(name);
                     self.unsaved.writes.services_gone.push(name.clone());
                     self.routes_changed = true;
+                }
+            }
+            EventKind::SecretDeleted { name } => {
+                if let Some(service) = &event.about.service {
+                    self.forget_secret(service, name);
                 }
             }
             EventKind::SandboxCreated {} => {
@@ -563,34 +575,6 @@ impl World {
         self.unsaved.writes.services.push(service.clone());
         self.services.insert(service.name.clone(), service);
         self.routes_changed = true;
-    }
-
-    /// An agent has said hello.
-    pub(crate) fn agent_connected(&mut self, row: AgentRow, degraded: Option<String>, applied: RouteVersion) {
-        self.unsaved.agents.insert(row.name.clone());
-        if applied > self.table.version {
-            self.version_floor = self.version_floor.max(applied);
-            self.routes_changed = true;
-        }
-        let agent = Agent { row, connected: true, degraded, load: None, unfit: None, applied };
-        for running in self.instances.values_mut().filter(|r| r.instance.agent == agent.row.name) {
-            running.stop_sent = None;
-        }
-        for running in self.instances.values_mut() {
-            running.drained_by.remove(&agent.row.name);
-        }
-        for open in self.open.values_mut().filter(|o| o.deployment.agent.as_ref() == Some(&agent.row.name)) {
-            open.cancel_sent = None;
-        }
-        self.agents.insert(agent.row.name.clone(), agent);
-    }
-
-    pub(crate) fn next_epoch(&self, agent: &AgentName) -> Epoch {
-        self.agents.get(agent).map_or(Epoch(1), |agent| agent.row.epoch.next())
-    }
-
-    pub(crate) fn boot_of(&self, agent: &AgentName) -> Option<BootId> {
-        self.agents.get(agent).map(|agent| agent.row.boot_id)
     }
 
     /// What has changed since it was last asked, to be saved in one transaction.

@@ -139,6 +139,10 @@ const TABLE: &[(&Method, &str, Who)] = &[
     (&Method::PUT, "/api/v1/services/{service}", Who::Admin),
     (&Method::DELETE, "/api/v1/services/{service}", Who::Admin),
     (&Method::GET, "/api/v1/services/{service}/branches", Who::Read),
+    (&Method::GET, "/api/v1/repositories", Who::Read),
+    (&Method::GET, "/api/v1/services/{service}/secrets", Who::Admin),
+    (&Method::PUT, "/api/v1/services/{service}/secrets/{name}", Who::Admin),
+    (&Method::DELETE, "/api/v1/services/{service}/secrets/{name}", Who::Admin),
     (&Method::GET, "/api/v1/deployments", Who::Read),
     (&Method::POST, "/api/v1/deployments", Who::Deploy),
     (&Method::GET, "/api/v1/deployments/{deployment}", Who::Read),
@@ -285,6 +289,7 @@ mod tests {
         ····O·P·······A· PUT    /api/v1/services/{service}
         ····O·P·······A· DELETE /api/v1/services/{service}
         ·rd1OpPbsvenVDAN GET    /api/v1/services/{service}/branches
+        ·rd1OpPbsvenVDAN GET    /api/v1/repositories
         ·rd1OpPbsvenVDAN GET    /api/v1/deployments
         ··d1OpP···en·DAN POST   /api/v1/deployments
         ·rd1OpPbsvenVDAN GET    /api/v1/deployments/{deployment}

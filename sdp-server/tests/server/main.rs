@@ -18,6 +18,7 @@ mod problems;
 mod program;
 mod ready;
 mod roles;
+mod secrets;
 mod services;
 mod sign_in;
 mod sockets;

@@ -158,6 +158,7 @@ async fn every_route_lets_in_whom_the_table_names() {
     ····O·P······A GET /api/v1/people
     ····O·P······A DELETE /api/v1/people/{person}
     ····O·P······A PUT /api/v1/people/{person}
+    ·rd1OpPbsveVDA GET /api/v1/repositories
     ·rd1OpPbsveVDA GET /api/v1/sandboxes
     ··d·OpP···e·DA DELETE /api/v1/sandboxes/{sandbox}
     ·rd1OpPbsveVDA GET /api/v1/sandboxes/{sandbox}

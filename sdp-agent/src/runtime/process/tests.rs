@@ -79,6 +79,7 @@ impl Fixture {
                 container: None,
             },
             env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             number: DeploymentNumber(1),
             attempt: 1,
             build: DeploymentId::new(),
