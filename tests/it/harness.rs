@@ -194,6 +194,11 @@ impl Sdp {
         client(&self.url, token, self.authority.as_deref())
     }
 
+    /// Its people, sessions and tokens.
+    pub(crate) fn access(&self) -> &sdp_core::access::Access {
+        &self.server.as_ref().expect("it runs").0.access
+    }
+
     pub(crate) async fn start_agent(&mut self) {
         let authority = self.authority.as_deref();
         let socket = WebSocket::new(&self.url, &self.agent_token, authority).expect("an address");

@@ -22,6 +22,7 @@ mod identity;
 mod links;
 mod logging;
 mod output;
+mod people;
 mod restart;
 mod secrets;
 mod tls;

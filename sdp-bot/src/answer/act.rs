@@ -21,7 +21,7 @@ impl Asker {
                 let deployment = match on {
                     Target::Deployment(deployment) => deployment,
                     Target::Service { service, sandbox } => {
-                        let sandbox = self.sandbox(sandbox)?;
+                        let sandbox = self.sandbox(sandbox).await?;
                         let newest = self.deployments(&service, &sandbox, None, 1).await?.into_iter().next();
                         newest.ok_or_else(|| say::never_deployed(&service, &sandbox))?.id.into()
                     }
@@ -32,7 +32,7 @@ impl Asker {
                 let deployment = match on {
                     Target::Deployment(deployment) => deployment,
                     Target::Service { service, sandbox } => {
-                        let sandbox = self.sandbox(sandbox)?;
+                        let sandbox = self.sandbox(sandbox).await?;
                         let ended =
                             self.deployments(&service, &sandbox, Some(StateFilter::Ended), 50).await?;
                         let succeeded =
@@ -57,7 +57,7 @@ impl Asker {
         let deployment = match on {
             Target::Deployment(deployment) => deployment,
             Target::Service { service, sandbox } => {
-                let sandbox = self.sandbox(sandbox)?;
+                let sandbox = self.sandbox(sandbox).await?;
                 let unfinished = self.unfinished(&service, &sandbox).await?;
                 unfinished.first().ok_or_else(|| say::nothing_to_cancel(&service, &sandbox))?.id.into()
             }
@@ -113,7 +113,7 @@ impl Asker {
                 Ok(now.filter(|now| now.id == instance.id))
             }
             Target::Service { service, sandbox } => {
-                let sandbox = self.sandbox(sandbox.clone())?;
+                let sandbox = self.sandbox(sandbox.clone()).await?;
                 self.there_in(service, &sandbox).await
             }
         }
@@ -150,7 +150,7 @@ impl Asker {
                 say::nothing_runs_of(&view.deployment).into()
             }
             Target::Service { service, sandbox } => {
-                let sandbox = self.sandbox(sandbox)?;
+                let sandbox = self.sandbox(sandbox).await?;
                 let unfinished = self.unfinished(&service, &sandbox).await?;
                 say::nothing_runs(&service, &sandbox, unfinished.first()).into()
             }

@@ -16,7 +16,7 @@ use crate::text::clean;
 /// The longest value of a variable, in bytes.
 const MAX_VALUE: usize = 2000;
 /// What people type for a command that has another name here.
-const ALIASES: [(&str, &str); 17] = [
+const ALIASES: [(&str, &str); 21] = [
     ("?", "help"),
     ("man", "help"),
     ("ls", "list"),
@@ -34,9 +34,13 @@ const ALIASES: [(&str, &str); 17] = [
     ("roll-back", "rollback"),
     ("re-deploy", "redeploy"),
     ("info", "status"),
+    ("signin", "login"),
+    ("log-in", "login"),
+    ("log-out", "logout"),
+    ("me", "whoami"),
 ];
 /// Commands of the grammar that this version does not have.
-const LATER: [&str; 12] = [
+const LATER: [&str; 10] = [
     "route",
     "routes",
     "templates",
@@ -45,8 +49,6 @@ const LATER: [&str; 12] = [
     "freeze",
     "unlock",
     "unfreeze",
-    "login",
-    "logout",
     "share",
     "notify",
 ];
@@ -105,6 +107,9 @@ pub(super) fn parse(text: &str) -> Result<Command, Mistake> {
             }
             _ => Err(usage("agents", "I know agents, agents drain <name> and agents resume <name>.")),
         },
+        "login" if !rest.all().is_empty() => Err(login_in_chat()),
+        "login" => Ok(Command::Login),
+        "logout" => nothing("logout", rest, Command::Logout),
         "whoami" => nothing("whoami", rest, Command::Whoami),
         "help" => help(rest),
         later_verb if LATER.contains(&later_verb) => Err(later(later_verb)),
@@ -400,6 +405,13 @@ fn secret() -> Mistake {
             "ask an administrator to set it as a secret of the service (PUT /api/v1/services/SERVICE/secrets/NAME), never here; if \
              it is real, replace it now, because it has been in a chat",
         )
+}
+
+/// Words after `login` may be a password: they are not repeated.
+fn login_in_chat() -> Mistake {
+    Mistake::new("secret_in_chat", "Say login and nothing else: what you log in with is typed into the page alone.").hint(
+        "if that was a password, replace it now, because it has been in a chat; then say login for a link to the page",
+    )
 }
 
 /// What was typed, fit to be repeated.

@@ -86,6 +86,9 @@ fn people_type_the_same_thing_in_many_ways() {
         ("agents drain VM-1", "agents drain vm-1"),
         ("agent resume vm-1", "agents resume vm-1"),
         ("whoami", "whoami"),
+        ("/sdp login", "login"),
+        ("Log-in", "login"),
+        ("logout", "logout"),
         ("", "help"),
         ("/sdp", "help"),
         ("help", "help"),
@@ -209,6 +212,8 @@ fn a_secret_is_refused_and_never_repeated() {
         "deploy hello main URL=postgres://u:hunter2hunter2@db/x",
         "xoxb-hunter2hunter2hunter2",
         "deploy hello main LEVEL=sdp_hunter2hunter2hunter2",
+        "login hunter2",
+        "/sdp log-in alice hunter2",
     ] {
         let mistake = parse(typed).unwrap_err();
         assert_eq!(mistake.code, "secret_in_chat", "{typed}");

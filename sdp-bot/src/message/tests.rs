@@ -1,5 +1,7 @@
 //! The words of answers.
 
+mod login;
+
 use std::collections::HashMap;
 
 use insta::assert_snapshot;
@@ -355,16 +357,6 @@ fn hints_for_programs_reach_a_chat_in_its_own_words() {
     ✗ You ask too often.
       at most 1200 requests a minute
       next try again in 3 s
-    ");
-}
-
-#[test]
-fn a_token_without_a_person_is_told_so() {
-    let server = "http://sdp".parse().unwrap();
-    assert_snapshot!(answer::whoami(None, None, &server).to_plain(), @r"
-    · You are nobody by name: this token speaks for itself, and no sandbox is yours
-      next name a person with a bot's token: --as <person>; or say to <sandbox>
-      server http://sdp/
     ");
 }
 

@@ -98,14 +98,11 @@ impl Access {
                 username: vouched.credential.username,
                 password: vouched.credential.password,
             };
-            let sealed = match seal(&vault, &name, &kept) {
-                Ok(sealed) => sealed,
-                Err(_) => {
-                    return Err(StoreError::Corrupt {
-                        table: "credential",
-                        problem: "it cannot be sealed".into(),
-                    });
-                }
+            let Ok(sealed) = seal(&vault, &name, &kept) else {
+                return Err(StoreError::Corrupt {
+                    table: "credential",
+                    problem: "it cannot be sealed".into(),
+                });
             };
             connection.execute(
                 "INSERT INTO credential (account, sealed) VALUES (?1, ?2)

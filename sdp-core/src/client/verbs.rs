@@ -10,14 +10,16 @@ use url::Url;
 use super::feed::jitter;
 use super::{Client, ClientError, FEED_SILENCE, REQUEST_TIMEOUT};
 use crate::api::{
-    AgainRequest, AgentList, AgentView, BranchList, CreateDeployment, CreateSignInLink, CreateToken,
-    DeploymentCreated, DeploymentList, DeploymentView, EnrolmentCreated, IDEMPOTENCY_KEY, Instance,
-    InstanceList, InstanceOutput, LogMatches, LogWindow, RepositoryList, SandboxList, SandboxView,
-    SecretInfo, SecretList, Service, ServiceList, SetSecret, SignInLink, TokenCreated, TokenInfo, TokenList,
+    AgainRequest, AgentList, AgentView, BindingInfo, BindingList, BranchList, CreateDeployment,
+    CreateSignInLink, CreateToken, DeploymentCreated, DeploymentList, DeploymentView, EnrolmentCreated,
+    IDEMPOTENCY_KEY, Instance, InstanceList, InstanceOutput, LogMatches, LogWindow, LoginLink, Me, Person,
+    PersonList, RepositoryList, SandboxList, SandboxView, SecretInfo, SecretList, Service, ServiceList,
+    SessionInfo, SessionList, SetRole, SetSecret, SignInLink, TokenCreated, TokenInfo, TokenList,
 };
 use crate::deployment::Step;
-use crate::id::{DeploymentRef, InstanceId};
-use crate::name::{AgentName, EnvName, IdempotencyKey, SandboxName, ServiceName, TokenName};
+use crate::id::{BindingId, DeploymentRef, InstanceId, SessionId};
+use crate::name::{AgentName, EnvName, IdempotencyKey, PersonName, SandboxName, ServiceName, TokenName};
+use crate::principal::Role;
 use crate::wire::Stream;
 
 /// How long one held request of [`Client::wait`] asks the server to hold it; proxies cut at 60 s.
@@ -439,5 +441,69 @@ impl Client {
     /// Makes a token worthless at once.
     pub async fn delete_token(&self, name: &TokenName) -> Result<(), ClientError> {
         self.nothing(self.request(Method::DELETE, self.url(&["tokens", name.as_str()]))).await
+    }
+}
+
+/// Who asks, and what is theirs.
+#[expect(clippy::missing_errors_doc, reason = "every method fails in the same ways, with ClientError")]
+impl Client {
+    /// Who this client is to the server.
+    pub async fn me(&self) -> Result<Me, ClientError> {
+        self.get(self.url(&["me"])).await
+    }
+
+    /// The browsers in which they are signed in, newest first.
+    pub async fn sessions(&self) -> Result<Vec<SessionInfo>, ClientError> {
+        Ok(self.get::<SessionList>(self.url(&["me", "sessions"])).await?.sessions)
+    }
+
+    /// Ends one of their sessions.
+    pub async fn delete_session(&self, id: SessionId) -> Result<(), ClientError> {
+        self.nothing(self.request(Method::DELETE, self.url(&["me", "sessions", &id.to_string()]))).await
+    }
+
+    /// Ends all their sessions and bindings, and with them their git credential. Their tokens stay.
+    pub async fn log_out_everywhere(&self) -> Result<(), ClientError> {
+        self.nothing(self.request(Method::DELETE, self.url(&["me", "sessions"]))).await
+    }
+
+    /// Which users of which chats they are, newest first.
+    pub async fn bindings(&self) -> Result<Vec<BindingInfo>, ClientError> {
+        Ok(self.get::<BindingList>(self.url(&["me", "bindings"])).await?.bindings)
+    }
+
+    /// Ends one of their bindings, and the sessions that began through it.
+    pub async fn delete_binding(&self, id: BindingId) -> Result<(), ClientError> {
+        self.nothing(self.request(Method::DELETE, self.url(&["me", "bindings", &id.to_string()]))).await
+    }
+
+    /// A link to the login page for the user of the chat on whose behalf this is: for their eyes alone.
+    pub async fn login_link(&self) -> Result<LoginLink, ClientError> {
+        self.json(self.request(Method::POST, self.url(&["login-links"])), REQUEST_TIMEOUT).await
+    }
+
+    /// Ends what this came through: for a bot the binding of the user of its chat.
+    pub async fn log_out(&self) -> Result<(), ClientError> {
+        self.nothing(self.request(Method::POST, self.url(&["logout"]))).await
+    }
+}
+
+/// People who have logged in; for admins.
+#[expect(clippy::missing_errors_doc, reason = "every method fails in the same ways, with ClientError")]
+impl Client {
+    /// Everybody who ever logged in, by name.
+    pub async fn people(&self) -> Result<Vec<Person>, ClientError> {
+        Ok(self.get::<PersonList>(self.url(&["people"])).await?.people)
+    }
+
+    /// Changes what a person may do, from their next request on.
+    pub async fn set_role(&self, name: &PersonName, role: Role) -> Result<Person, ClientError> {
+        let request = self.request(Method::PUT, self.url(&["people", name.as_str()])).json(&SetRole { role });
+        self.json(request, REQUEST_TIMEOUT).await
+    }
+
+    /// Forgets a person, with all that opens a door in their name.
+    pub async fn delete_person(&self, name: &PersonName) -> Result<(), ClientError> {
+        self.nothing(self.request(Method::DELETE, self.url(&["people", name.as_str()]))).await
     }
 }

@@ -1,5 +1,7 @@
 //! What the pages say, from stories told in events.
 
+mod account;
+
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
@@ -171,12 +173,12 @@ fn read(markup: &Markup, id: &str) -> String {
         let attribute = |name: &str| {
             tag.split(&format!(" {name}=\"")).nth(1).map(|v| v.split('"').next().unwrap().to_owned())
         };
-        if let Some(path) = attribute("data-post").or_else(|| attribute("href")) {
+        if let Some(path) = ["data-post", "data-delete", "href"].into_iter().find_map(attribute) {
             out.push_str(&format!("[{} ", path.split('?').next().unwrap()));
         } else if matches!(tag, "/a" | "/button") {
             out.push(']');
         }
-        if matches!(name, "p" | "div" | "li" | "h1" | "h2" | "h3" | "ol" | "ul") {
+        if matches!(name, "p" | "div" | "li" | "h1" | "h2" | "h3" | "ol" | "ul" | "dt") {
             out.push('\n');
         }
         rest = &rest[close + 1..];

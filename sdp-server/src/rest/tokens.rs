@@ -17,7 +17,7 @@ use crate::openapi::examples;
 use crate::problem::Refused;
 
 /// The longest that a token which expires may live, in days.
-const LONGEST: u16 = 3650;
+pub(crate) const LONGEST: u16 = 3650;
 
 /// Tokens, without their values: all of them for admins, else one's own.
 #[utoipa::path(get, path = "/api/v1/tokens", operation_id = "list_tokens", tag = "tokens",
@@ -50,8 +50,7 @@ pub(crate) async fn create(
     caller: Caller,
     JsonBody(body): JsonBody<CreateToken>,
 ) -> Result<Response, Refused> {
-    let wanted = Rank::of_token(body.kind).filter(|_| !is_of_a_machine(body.kind)).unwrap_or(Rank::Admin);
-    if caller.standing.rank < wanted {
+    if !may_make(caller.standing.rank, body.kind) {
         return Err(Refused::forbidden(format!(
             "a token of the kind `{}` may do more than you",
             body.kind.as_str()
@@ -77,6 +76,12 @@ pub(crate) async fn create(
     let location = format!("/api/v1/tokens/{}", token.name);
     let what = format!("{} ({})", token.name, token.kind.as_str());
     Ok(touched(what, located(&location, (StatusCode::CREATED, Json(token)))))
+}
+
+/// Whether somebody of this rank may make a token of this kind: never one that may do more than they.
+pub(crate) fn may_make(rank: Rank, kind: TokenKind) -> bool {
+    let wanted = Rank::of_token(kind).filter(|_| !is_of_a_machine(kind)).unwrap_or(Rank::Admin);
+    rank >= wanted
 }
 
 fn is_of_a_machine(kind: TokenKind) -> bool {

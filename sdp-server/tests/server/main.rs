@@ -2,6 +2,7 @@
 //! agent, it plays one.
 
 mod access;
+mod account;
 mod agents;
 mod audit;
 mod data_dir;
