@@ -298,6 +298,9 @@ mod tests {
         ····O·P·······A· DELETE /api/v1/services/{service}
         ·rd1OpPbsvenVDAN GET    /api/v1/services/{service}/branches
         ·rd1OpPbsvenVDAN GET    /api/v1/repositories
+        ····O·P·······A· GET    /api/v1/services/{service}/secrets
+        ····O·P·······A· PUT    /api/v1/services/{service}/secrets/{name}
+        ····O·P·······A· DELETE /api/v1/services/{service}/secrets/{name}
         ·rd1OpPbsvenVDAN GET    /api/v1/deployments
         ··d1OpP···en·DAN POST   /api/v1/deployments
         ·rd1OpPbsvenVDAN GET    /api/v1/deployments/{deployment}

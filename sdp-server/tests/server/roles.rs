@@ -173,6 +173,9 @@ async fn every_route_lets_in_whom_the_table_names() {
     ·rd1OpPbsveVDA GET /api/v1/services/{service}
     ····O·P······A PUT /api/v1/services/{service}
     ·rd1OpPbsveVDA GET /api/v1/services/{service}/branches
+    ····O·P······A GET /api/v1/services/{service}/secrets
+    ····O·P······A DELETE /api/v1/services/{service}/secrets/{name}
+    ····O·P······A PUT /api/v1/services/{service}/secrets/{name}
     ····O····ve··· POST /api/v1/sign-in-links
     ····O····veVDA GET /api/v1/tokens
     ····O····veVDA POST /api/v1/tokens
