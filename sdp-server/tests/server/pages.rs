@@ -148,6 +148,10 @@ async fn no_write_with_a_cookie_comes_from_elsewhere() {
         {
             let method: Method = method.to_uppercase().parse().expect("a method");
             let address = path.replace("{deployment}", "1").replace(['{', '}'], "");
+            // A cookie opens nothing there, wherever it comes from.
+            if path == "/api/v1/enrol" {
+                continue;
+            }
             let is_open = operation["security"].as_array().is_some_and(Vec::is_empty);
             for headers in &elsewhere {
                 // Signing in and out needs no session, so programs that say nothing of where they come from may, too.
