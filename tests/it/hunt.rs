@@ -133,7 +133,7 @@ fn percent(bytes: &[u8], plus: bool) -> Vec<u8> {
     for byte in bytes {
         match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                out.push(char::from(*byte))
+                out.push(char::from(*byte));
             }
             b' ' if plus => out.push('+'),
             other => out.push_str(&format!("%{other:02X}")),
@@ -144,7 +144,7 @@ fn percent(bytes: &[u8], plus: bool) -> Vec<u8> {
 
 fn json(text: &str) -> Vec<u8> {
     let quoted = serde_json::to_string(text).expect("text");
-    quoted[1..quoted.len() - 1].as_bytes().to_vec()
+    quoted.as_bytes()[1..quoted.len() - 1].to_vec()
 }
 
 fn xml(text: &str) -> Vec<u8> {

@@ -43,6 +43,7 @@ async fn catalog(sdp: &Sdp, host: &GitHost) {
 }
 
 /// A browser: a cookie, and the word that our own page sends.
+#[derive(Debug)]
 struct Browser {
     url: url::Url,
     http: reqwest::Client,
@@ -149,8 +150,8 @@ fn people_log_in_at_their_git_host_and_deploy_what_is_theirs() {
             let asked = host.asked()[before..].iter().filter(|line| line.starts_with(user)).count();
             assert_eq!(asked, 1, "{:?}", host.asked());
         }
-        let alice = log_in(sdp, "alice", ALICE).await.ok().expect("logged in");
-        let bob = log_in(sdp, "bob", BOB).await.ok().expect("logged in");
+        let alice = log_in(sdp, "alice", ALICE).await.expect("logged in");
+        let bob = log_in(sdp, "bob", BOB).await.expect("logged in");
 
         // Page, token and chat: each the person, with their own credential.
         assert_eq!(alice.deploy(sdp, "payments", "main").await, ("succeeded".into(), "alice alice".into()));
@@ -241,7 +242,7 @@ fn what_somebody_logs_in_with_is_found_nowhere() {
         sdp.service("nosy", json!({ "repo": host.url("shop/payments"), "builder": builder })).await;
         let bot = bot(sdp).await;
         assert_eq!(bind(sdp, &bot, "U1", "alice", ALICE).await, 200);
-        let alice = log_in(sdp, "alice", ALICE).await.ok().expect("logged in");
+        let alice = log_in(sdp, "alice", ALICE).await.expect("logged in");
         assert_eq!(alice.deploy(sdp, "nosy", "nosy").await.0, "succeeded");
         assert_eq!(alice.deploy(sdp, "payments", "no-such-branch").await.0, "ref_not_found");
         let (said, well) = typed(sdp, &bot, "U1", "/sdp deploy private main to chats\n/sdp logs 1\n").await;
