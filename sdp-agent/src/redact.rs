@@ -2,7 +2,8 @@
 //!
 //! Made by the job for its git credential and used by `exec` on every pipe, before lines are cut; everything downstream
 //! is clean by construction. A secret is found however the stream is cut into chunks, and in these forms: as it is, each
-//! of its lines, base64 and base64url at any of three offsets, URL-encoded, JSON-, XML- and shell-escaped, hexadecimal.
+//! of its lines, base64 and base64url at any of three offsets, URL-encoded, JSON-, XML- and shell-escaped, as `%q`, `repr` and
+//! their kind write it, hexadecimal.
 //! Line feeds, carriage returns and ANSI colours in its middle do not hide it. It becomes [`MASK`], line feeds stay.
 //!
 //! Invariant: of a planted secret no form comes out, but for at most [`SHORTEST`]` - 1` leading bytes when it is broken
@@ -171,21 +172,24 @@ impl RedactStream {
         // From here on it may be the beginning of a secret whose rest has not come yet.
         let undecided = if last { text.len() } else { patterns.partial(text) };
         let certain = if undecided < text.len() { plain.original(undecided) } else { plain.end };
+        let handed_over = certain > self.out;
         self.emit(certain, &plain, &secrets, undecided, out);
+        // With nothing decided, what was known of the beginning of `held` still holds.
+        if undecided > 0 {
+            let across = secrets.iter().find(|(start, end)| *start < undecided && *end >= undecided);
+            // What had gone out before its secret was seen to be one has no mask.
+            self.after_mask = across.is_some() && (handed_over || self.after_mask);
+            self.masked = across.map_or(0, |(_, end)| end - undecided);
+        }
         // A line is not held back for less than what is worth hiding.
         if text.len() - undecided < SHORTEST
             && let Some(feed) = memchr::memrchr(b'\n', &self.held[certain..])
         {
-            self.emit(certain + feed + 1, &plain, &secrets, text.len(), out);
+            let to = certain + feed + 1;
+            let is_seen = to > self.out && undecided < text.len() && plain.original(undecided) < to;
+            self.emit(to, &plain, &secrets, text.len(), out);
+            self.after_mask &= !is_seen;
         }
-        let covered = secrets.last().filter(|(_, end)| *end >= undecided && undecided > 0);
-        if undecided > 0 {
-            self.after_mask = covered.is_some_and(|(start, _)| *start < undecided);
-        }
-        self.masked = secrets
-            .last()
-            .filter(|(_, end)| *end > undecided)
-            .map_or(0, |(start, end)| if *start < undecided { end - undecided } else { 0 });
         self.held.drain(..certain);
         self.out = self.out.saturating_sub(certain);
     }
