@@ -16,6 +16,9 @@ use sdp_core::secret::Secret;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Builds and runs branches on this machine, for an SDP server.
 #[derive(Debug, Parser)]
@@ -119,6 +122,8 @@ Variables that override it: SDP_AGENT_SERVER, SDP_AGENT_TOKEN, SDP_AGENT_TOKEN_F
 SDP_AGENT_DATA_DIR, SDP_AGENT_LABELS (with commas), SDP_AGENT_CAPACITY, SDP_AGENT_BUILD_USER. SDP_AGENT_LOG sets
 what is logged, e.g. "info" or "sdp_agent=debug"; SDP_AGENT_LOG_FORMAT=json how.
 
+Its memory is for root alone: no core dumps, and no debugger of the same user.
+
 SIGTERM and Ctrl-C end it: builds and services that are processes are stopped, and what they said is delivered first.
 Containers run on. The next start takes them over, starts those services again, and goes on with what was deployed.
 "#;
@@ -218,16 +223,14 @@ impl Enrol {
 
 fn start_logging(json: bool) {
     let filter = EnvFilter::try_from_env("SDP_AGENT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // What the engine's client and the socket write when they debug has variables of services in it, and credentials.
-    let quiet = ["bollard=info", "tungstenite=info"].into_iter().filter_map(|one| one.parse().ok());
-    let filter = quiet.fold(filter, EnvFilter::add_directive);
     let colours = std::io::stderr().is_terminal();
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
+    let may_show = filter_fn(sdp_core::logging::may_show);
     if json {
-        log.json().init();
+        log.json().finish().with(may_show).init();
     } else {
-        log.init();
+        log.finish().with(may_show).init();
     }
 }
 

@@ -3,7 +3,8 @@
 //! Made by the job for its git credential and the service's secrets, made anew for what a later life of the agent finds running
 //! (from the variables that it was given), and used by `exec` on every pipe, before lines are cut; everything downstream
 //! is clean by construction. A secret is found however the stream is cut into chunks, and in these forms: as it is, each
-//! of its lines, base64 and base64url at any of three offsets, URL-encoded, JSON-, XML- and shell-escaped, hexadecimal.
+//! of its lines, base64 and base64url at any of three offsets, URL-encoded, JSON-, XML- and shell-escaped, as `%q`, `repr` and
+//! their kind write it, hexadecimal.
 //! Line feeds, carriage returns and ANSI colours in its middle do not hide it. It becomes [`MASK`], line feeds stay.
 //!
 //! Invariant: of a planted secret no form comes out, but for at most [`SHORTEST`]` - 1` leading bytes when it is broken
@@ -172,35 +173,35 @@ impl RedactStream {
         // From here on it may be the beginning of a secret whose rest has not come yet.
         let undecided = if last { text.len() } else { patterns.partial(text) };
         let certain = if undecided < text.len() { plain.original(undecided) } else { plain.end };
-        let goes_on = certain > self.out;
-        self.emit(certain, &plain, &secrets, (0, undecided), out);
+        let handed_over = certain > self.out;
+        self.emit(certain, &plain, &secrets, undecided, out);
+        // With nothing decided, what was known of the beginning of `held` still holds.
+        if undecided > 0 {
+            let across = secrets.iter().find(|(start, end)| *start < undecided && *end >= undecided);
+            // What had gone out before its secret was seen to be one has no mask.
+            self.after_mask = across.is_some() && (handed_over || self.after_mask);
+            self.masked = across.map_or(0, |(_, end)| end - undecided);
+        }
         // A line is not held back for less than what is worth hiding.
         if text.len() - undecided < SHORTEST
             && let Some(feed) = memchr::memrchr(b'\n', &self.held[certain..])
         {
-            let begun = if goes_on { undecided } else { 0 };
-            self.emit(certain + feed + 1, &plain, &secrets, (begun, text.len()), out);
+            let to = certain + feed + 1;
+            let is_seen = to > self.out && undecided < text.len() && plain.original(undecided) < to;
+            self.emit(to, &plain, &secrets, text.len(), out);
+            self.after_mask &= !is_seen;
         }
-        let covered = secrets.last().filter(|(_, end)| *end >= undecided && undecided > 0);
-        if undecided > 0 {
-            self.after_mask = covered.is_some_and(|(start, _)| *start < undecided);
-        }
-        self.masked = secrets
-            .last()
-            .filter(|(_, end)| *end > undecided)
-            .map_or(0, |(start, end)| if *start < undecided { end - undecided } else { 0 });
         self.held.drain(..certain);
         self.out = self.out.saturating_sub(certain);
     }
 
-    /// Hands over `held` up to a place, with these secrets (in plain places, up to `limit`) masked; those that start before `begun`
-    /// have their mask already.
+    /// Hands over `held` up to a place, with these secrets (in plain places, up to `limit`) masked.
     fn emit(
         &mut self,
         to: usize,
         plain: &Plain,
         secrets: &[(usize, usize)],
-        (begun, limit): (usize, usize),
+        limit: usize,
         out: &mut Vec<u8>,
     ) {
         let mut at = self.out;
@@ -218,7 +219,7 @@ impl RedactStream {
                 continue;
             }
             out.extend_from_slice(&self.held[at..from.max(at)]);
-            if start >= begun && !(start == 0 && self.after_mask) {
+            if !(start == 0 && self.after_mask) {
                 out.extend_from_slice(MASK.as_bytes());
             }
             let hidden = &self.held[from.max(at)..until];

@@ -12,6 +12,9 @@ use sdp_core::name::PersonName;
 use sdp_core::secret::Secret;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 use url::Url;
 
 /// SDP's chat bot: say `deploy payments feature/refund`, and watch it until it runs.
@@ -109,9 +112,10 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         return Ok(0);
     }
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let may_show = filter_fn(sdp_core::logging::may_show);
     match log_format.as_str() {
-        "json" => log.json().init(),
-        _ => log.init(),
+        "json" => log.json().finish().with(may_show).init(),
+        _ => log.finish().with(may_show).init(),
     }
     let store = match &config.data_dir {
         Some(folder) => {

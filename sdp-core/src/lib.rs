@@ -36,7 +36,7 @@
 //! - Spans give them to whatever is logged inside: `request` (server), `agent_session` (server), `job` (agent).
 //! - How a deployment goes is told by the server once for each event, by the agent where a job begins and ends.
 //! - Never logged: tokens, credentials, cookies, headers, queries, bodies, variables of a service, addresses of sign-in links,
-//!   lines that a build or a service printed. Branches and commit subjects are people's words: they stand in the store.
+//!   lines that a build or a service printed; nor, whatever the filter, what libraries say at `TRACE` ([`logging`]). Branches and commit subjects are people's words: they stand in the store.
 //!
 //! Minimum supported Rust version: 1.92.
 #![warn(missing_docs)]
@@ -57,6 +57,7 @@ pub mod failure;
 #[cfg(feature = "platform")]
 pub mod feed;
 pub mod id;
+pub mod logging;
 #[cfg(feature = "platform")]
 pub mod logs;
 pub mod name;

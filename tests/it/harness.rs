@@ -22,6 +22,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
 use url::Url;
 
 pub(crate) use crate::samples::{Files, bare, commit};
@@ -53,12 +55,7 @@ pub(crate) fn run_test_with(
     run_on(&runtime.expect("a runtime"), change, test);
 }
 
-/// The same; gives what server and agent logged meanwhile, as lines of JSON like those of the programs.
-pub(crate) fn run_test_logged(test: impl AsyncFnOnce(&mut Sdp)) -> String {
-    run_test_logged_with("debug", |_, _| (), test)
-}
-
-/// The same, with a filter like that of the programs, and set up otherwise.
+/// The same; gives what server and agent logged meanwhile through such a filter, as lines of JSON like those of the programs.
 pub(crate) fn run_test_logged_with(
     filter: &str,
     change: impl FnOnce(&mut sdp_server::Config, &mut sdp_agent::Config),
@@ -69,6 +66,7 @@ pub(crate) fn run_test_logged_with(
     let writer = log.clone();
     let subscriber =
         tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(move || writer.clone()).finish();
+    let subscriber = subscriber.with(filter_fn(sdp_core::logging::may_show));
     let dispatch = tracing::Dispatch::new(subscriber);
     let on_threads = dispatch.clone();
     // For this runtime's threads alone: other tests of the same process have logs of their own.

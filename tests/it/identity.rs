@@ -14,7 +14,7 @@ use crate::harness::{Sdp, name, run_test_logged_with, run_test_with};
 use crate::hunt::Hunt;
 
 /// Server and agent log all that they can say.
-const EVERYTHING: &str = "debug,sdp_core=trace,sdp_server=trace,sdp_agent=trace,sdp_bot=trace";
+const EVERYTHING: &str = "trace";
 
 /// A host with a private service of the shop, and one of alice's alone.
 fn host() -> GitHost {

@@ -8,7 +8,7 @@ use sdp_core::client::InstanceFilter;
 use sdp_core::secret::{GitCredential, Secret};
 use serde_json::Value;
 
-use crate::harness::{name, run_test_logged, wanted};
+use crate::harness::{name, run_test_logged_with, wanted};
 
 const PASSWORD: &str = "canary-password-5f1c";
 const VARIABLE: &str = "canary-variable-77ab";
@@ -44,31 +44,35 @@ impl Line {
 #[test]
 fn each_deployment_is_found_by_its_id_in_the_logs_and_no_secret_is() {
     let (mut deployments, mut instances, mut secrets) = (Vec::new(), Vec::new(), Vec::new());
-    let log = run_test_logged(async |sdp| {
-        secrets.extend([&sdp.admin_token, &sdp.agent_token].map(|token| token.expose().to_owned()));
-        sdp.hello().await;
-        for branch in ["main", "feature/greeting", "no/such-branch"] {
-            let wanted = CreateDeployment {
-                env: [(name("API_KEY"), VARIABLE.to_owned())].into(),
-                git_credential: Some(GitCredential {
-                    username: "alice".into(),
-                    password: Secret::new(PASSWORD),
-                }),
-                ..wanted("hello", branch)
-            };
-            let created = sdp.admin.deploy(&wanted, None).await.expect("taken");
-            let view = sdp.wait(created.id.into()).await;
-            deployments.push(view.deployment);
-        }
-        let filter = InstanceFilter { all: true, ..InstanceFilter::default() };
-        let all = sdp.admin.instances(&filter).await.expect("listed");
-        instances.extend(all.iter().map(|instance| instance.id.to_string()));
-        // A link that signs in opens a door; its code is in the address that is asked for.
-        let link = sdp.admin.sign_in_link(None).await.expect("made");
-        let code = link.url.path().rsplit('/').next().expect("a code").to_owned();
-        sdp.http.post(link.url).send().await.expect("answered");
-        secrets.push(code);
-    });
+    let log = run_test_logged_with(
+        "trace",
+        |_, _| (),
+        async |sdp| {
+            secrets.extend([&sdp.admin_token, &sdp.agent_token].map(|token| token.expose().to_owned()));
+            sdp.hello().await;
+            for branch in ["main", "feature/greeting", "no/such-branch"] {
+                let wanted = CreateDeployment {
+                    env: [(name("API_KEY"), VARIABLE.to_owned())].into(),
+                    git_credential: Some(GitCredential {
+                        username: "alice".into(),
+                        password: Secret::new(PASSWORD),
+                    }),
+                    ..wanted("hello", branch)
+                };
+                let created = sdp.admin.deploy(&wanted, None).await.expect("taken");
+                let view = sdp.wait(created.id.into()).await;
+                deployments.push(view.deployment);
+            }
+            let filter = InstanceFilter { all: true, ..InstanceFilter::default() };
+            let all = sdp.admin.instances(&filter).await.expect("listed");
+            instances.extend(all.iter().map(|instance| instance.id.to_string()));
+            // A link that signs in opens a door; its code is in the address that is asked for.
+            let link = sdp.admin.sign_in_link(None).await.expect("made");
+            let code = link.url.path().rsplit('/').next().expect("a code").to_owned();
+            sdp.http.post(link.url).send().await.expect("answered");
+            secrets.push(code);
+        },
+    );
     let lines: Vec<Line> = log.lines().map(Line::read).collect();
     for secret in secrets.iter().map(String::as_str).chain([PASSWORD, VARIABLE]) {
         let found = lines.iter().find(|line| line.text.contains(secret));

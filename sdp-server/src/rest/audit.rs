@@ -1,7 +1,5 @@
 //! The audit. Only admins read it; nobody writes it.
 
-use std::convert::Infallible;
-
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -20,6 +18,8 @@ use crate::problem::Refused;
 /// Entries of a page, unless asked otherwise.
 pub(crate) const PAGE: u32 = 100;
 const PAGE_LIMIT: u32 = 500;
+/// Characters of a text that is asked for.
+const TEXT_LIMIT: usize = 300;
 
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -56,13 +56,19 @@ pub(crate) async fn list(
 }
 
 pub(crate) async fn read(app: &App, query: AuditQuery) -> Result<AuditList, Refused> {
+    let refuse = |detail: &str| Err(Refused::new("invalid_query", "the query cannot be used").detail(detail));
     let limit = match query.limit {
         None => PAGE,
         Some(limit @ 1..=PAGE_LIMIT) => limit,
-        Some(_) => {
-            return Err(Refused::new("invalid_query", "the query cannot be used").detail("limit: 1 to 500"));
-        }
+        Some(_) => return refuse("limit: 1 to 500"),
     };
+    if query.before.is_some_and(|seq| seq == 0 || i64::try_from(seq).is_err()) {
+        return refuse("before: entries are numbered from 1");
+    }
+    let texts = [&query.who, &query.action, &query.result];
+    if texts.into_iter().flatten().any(|text| text.chars().count() > TEXT_LIMIT) {
+        return refuse("who, action, result: at most 300 characters");
+    }
     // One more than asked for tells whether there is another page. A field of a form that was left empty asks for nothing.
     let some = |text: Option<String>| text.filter(|text| !text.is_empty());
     let filter = AuditFilter {
@@ -97,17 +103,24 @@ pub(crate) async fn export(
     Query(query): Query<ExportQuery>,
 ) -> Result<Response, Refused> {
     let after = query.after.unwrap_or(0);
+    if i64::try_from(after).is_err() {
+        return Err(Refused::new("invalid_query", "the query cannot be used")
+            .detail("after: the number of an entry, or 0"));
+    }
     // The first page is read before the answer begins, so that a fault is a problem and no empty file.
     let first = app.audit().after(after).await?;
-    let stream = unfold((app, Some(first)), |(app, page)| async move {
-        let page = page?;
+    let stream = unfold((app, Some(Ok(first))), |(app, page)| async move {
+        let page = match page? {
+            Ok(page) => page,
+            // A fault in the middle cuts the answer off, so that nobody takes it for the whole.
+            Err(error) => return Some((Err(error), (app, None))),
+        };
         let last = page.last()?.seq;
         let lines = lines(&page);
-        // A fault in the middle cuts the answer off, so that nobody takes it for the whole.
         let next = app.audit().after(last).await.inspect_err(|error| {
             tracing::error!(%error, "failed to bring out the audit");
         });
-        Some((Ok::<_, Infallible>(lines), (app, next.ok())))
+        Some((Ok(lines), (app, Some(next))))
     });
     let mut response = Body::from_stream(stream).into_response();
     let headers = response.headers_mut();

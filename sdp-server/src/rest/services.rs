@@ -98,6 +98,9 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// No name of a branch is longer.
+const BRANCH_PART_LIMIT: usize = 250;
+
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -123,6 +126,11 @@ pub(crate) async fn branches(
     Named(name): Named<ServiceName>,
     Query(query): Query<BranchQuery>,
 ) -> Result<Json<BranchList>, Refused> {
+    if query.q.as_ref().is_some_and(|part| part.chars().count() > BRANCH_PART_LIMIT) {
+        return Err(
+            Refused::new("invalid_query", "the query cannot be used").detail("q: at most 250 characters")
+        );
+    }
     // What one may see depends on who one is at the git host.
     let service = app.platform().service(&name).await?;
     let credential = app.platform().credential_of(&caller.principal, &service.repo).await?;

@@ -109,6 +109,22 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[tokio::test]
+async fn a_server_leaves_no_core_and_its_memory_is_for_root_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data_dir = folder.path().join("data");
+    let token = done(&data_dir, &["token", "create", "admin", "ops"]).await;
+    let server = Running::start(&data_dir, &token).await;
+    let pid = server.process.id().expect("it runs");
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("readable");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    // What the kernel gives to root is what others may not read; of a server that root runs that says nothing.
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(std::fs::metadata(format!("/proc/{pid}/environ")).expect("there").uid(), 0);
+    assert!(server.services().await.is_empty());
+}
+
+#[tokio::test]
 async fn a_log_of_the_database_that_is_removed_after_a_kill_is_missed_at_the_start() {
     let (_folder, data_dir, token) = begun().await;
     let server = Running::start(&data_dir, &token).await;

@@ -21,6 +21,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -51,7 +54,8 @@ The first start prints an admin token, once. To keep it out of a service manager
   sdp-server token create admin NAME --config FILE
 
 Every key can be overridden: SDP_SERVER_PUBLIC_URL, SDP_SERVER_LIMITS__BUILD=1h.
-Logs: SDP_SERVER_LOG=debug (or sdp_server=debug,info), SDP_SERVER_LOG_FORMAT=json.";
+Logs: SDP_SERVER_LOG=debug (or sdp_server=debug,info), SDP_SERVER_LOG_FORMAT=json.
+Its memory is for root alone: no core dumps, and no debugger of the same user.";
 
 /// SDP, the Sandbox Deployment Platform: the server.
 #[derive(Debug, Parser)]
@@ -107,6 +111,9 @@ fn main() -> ExitCode {
     drop(rustls::crypto::ring::default_provider().install_default());
     let cli = Cli::parse();
     start_log(&cli.setup);
+    if let Err(error) = hide_own_memory() {
+        tracing::warn!("the server's memory can be dumped: {error}");
+    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
@@ -176,6 +183,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Tokens, credentials and the key that seals them pass through this process: nobody but root can read its memory or have it
+/// dumped.
+fn hide_own_memory() -> rustix::io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+}
+
 fn start_log(setup: &Setup) {
     let filter = std::env::var("SDP_SERVER_LOG").unwrap_or_default();
     let filter = EnvFilter::try_new(if filter.is_empty() { "info" } else { &filter })
@@ -189,7 +204,12 @@ fn start_log(setup: &Setup) {
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    if setup.log_format == "json" { log.json().init() } else { log.init() }
+    let may_show = filter_fn(sdp_core::logging::may_show);
+    if setup.log_format == "json" {
+        log.json().finish().with(may_show).init();
+    } else {
+        log.finish().with(may_show).init();
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "what the program is asked to print")]
