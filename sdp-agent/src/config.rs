@@ -20,6 +20,7 @@ use std::time::Duration;
 use sdp_core::name::{ImageRef, Label};
 use sdp_core::secret::Secret;
 
+pub use file::server::read_token;
 pub use file::{ConfigError, ConfigFile, Environment};
 pub use limits::{BuildLimits, DiskConfig};
 
@@ -53,6 +54,8 @@ pub struct Config {
     pub disk: DiskConfig,
     /// Its router, if it is to have one.
     pub router: Option<RouterConfig>,
+    /// Where services' secrets that are files lie: `root`'s or the agent's, closed to the user of builds.
+    pub secrets_folder: PathBuf,
     /// Files that it was given and nobody else is to read: the preflight looks whether builds can.
     pub secret_files: Vec<PathBuf>,
 }
@@ -211,6 +214,9 @@ impl BuildConfig {
     }
 }
 
+/// Where secrets that are files lie, unless the configuration says otherwise.
+const SECRETS: &str = "/etc/sdp/secrets";
+
 impl Config {
     /// The defaults, in that folder.
     #[must_use]
@@ -228,6 +234,7 @@ impl Config {
             min_free: 512 << 20,
             disk: DiskConfig::above(512 << 20),
             router: None,
+            secrets_folder: SECRETS.into(),
             secret_files: Vec::new(),
         }
     }

@@ -12,7 +12,8 @@
 //! ended as ready leaves something behind. The git credential is dropped when the fetch ends.
 //!
 //! When the agent ends in the middle, its next life goes on as [`Begin`] says: before the build it is done again from the first
-//! step, from the start on it goes on where it was; only a build cannot be taken up.
+//! step, from the start on it goes on where it was; only a build cannot be taken up. What a job was given and nobody keeps (its
+//! credential, the service's secrets) comes with its order, which is sent again to a job that waits for it.
 //!
 //! Limits: [`sdp_core::wire::StepLimits`] for each step; resolve and fetch share one.
 
@@ -29,7 +30,7 @@ use sdp_core::deployment::Step;
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{DeploymentId, InstanceId};
 use sdp_core::secret::GitCredential;
-use sdp_core::wire::{JobResult, JobSpec};
+use sdp_core::wire::{JobResult, JobSpec, SecretVariable};
 
 use crate::spool::JobLog;
 use crate::tools::Tools;
@@ -43,6 +44,8 @@ pub(crate) struct Order {
     pub(crate) attempt: u32,
     pub(crate) spec: JobSpec,
     pub(crate) credential: Option<GitCredential>,
+    /// In memory only, like the credential.
+    pub(crate) secrets: Vec<SecretVariable>,
 }
 
 /// Where a job begins.

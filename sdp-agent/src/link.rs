@@ -114,7 +114,7 @@ fn status_means(status: http::StatusCode) -> String {
     match status {
         http::StatusCode::FORBIDDEN => {
             "the server knows the token, but not as an agent's (403): make one for this agent with \
-             `sdp-server token create agent NAME`"
+             `sdp-server enrol NAME`, and give it to `sdp-agent enrol`"
                 .to_owned()
         }
         status => format!("the server answered {status} instead of opening a WebSocket"),
@@ -133,11 +133,7 @@ impl WebSocket {
             "http" => "ws",
             _ => return Err(InvalidLink::Url),
         };
-        let plain = url.username().is_empty()
-            && url.password().is_none()
-            && url.query().is_none()
-            && url.fragment().is_none();
-        if !plain || url.host_str().is_none() || url.set_scheme(scheme).is_err() {
+        if !is_plain(server) || url.set_scheme(scheme).is_err() {
             return Err(InvalidLink::Url);
         }
         let path = format!("{}/ws/agent", url.path().trim_end_matches('/'));
@@ -177,7 +173,17 @@ impl WebSocket {
     }
 }
 
-fn tls(ca_file: Option<&std::path::Path>) -> Result<rustls::ClientConfig, InvalidLink> {
+/// Whether an address is a host, perhaps a port and a path, and nothing else.
+pub(crate) fn is_plain(url: &Url) -> bool {
+    url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.host_str().is_some()
+}
+
+/// What the agent trusts: the system's certificates, and those in the file.
+pub(crate) fn tls(ca_file: Option<&std::path::Path>) -> Result<rustls::ClientConfig, InvalidLink> {
     let mut roots = rustls::RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(native.certs);
@@ -366,7 +372,7 @@ mod tests {
             let answer = http::Response::builder().status(status).body(None).unwrap();
             socket.failed(tungstenite::Error::Http(answer.into())).to_string()
         };
-        insta::assert_snapshot!(answered(403), @"the server knows the token, but not as an agent's (403): make one for this agent with `sdp-server token create agent NAME`");
+        insta::assert_snapshot!(answered(403), @"the server knows the token, but not as an agent's (403): make one for this agent with `sdp-server enrol NAME`, and give it to `sdp-agent enrol`");
         insta::assert_snapshot!(answered(502), @"the server answered 502 Bad Gateway instead of opening a WebSocket");
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         let ConnectError::Socket(why) = socket.failed(tungstenite::Error::Io(refused)) else {

@@ -2,15 +2,17 @@
 //!
 //! Started by itself as `sdp-agent exec …` it is what a build runs under; [`sdp_agent::exec::take_over`] knows.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Parser;
-use sdp_agent::config::{Config, ConfigFile};
+use clap::{Args, Parser, Subcommand};
+use sdp_agent::config::ConfigError;
+use sdp_agent::config::{Config, ConfigFile, read_token};
 use sdp_agent::exec::Shim;
 use sdp_agent::link::Connector;
+use sdp_core::secret::Secret;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -23,7 +25,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 #[command(name = "sdp-agent", version, after_help = EXAMPLES)]
 struct Arguments {
     /// The configuration file (TOML). Without one, the environment alone counts.
-    #[arg(long, value_name = "FILE", env = "SDP_AGENT_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "SDP_AGENT_CONFIG", global = true)]
     config: Option<PathBuf>,
     /// Say whether the configuration can work, and end.
     #[arg(long)]
@@ -34,11 +36,32 @@ struct Arguments {
     /// The same as --log-format json.
     #[arg(long, env = "SDP_AGENT_LOG_JSON")]
     log_json: bool,
+    #[command(subcommand)]
+    errand: Option<Errand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Errand {
+    /// Get this agent's own token, with an enrolment token that an admin has made (`sdp-server enrol NAME`).
+    ///
+    /// The enrolment token is read from a file or from standard input; it works once. The agent's token goes into `token_file`.
+    Enrol(Enrol),
+}
+
+#[derive(Debug, Args)]
+struct Enrol {
+    /// The file with the enrolment token, readable by its owner alone; without it standard input is read.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Write over a token that is there.
+    #[arg(long)]
+    force: bool,
 }
 
 const EXAMPLES: &str = r#"Examples:
   sdp-agent --config /etc/sdp/agent.toml
   sdp-agent --config agent.toml --check-config
+  sdp-agent enrol --config agent.toml --token-file vm-1.enrolment      # once: gets the agent's own token
 
 A configuration:
   server     = "https://sdp.example.com"
@@ -115,8 +138,11 @@ fn main() -> ExitCode {
     // What the unit lets the agent do (become the build's user, …) is for the agent, not for the programs that it starts, which
     // would be given it otherwise. Before there is a second thread. Where it fails, the kernel knows no such capabilities.
     let _known_to_the_kernel = rustix::thread::clear_ambient_capability_set();
-    let configuration = ConfigFile::load(arguments.config.as_deref(), &|name| std::env::var_os(name))
-        .and_then(|file| Ok((file.config()?, file.connector()?)));
+    let loaded = ConfigFile::load(arguments.config.as_deref(), &|name| std::env::var_os(name));
+    if let Some(Errand::Enrol(enrol)) = &arguments.errand {
+        return enrol.run(loaded);
+    }
+    let configuration = loaded.and_then(|file| Ok((file.config()?, file.connector()?)));
     let (mut config, connector) = match configuration {
         Ok(configuration) => configuration,
         Err(error) => {
@@ -138,6 +164,59 @@ fn main() -> ExitCode {
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// More is no token.
+const MAX_TOKEN: u64 = 4096;
+
+impl Enrol {
+    #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the program's own output")]
+    fn run(&self, loaded: Result<ConfigFile, ConfigError>) -> ExitCode {
+        let ready = loaded.and_then(|file| file.enrolment()).map_err(anyhow::Error::new);
+        let ready = ready.and_then(|enrolment| Ok((enrolment, self.token()?)));
+        let (enrolment, token) = match ready {
+            Ok(ready) => ready,
+            Err(error) => {
+                eprintln!("sdp-agent: {error:#}");
+                return ExitCode::from(2);
+            }
+        };
+        let enrolled = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map(|runtime| runtime.block_on(enrolment.enrol(&token, self.force)));
+        match enrolled {
+            Ok(Ok(agent)) => {
+                let file = enrolment.token_file().display();
+                println!("enrolled as {agent}; its token is in {file}");
+                println!("  next: start the agent, or restart it if it runs; the enrolment token is used up");
+                ExitCode::SUCCESS
+            }
+            Ok(Err(error)) => {
+                let (code, hint) = (error.code(), error.hint().to_owned());
+                eprintln!("sdp-agent: {:#} ({code})\n  next: {hint}", anyhow::Error::new(error));
+                ExitCode::FAILURE
+            }
+            Err(error) => {
+                eprintln!("sdp-agent: {:#}", anyhow::Error::new(error));
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn token(&self) -> Result<Secret> {
+        match &self.token_file {
+            Some(path) => Ok(read_token(path)?),
+            None => {
+                let mut text = String::new();
+                std::io::stdin()
+                    .take(MAX_TOKEN)
+                    .read_to_string(&mut text)
+                    .context("failed to read standard input")?;
+                Ok(Secret::new(text.trim()))
+            }
         }
     }
 }

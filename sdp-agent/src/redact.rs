@@ -1,6 +1,7 @@
 //! Takes secrets out of what is printed, before it is stored or sent anywhere.
 //!
-//! Made by the job for its git credential and used by `exec` on every pipe, before lines are cut; everything downstream
+//! Made by the job for its git credential and the service's secrets, made anew for what a later life of the agent finds running
+//! (from the variables that it was given), and used by `exec` on every pipe, before lines are cut; everything downstream
 //! is clean by construction. A secret is found however the stream is cut into chunks, and in these forms: as it is, each
 //! of its lines, base64 and base64url at any of three offsets, URL-encoded, JSON-, XML- and shell-escaped, as `%q`, `repr` and
 //! their kind write it, hexadecimal.
@@ -22,9 +23,9 @@ use std::sync::Arc;
 use aho_corasick::{AhoCorasick, packed};
 
 /// What a secret becomes.
-pub const MASK: &str = "[redacted]";
+pub use sdp_core::secret::MASK;
 /// Shorter secrets are not looked for, in bytes.
-pub const SHORTEST: usize = 6;
+pub use sdp_core::secret::SHORTEST;
 /// Of longer secrets fewer forms are looked for, in bytes.
 pub const LONG: usize = 4096;
 /// Longer forms are looked for in pieces of this length, so that little is held back.
@@ -186,7 +187,8 @@ impl RedactStream {
             && let Some(feed) = memchr::memrchr(b'\n', &self.held[certain..])
         {
             let to = certain + feed + 1;
-            let is_seen = to > self.out && undecided < text.len() && plain.original(undecided) < to;
+            let shown = undecided + self.masked;
+            let is_seen = to > self.out && shown < text.len() && plain.original(shown) < to;
             self.emit(to, &plain, &secrets, text.len(), out);
             self.after_mask &= !is_seen;
         }
@@ -194,7 +196,8 @@ impl RedactStream {
         self.out = self.out.saturating_sub(certain);
     }
 
-    /// Hands over `held` up to a place, with these secrets (in plain places, up to `limit`) masked.
+    /// Hands over `held` up to a place, with these secrets (in plain places, up to `limit`) masked; what goes on where a mask was
+    /// handed over last has that one.
     fn emit(
         &mut self,
         to: usize,
@@ -218,7 +221,7 @@ impl RedactStream {
                 continue;
             }
             out.extend_from_slice(&self.held[at..from.max(at)]);
-            if !(start == 0 && self.after_mask) {
+            if !(self.after_mask && (start == 0 || from <= at)) {
                 out.extend_from_slice(MASK.as_bytes());
             }
             let hidden = &self.held[from.max(at)..until];

@@ -24,6 +24,7 @@ use sdp_core::catalog::{HealthCheck, Limits};
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{DeploymentId, DeploymentNumber, InstanceId};
 use sdp_core::name::{SandboxName, ServiceName, WritablePath};
+use sdp_core::secret::Secret;
 use sdp_core::wire::{InstanceReport, OutputLine, Preflight};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -145,6 +146,9 @@ pub struct StartSpec {
     pub run: RunPlan,
     /// Its variables, on top of the operator's; `PORT`, `HOME` and `TMPDIR` are set by the runtime.
     pub env: BTreeMap<String, String>,
+    /// Those of its variables that nobody may see; they count more than `env`. Kept with the instance, for whoever starts it again.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, Secret>,
     /// Where it listens inside its container, if not on the usual port.
     pub port: Option<NonZeroU16>,
     /// How much it may use.
@@ -155,9 +159,17 @@ pub struct StartSpec {
     pub health: HealthCheck,
     /// How long that may take.
     pub check_limit: Duration,
-    /// What may not be seen in its output; in memory only.
+    /// What may not be seen in its output; in memory only. The agent's next life makes it anew, from `secrets` alone.
     #[serde(skip)]
     pub redactor: Redactor,
+}
+
+impl StartSpec {
+    /// All its variables.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (&str, &str)> {
+        let secrets = self.secrets.iter().map(|(name, value)| (name.as_str(), value.expose()));
+        self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(secrets)
+    }
 }
 
 /// Why an instance was not started.

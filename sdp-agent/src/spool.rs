@@ -155,14 +155,14 @@ impl Spool {
         Ok(spool)
     }
 
-    /// A log for a job, with its order: on disk when this returns. Blocking.
-    pub(crate) fn create(&self, key: JobKey, spec: &JobSpec) -> io::Result<JobLog> {
+    /// A log for a job, with its order, of whose secrets only is kept that there are some: on disk when this returns. Blocking.
+    pub(crate) fn create(&self, key: JobKey, spec: &JobSpec, has_secrets: bool) -> io::Result<JobLog> {
         let folder = self.root.join(format!("{}-{}", key.0, key.1));
         let made = || {
             std::fs::create_dir_all(&folder)?;
             let lines = folder.join("lines");
             let file = File::options().create(true).truncate(true).read(true).write(true).open(lines)?;
-            let journal = Journal::create(&folder, spec.clone())?;
+            let journal = Journal::create(&folder, spec.clone(), has_secrets)?;
             File::open(&self.root)?.sync_all()?;
             Ok((file, journal))
         };

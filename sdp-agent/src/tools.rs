@@ -14,6 +14,7 @@ use sdp_core::catalog::Builder;
 use sdp_core::failure::Failure;
 use sdp_core::id::{DeploymentId, InstanceId};
 use sdp_core::name::{CommitId, RepoPath, ServiceName};
+use sdp_core::wire::SecretVariable;
 use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock};
 
 use crate::builder::{self, PlannedFile, Survey};
@@ -22,6 +23,7 @@ use crate::disk::{self, Candidate};
 use crate::exec::{Isolation, Reserve};
 use crate::git::Git;
 use crate::runtime::Runtime;
+use crate::secrets::Secrets;
 use crate::workspace::{self, KeptBuild, Workspaces};
 
 /// What a sweep has removed.
@@ -41,6 +43,8 @@ pub(crate) struct Tools {
     pub(crate) caches: PathBuf,
     /// As whom builds run, and how much they may take.
     pub(crate) isolation: Isolation,
+    /// Where files with secrets are.
+    secrets_folder: PathBuf,
     disk: Disk,
     /// Builds hold it shared; a cache is removed by who has it alone.
     caching: Arc<RwLock<()>>,
@@ -83,6 +87,7 @@ impl Tools {
             build: config.build.clone(),
             caches: config.data_dir.join("caches"),
             isolation,
+            secrets_folder: config.secrets_folder.clone(),
             disk,
             caching: Arc::default(),
             workspaces,
@@ -101,6 +106,21 @@ impl Tools {
         // A floor that nothing can reach refuses work; it is no reason to stop what runs.
         (bytes > 0 && self.disk.floor < u64::MAX / 2)
             .then(|| Reserve { folder: self.disk.folder.clone(), bytes })
+    }
+
+    /// Takes the secrets of a job, as [`Secrets::take`], and what follows from them.
+    pub(crate) async fn take_secrets<T: Send + 'static>(
+        &self,
+        variables: Vec<SecretVariable>,
+        with: impl FnOnce(&Secrets) -> T + Send + 'static,
+    ) -> io::Result<Result<(Secrets, T), String>> {
+        let (folder, user) = (self.secrets_folder.clone(), self.isolation.user());
+        self.blocking(move |_| {
+            let secrets = Secrets::take(variables, &folder, user)?;
+            let what = with(&secrets);
+            Ok((secrets, what))
+        })
+        .await
     }
 
     /// Gives a checked-out tree to the build user, if there is one.

@@ -4,6 +4,7 @@
 //! do what, which names exist, what a state allows.
 
 mod act;
+mod login;
 mod look;
 
 use sdp_core::api::CreateDeployment;

@@ -1,12 +1,16 @@
 //! What somebody typed, from the words to the answer: parse, ask the server on their behalf, say what came of it.
 //!
 //! Called by whoever plays the chat; one call per command, each in a task of the caller's. Everything is said through the
-//! [`Chat`]; a deployment is handed to the [`Follower`], which posts its message and keeps it true.
+//! [`Chat`]; a deployment is handed to the [`Follower`], which posts its message and keeps it true. What is for the eyes of
+//! whoever asked alone is whispered.
 
-use sdp_core::api::{DeploymentCreated, Instance};
+#[cfg(test)]
+mod tests;
+
+use sdp_core::api::{DeploymentCreated, Instance, Me};
 use sdp_core::client::{Client, ClientError};
 use sdp_core::name::{PersonName, SandboxName};
-use sdp_core::principal::Principal;
+use sdp_core::principal::Role;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, timeout};
 use url::Url;
@@ -14,8 +18,9 @@ use url::Url;
 use crate::chat::{Chat, ChatGone, Conversation};
 use crate::command::{self, Command, Mistake};
 use crate::follow::{Follower, Track};
-use crate::message::{Message, agents, answer as say, help};
+use crate::message::{Message, agents, answer as say, help, login};
 use crate::output::{self, Watch};
+use crate::people::People;
 use crate::store::Store;
 
 /// How long a link that signs in is waited for before the message is posted without it.
@@ -51,6 +56,7 @@ pub enum Heard {
 pub struct Bot {
     client: Client,
     chat: Chat,
+    people: People,
     tracks: mpsc::Sender<Track>,
 }
 
@@ -59,6 +65,8 @@ pub struct Bot {
 pub(crate) enum Reaction {
     /// Something to say.
     Say(Message),
+    /// Something to say to whoever asked alone.
+    Whisper(Box<Message>),
     /// A deployment to follow.
     Follow(Box<DeploymentCreated>),
     /// The output of a service to show, beginning with so many lines.
@@ -99,17 +107,57 @@ impl From<Message> for Trouble {
 pub(crate) struct Asker {
     pub(crate) person: Option<PersonName>,
     pub(crate) client: Client,
+    people: People,
 }
 
 impl Asker {
-    /// Their own sandbox, where that is known.
-    pub(crate) fn own_sandbox(&self) -> Option<SandboxName> {
-        self.person.clone().map(|name| Principal::person(name).own_sandbox())
+    /// Who they are to the server, as it said a moment ago.
+    pub(crate) async fn me(&self) -> Result<Me, ClientError> {
+        self.people.me(&self.client, self.person.as_ref()).await
+    }
+
+    /// Who they are may have changed.
+    pub(crate) fn forget_me(&self) {
+        self.people.forget(self.person.as_ref());
+    }
+
+    /// Their own sandbox: that of a person who may act.
+    pub(crate) async fn own_sandbox(&self) -> Result<SandboxName, Trouble> {
+        let me = self.me().await?;
+        match (me.principal.as_person(), &me.chat_user) {
+            (Some(_), _) => Ok(me.own_sandbox),
+            (None, Some(_)) => Err(login::no_sandbox_yet().into()),
+            (None, None) => Err(say::which_sandbox().into()),
+        }
     }
 
     /// The sandbox they named, else their own.
-    pub(crate) fn sandbox(&self, named: Option<SandboxName>) -> Result<SandboxName, Trouble> {
-        named.or_else(|| self.own_sandbox()).ok_or_else(|| say::which_sandbox().into())
+    pub(crate) async fn sandbox(&self, named: Option<SandboxName>) -> Result<SandboxName, Trouble> {
+        match named {
+            Some(named) => Ok(named),
+            None => self.own_sandbox().await,
+        }
+    }
+
+    /// The page on which they see where they are logged in, and admins what people may do.
+    pub(crate) fn account_page(&self) -> Url {
+        let mut page = self.client.base().clone();
+        page.set_path("/account");
+        page
+    }
+
+    /// What a refusal means to them.
+    async fn refused(&self, error: &ClientError, wanted: Option<&'static str>) -> Message {
+        match error.code() {
+            "login_needed" => login::needed(wanted.unwrap_or("this")),
+            "forbidden" => match self.me().await {
+                Ok(me) if me.account.is_some() && me.role == Role::Viewer => {
+                    login::may_only_look(&me, &self.account_page())
+                }
+                _ => say::refused(error),
+            },
+            _ => say::refused(error),
+        }
     }
 }
 
@@ -117,8 +165,9 @@ impl Bot {
     /// A bot in a chat, and the follower that has to run beside it.
     #[must_use]
     pub fn new(client: Client, chat: Chat, store: Store) -> (Self, Follower) {
+        let people = People::new(store.clone());
         let (follower, tracks) = Follower::new(client.clone(), chat.clone(), store);
-        (Self { client, chat, tracks }, follower)
+        (Self { client, chat, people, tracks }, follower)
     }
 
     /// Does what somebody typed, and says what came of it. Returns when the answer can be seen.
@@ -131,9 +180,13 @@ impl Bot {
             Some(person) => self.client.on_behalf_of(person.clone()),
             None => self.client.clone(),
         };
-        let asker = Asker { person, client };
+        let asker = Asker { person, client, people: self.people.clone() };
+        let mut wanted = None;
         let reaction = match command::parse(&text) {
-            Ok(command) => self.react(command, &asker).await,
+            Ok(command) => {
+                wanted = command.acts();
+                self.react(command, &asker).await
+            }
             Err(mistake) => Err(mistake.into()),
         };
         let (message, ok) = match reaction {
@@ -144,11 +197,18 @@ impl Bot {
                     Err(error) => (say::refused(&error), false),
                 }
             }
+            Ok(Reaction::Whisper(message)) => {
+                match &asker.person {
+                    Some(person) => self.chat.whisper(&conversation, person, *message).await?,
+                    None => self.chat.say(&conversation, *message).await?,
+                }
+                return Ok(Heard::Answered { ok: true });
+            }
             Ok(Reaction::Say(message)) => (message, true),
             Err(Trouble::Mistake(mistake)) => (say::mistake(&mistake), false),
             Err(Trouble::Server(error)) => {
                 tracing::info!(code = error.code(), error = %error, "a command could not be done");
-                (say::refused(&error), false)
+                (asker.refused(&error, wanted).await, false)
             }
             Err(Trouble::Cannot(message)) => (*message, false),
         };
@@ -171,9 +231,10 @@ impl Bot {
             Command::Services => say::services(&asker.client.services().await?),
             Command::Branches { service, text } => asker.branches(&service, text.as_deref()).await?,
             Command::Agents => agents::agents(&asker.client.agents().await?, jiff::Timestamp::now()),
-            Command::Whoami => {
-                say::whoami(asker.person.as_ref(), asker.own_sandbox().as_ref(), asker.client.base())
-            }
+            Command::Drain { agent, draining } => asker.drain(&agent, draining).await?,
+            Command::Login => return asker.login().await,
+            Command::Logout => asker.logout().await?,
+            Command::Whoami => asker.whoami().await?,
             Command::Help(topic) => help::help(topic),
         };
         Ok(Reaction::Say(message))
@@ -186,6 +247,8 @@ impl Bot {
         }
         match timeout(LINK_TIMEOUT, asker.client.sign_in_link(Some(path))).await {
             Ok(Ok(link)) => Some(link.url),
+            // Who is not logged in is not signed in by a link, either.
+            Ok(Err(error)) if error.code() == "login_needed" => None,
             Ok(Err(error)) => {
                 tracing::warn!(code = error.code(), "no link that signs in; the plain one is shown");
                 None

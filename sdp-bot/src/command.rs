@@ -4,7 +4,8 @@
 //! deploy <service> [branch|tag|commit] [to <sandbox>] [KEY=value …]        deploy payments@feature/a qa-42
 //! status [sandbox|412]   list [mine|all]   who|where <service>   open <service> [in <sandbox>]   logs <service|412> [in <sandbox>] [n]
 //! cancel|stop|restart|redeploy|rollback <service|412> [in <sandbox>]
-//! sandbox show|delete <name>   services   branches <service> [text]   agents   whoami   help [command|all]
+//! sandbox show|delete <name>   services   branches <service> [text]   agents [drain|resume <name>]
+//! login   logout   whoami   help [command|all]
 //! ```
 //! It accepts what people really type: `payments@branch`; `to`, `in`, `on` or a bare third word for the sandbox; addresses of
 //! branches, in angle brackets with a text too; backticks; an em dash for `--`; numbers with or without `#`. Whatever it does
@@ -24,7 +25,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use sdp_core::id::DeploymentRef;
-use sdp_core::name::{EnvName, GitRef, SandboxName, ServiceName};
+use sdp_core::name::{AgentName, EnvName, GitRef, SandboxName, ServiceName};
 
 pub use address::RepoAddress;
 pub use secrets::looks_like_a_secret;
@@ -84,6 +85,17 @@ pub enum Command {
     },
     /// Which agents there are.
     Agents,
+    /// Give an agent no new work, or work again.
+    Drain {
+        /// Which.
+        agent: AgentName,
+        /// Whether it is to be drained.
+        draining: bool,
+    },
+    /// Say which git account one is.
+    Login,
+    /// Be nobody again.
+    Logout,
     /// Who one is to SDP.
     Whoami,
     /// How to use it.
@@ -174,9 +186,9 @@ pub enum Topic {
 }
 
 /// All commands, as they are typed.
-pub const VERBS: [&str; 19] = [
+pub const VERBS: [&str; 21] = [
     "deploy", "status", "list", "who", "where", "open", "logs", "cancel", "stop", "restart", "redeploy",
-    "rollback", "sandbox", "services", "branches", "agents", "whoami", "help", "quit",
+    "rollback", "sandbox", "services", "branches", "agents", "login", "logout", "whoami", "help", "quit",
 ];
 
 /// A text that is no command: what is wrong, and what was probably meant.
@@ -210,6 +222,19 @@ pub fn parse(text: &str) -> Result<Command, Mistake> {
     grammar::parse(text)
 }
 
+impl Command {
+    /// What it changes, as it is typed; none: it only looks.
+    #[must_use]
+    pub fn acts(&self) -> Option<&'static str> {
+        match self {
+            Self::Deploy(_) => Some("deploy"),
+            Self::Act { verb, .. } => Some(verb.as_str()),
+            Self::SandboxDelete(_) => Some("sandbox delete"),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -237,6 +262,10 @@ impl fmt::Display for Command {
                 text.as_ref().map_or(Ok(()), |text| write!(f, " {}", words::quoted(text)))
             }
             Self::Agents => f.write_str("agents"),
+            Self::Drain { agent, draining: true } => write!(f, "agents drain {agent}"),
+            Self::Drain { agent, draining: false } => write!(f, "agents resume {agent}"),
+            Self::Login => f.write_str("login"),
+            Self::Logout => f.write_str("logout"),
             Self::Whoami => f.write_str("whoami"),
             Self::Help(None) => f.write_str("help"),
             Self::Help(Some(Topic::All)) => f.write_str("help all"),

@@ -250,6 +250,10 @@ impl Follower {
         ended: oneshot::Sender<bool>,
     ) -> Result<(), ChatGone> {
         let id = thread.deployment().id;
+        thread.facts.asked_by = match (&person, thread.deployment().requested_by.as_person()) {
+            (None, Some(account)) => chat_user_of(&self.store, account).await,
+            _ => person.clone(),
+        };
         let (place, fingerprint) = match place {
             Some(place) => place,
             None => {
@@ -336,8 +340,14 @@ impl Follower {
                 | EventKind::DeploymentSent { .. }
                 | EventKind::StepStarted { .. }
         );
-        let moves_agents =
-            matches!(event.kind, EventKind::AgentConnected { .. } | EventKind::AgentDisconnected {});
+        let moves_agents = matches!(
+            event.kind,
+            EventKind::AgentConnected { .. }
+                | EventKind::AgentDisconnected {}
+                | EventKind::AgentDrained {}
+                | EventKind::AgentResumed {}
+                | EventKind::AgentForgotten {}
+        );
         for id in self.ids() {
             let Some(tracked) = self.threads.get_mut(&id) else { continue };
             let queued = matches!(tracked.thread.deployment().state, State::Queued {});
@@ -507,6 +517,14 @@ impl Follower {
             tracing::error!(error = %error, source = ?std::error::Error::source(&error), "the bot's database failed");
         }
     }
+}
+
+/// Who of this chat has an account; none if that is not known.
+async fn chat_user_of(store: &Store, account: &PersonName) -> Option<PersonName> {
+    store.chat_user_of(account).await.unwrap_or_else(|error| {
+        Follower::note_store(Err(error));
+        None
+    })
 }
 
 /// Never ready while there is no feed.

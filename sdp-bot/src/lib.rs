@@ -16,6 +16,7 @@ pub mod console;
 pub mod follow;
 pub mod message;
 pub mod output;
+mod people;
 pub mod store;
 pub mod text;
 pub mod thread;

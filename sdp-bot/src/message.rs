@@ -12,6 +12,7 @@ pub mod deployment;
 pub mod down;
 pub mod help;
 mod hint;
+pub mod login;
 pub mod output;
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,10 @@
-//! What the bot must not forget: how far it has read the feed, and where its messages sit. A small SQLite of its own.
+//! What the bot must not forget: how far it has read the feed, where its messages sit, and who of this chat has which
+//! account. A small SQLite of its own.
 //!
-//! Called by [`crate::follow`]. A message is recorded before it is posted (an intent, without a place) and again when its
+//! Called by [`crate::follow`] and [`crate::people`]. A message is recorded before it is posted (an intent, without a place) and again when its
 //! place is known, so that after a restart nothing that was promised is missing. Every call runs on a blocking thread.
 //!
-//! Limit: the newest [`KEEP`] messages are kept.
+//! Limit: the newest [`KEEP`] messages are kept, and one user of the chat for each account.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -34,6 +35,14 @@ CREATE INDEX message_open ON message (deployment) WHERE over = 0;
 PRAGMA user_version = 1;
 ";
 
+const SCHEMA_2: &str = "
+CREATE TABLE account (name TEXT PRIMARY KEY, chat_user TEXT NOT NULL) STRICT;
+PRAGMA user_version = 2;
+";
+
+/// The newest version that this program knows.
+const VERSION: i64 = 2;
+
 /// The store could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -42,7 +51,7 @@ pub enum StoreError {
     #[error("cannot use the bot's database")]
     Sqlite(#[from] rusqlite::Error),
     /// The file was written by a newer version.
-    #[error("the bot's database has version {found}; this program knows up to 1")]
+    #[error("the bot's database has version {found}; this program knows up to {VERSION}")]
     Newer {
         /// Its version.
         found: i64,
@@ -98,15 +107,17 @@ impl Store {
         let _mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
         connection.execute_batch("PRAGMA synchronous = NORMAL")?;
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        match version {
-            0 => {
-                let transaction = connection.transaction()?;
-                transaction.execute_batch(SCHEMA)?;
-                transaction.commit()?;
-            }
-            1 => {}
-            found => return Err(StoreError::Newer { found }),
+        if !(0..=VERSION).contains(&version) {
+            return Err(StoreError::Newer { found: version });
         }
+        let transaction = connection.transaction()?;
+        if version < 1 {
+            transaction.execute_batch(SCHEMA)?;
+        }
+        if version < 2 {
+            transaction.execute_batch(SCHEMA_2)?;
+        }
+        transaction.commit()?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)) })
     }
 
@@ -144,6 +155,42 @@ impl Store {
             .map(drop)
         })
         .await
+    }
+
+    /// Remembers who of this chat has an account: one at a time, either way.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn is_here(&self, account: &PersonName, chat_user: &PersonName) -> Result<(), StoreError> {
+        let (account, chat_user) = (account.clone(), chat_user.clone());
+        self.call(move |db| {
+            db.execute(
+                "DELETE FROM account WHERE chat_user = ?2 AND name <> ?1",
+                [account.as_str(), chat_user.as_str()],
+            )?;
+            db.execute(
+                "INSERT INTO account (name, chat_user) VALUES (?1, ?2)
+                 ON CONFLICT (name) DO UPDATE SET chat_user = excluded.chat_user",
+                [account.as_str(), chat_user.as_str()],
+            )
+            .map(drop)
+        })
+        .await
+    }
+
+    /// Who of this chat has an account, if that is known.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn chat_user_of(&self, account: &PersonName) -> Result<Option<PersonName>, StoreError> {
+        let account = account.clone();
+        let user: Option<String> = self
+            .call(move |db| {
+                let sql = "SELECT chat_user FROM account WHERE name = ?1";
+                db.query_row(sql, [account.as_str()], |row| row.get(0)).optional()
+            })
+            .await?;
+        Ok(user.and_then(|user| user.parse().ok()))
     }
 
     /// Records that a message is going to be posted.
@@ -277,6 +324,25 @@ mod tests {
         assert!(kept[1].told.contains("step:0"));
         store.close(one).await.unwrap();
         assert_eq!(store.open_messages().await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_account_is_one_user_of_the_chat_and_a_user_one_account() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("bot.db");
+        // As the version before left it.
+        Connection::open(&file).unwrap().execute_batch(SCHEMA).unwrap();
+        let name = |name: &str| -> PersonName { name.parse().unwrap() };
+        let store = Store::open(&file).unwrap();
+        assert_eq!(store.chat_user_of(&name("alice")).await.unwrap(), None);
+        for (account, user) in [("alice", "U1"), ("bob", "U2"), ("alice", "U3"), ("alice-2", "U2")] {
+            store.is_here(&name(account), &name(user)).await.unwrap();
+        }
+        drop(store);
+        let store = Store::open(&file).unwrap();
+        for (account, user) in [("alice", Some("U3")), ("alice-2", Some("U2")), ("bob", None)] {
+            assert_eq!(store.chat_user_of(&name(account)).await.unwrap(), user.map(name), "{account}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use jiff::{SignedDuration, Timestamp};
 use sdp_core::api::{DeploymentView, Instance};
 use sdp_core::deployment::{Deployment, Outcome, State};
 use sdp_core::event::{Event, EventKind};
-use sdp_core::name::CommitId;
+use sdp_core::name::{CommitId, PersonName};
 use sdp_core::sandbox::{InstanceState, LastRestart, StopReason, Unhealthy};
 use url::Url;
 
@@ -41,6 +41,8 @@ pub const IN_A_ROW: SignedDuration = SignedDuration::from_mins(10);
 /// What is shown beside the deployment itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
+    /// Who asked, by their name in this chat, which may be another than that of their account.
+    pub asked_by: Option<PersonName>,
     /// The page with the log.
     pub log_url: Url,
     /// The same page behind a link that signs in once; only where nobody else reads it.
@@ -65,6 +67,14 @@ pub struct Facts {
     pub failure_link: Option<Url>,
     /// Whether what a failure needs (the three above) has been asked for and answered.
     pub failure_known: bool,
+}
+
+impl Facts {
+    /// Who is called when something goes wrong: whoever asked, by the name that the chat knows.
+    #[must_use]
+    pub fn called<'a>(&'a self, deployment: &'a Deployment) -> Option<&'a PersonName> {
+        self.asked_by.as_ref().or_else(|| deployment.requested_by.as_person())
+    }
 }
 
 /// What serves a sandbox's requests for a service.
@@ -151,6 +161,7 @@ impl Thread {
     #[must_use]
     pub fn new(deployment: Deployment, log_url: Url, told: BTreeSet<String>) -> Self {
         let facts = Facts {
+            asked_by: None,
             log_url,
             log_link: None,
             queue_position: None,
@@ -355,6 +366,7 @@ impl Thread {
             }
         };
         let deployment = &self.deployment;
+        let called = self.facts.called(deployment);
         if let Some(reused) = deployment.reused_build {
             tell("reused".to_owned(), say::build_reused(deployment, reused));
         }
@@ -392,14 +404,14 @@ impl Thread {
         };
         tell("end".to_owned(), end);
         if let Some(restarts) = &self.facts.restarts {
-            tell(format!("restart:{}", restarts.first), say::restarted(deployment, restarts));
+            tell(format!("restart:{}", restarts.first), say::restarted(deployment, called, restarts));
         }
         // Each time that it turns out not to be well is told once, and its end, by the moment at which it began.
         let told = self.told.iter().filter_map(|key| key.strip_prefix("unhealthy:"));
         match &self.facts.health {
             _ if self.after.is_some() => {}
             Health::Unhealthy(unhealthy) => {
-                tell(moment("unhealthy", unhealthy), say::unhealthy(deployment, unhealthy));
+                tell(moment("unhealthy", unhealthy), say::unhealthy(deployment, called, unhealthy));
             }
             Health::Well => {
                 if let Some(since) = told.max() {
@@ -409,7 +421,7 @@ impl Thread {
             Health::Unknown => {}
         }
         if let Some(after) = &self.after
-            && let Some(message) = say::broke(deployment, after, self.facts.restarts.as_ref())
+            && let Some(message) = say::broke(deployment, called, after, self.facts.restarts.as_ref())
         {
             tell("broke".to_owned(), message);
         }

@@ -18,12 +18,14 @@
 //! | `session` | browsers that are signed in, one-time codes |
 //! | `binding` | which account a user of a chat is |
 //! | `token` | programs, bots, agents |
+//! | `enrolment` | how an agent comes by its token |
 //!
 //! Limits: a code or link works once, for ten minutes; a session ends [`SESSION_LIFE`] after it was last used. Revoking a token or
 //! a binding ends the sessions that were made through it; an account's git credential goes with its last session or binding.
 
 mod account;
 mod binding;
+mod enrolment;
 mod session;
 mod token;
 mod value;
@@ -31,15 +33,18 @@ mod value;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 
 pub use account::{LoggedIn, Vouched};
 pub use binding::{Bound, ChatUser, LINK_LIFE};
+pub use enrolment::ENROLMENT_LIFE;
 pub use session::{
     Begun, CODE_LIFE, Origin, ROTATE_AFTER, SESSION_LIFE, Session, SignInCode, SignedIn, Standing,
 };
 pub use token::NewToken;
 
 pub(crate) use account::credential;
+pub(crate) use enrolment::forget as forget_agent;
 pub use value::is_token;
 
 use crate::id::{BindingId, SessionId};
@@ -152,13 +157,19 @@ impl AccessError {
 pub struct Access {
     store: Store,
     vault: Option<Vault>,
+    /// Rung when something that opened a door has been made worthless.
+    revocations: watch::Sender<()>,
 }
 
 impl Access {
     /// That of a running platform.
     #[must_use]
     pub fn of(platform: &Platform) -> Self {
-        Self { store: platform.store().clone(), vault: Some(platform.vault().clone()) }
+        Self {
+            store: platform.store().clone(),
+            vault: Some(platform.vault().clone()),
+            revocations: platform.revocations().clone(),
+        }
     }
 
     /// That of a data folder, beside a server that may be running on it or not. Where none runs this owns the folder, and a
@@ -167,12 +178,24 @@ impl Access {
     /// # Errors
     /// When the database cannot be opened or made.
     pub async fn open(data_dir: impl Into<PathBuf>) -> Result<Self, AccessError> {
-        Ok(Self { store: Store::open_beside(&data_dir.into()).await?, vault: None })
+        let store = Store::open_beside(&data_dir.into()).await?;
+        Ok(Self { store, vault: None, revocations: watch::Sender::new(()) })
     }
 
     /// Closes the database that [`open`](Self::open) opened, and returns when all is in its file. From now on nothing can be written.
     pub async fn close(&self) {
         self.store.close().await;
+    }
+
+    /// Rings whenever this process has made a token, a session or a binding worthless: whoever serves long connections looks again
+    /// whether what they began with holds. What another process revokes (the command line) it does not hear of.
+    #[must_use]
+    pub fn revocations(&self) -> watch::Receiver<()> {
+        self.revocations.subscribe()
+    }
+
+    fn revoked(&self) {
+        self.revocations.send_replace(());
     }
 
     fn vault(&self) -> Result<Vault, AccessError> {

@@ -5,6 +5,7 @@
 
 mod audit;
 mod identity;
+mod secrets;
 
 use std::collections::BTreeMap;
 
@@ -14,11 +15,12 @@ use url::Url;
 
 pub use self::audit::*;
 pub use self::identity::*;
+pub use self::secrets::*;
 pub use crate::catalog::Service;
 pub use crate::deployment::Deployment;
 pub use crate::event::Event;
 use crate::id::{DeploymentId, DeploymentNumber};
-use crate::name::{AgentName, EnvName, GitRef, Label, SandboxName, ServiceName};
+use crate::name::{AgentName, EnvName, GitRef, Label, RepoUrl, SandboxName, ServiceName};
 pub use crate::sandbox::{Instance, LastRestart, Sandbox};
 use crate::secret::GitCredential;
 pub use crate::wire::{Load, OutputLine, Preflight, RefInfo};
@@ -234,6 +236,9 @@ pub struct AgentView {
     pub name: AgentName,
     /// Whether it is connected now.
     pub connected: bool,
+    /// Whether it is being drained: it gets no new work, and what runs on it serves on.
+    #[serde(default)]
+    pub draining: bool,
     /// Since when that is so.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub since: Timestamp,
@@ -272,6 +277,32 @@ pub struct BranchList {
     pub branches: Vec<RefInfo>,
     /// Tags by name.
     pub tags: Vec<RefInfo>,
+}
+
+/// Repositories that can be made services, and those that are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct RepositoryList {
+    /// By name. One with several services is there once for each of them.
+    pub repositories: Vec<Repository>,
+    /// Whether these are all.
+    pub complete: bool,
+}
+
+/// A repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Repository {
+    /// As its git host shows it, such as `shop/payments`; of one that no host was asked for, the end of its address.
+    pub name: String,
+    /// What git clones.
+    pub url: RepoUrl,
+    /// Its default branch, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_branch: Option<GitRef>,
+    /// The service that is built from it, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceName>,
 }
 
 /// A window of a job log.

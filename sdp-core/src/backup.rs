@@ -4,11 +4,15 @@
 //!
 //! ```text
 //! 2026-05-04/           0700: its owner alone can read it
-//!   sdp.db              the whole database at one moment: catalog, sandboxes, deployments, events, hashes of tokens
+//!   sdp.db              the whole database at one moment: catalog, sandboxes, deployments, events, hashes of tokens,
+//!                         sealed secrets
 //!   logs/<id>.log .idx  the job logs of the deployments in it, as whole lines
 //!   backup.json         what it holds, with lengths and checksums
 //! ```
-//! No git credential and no token is in it: the server keeps the former in memory only, and of the latter only hashes.
+//! No token is in it, only their hashes. Git credentials and secrets of services are in it as they are in the database: sealed,
+//! and **the key is never part of a backup**. Without it they are worthless, to a thief as to whoever restores. So keep a copy of
+//! the key file (`secrets.key_file`, by default `seal.key` in the data folder) somewhere else, and put it back, mode 0600, before
+//! the server is started on what was restored; else it makes a new key, people log in again, and services' secrets are set again.
 //!
 //! It is consistent: the database is copied in one transaction, and the logs, which only grow, after it; so every line that
 //! the database speaks of is there. It is whole or not there: files are written under another name, brought to disk, looked
@@ -147,6 +151,9 @@ pub struct Manifest {
     pub deployments: u64,
     /// Of how many tokens it has the hash.
     pub tokens: u64,
+    /// How many secrets and credentials are sealed in it; the key that opens them is not.
+    #[serde(default)]
+    pub sealed: u64,
     /// The job logs, those that are not empty.
     pub logs: Vec<BackedUpLog>,
 }
@@ -216,6 +223,7 @@ impl Manifest {
             newest_event: contents.newest_event,
             deployments: contents.deployments.len() as u64,
             tokens: contents.tokens,
+            sealed: contents.sealed,
             logs,
         }
     }
@@ -227,13 +235,17 @@ impl std::fmt::Display for Manifest {
             self.logs.iter().fold((0, 0), |(lines, bytes), log| (lines + log.lines, bytes + log.bytes));
         write!(
             f,
-            "{} deployments, events up to {}, hashes of {} tokens, {} job logs with {lines} lines ({} KiB); no credentials",
+            "{} deployments, events up to {}, hashes of {} tokens, {} job logs with {lines} lines ({} KiB); ",
             self.deployments,
             self.newest_event,
             self.tokens,
             self.logs.len(),
             bytes.div_ceil(1024),
-        )
+        )?;
+        match self.sealed {
+            0 => f.write_str("no credentials"),
+            sealed => write!(f, "{sealed} sealed secrets, without the key that opens them"),
+        }
     }
 }
 

@@ -64,6 +64,18 @@ pub enum EventKind {
     },
     /// A service was taken out of the catalog.
     ServiceDeleted {},
+    /// A secret of a service was set; its value is in no event.
+    SecretSet {
+        /// The variable.
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
+        name: EnvName,
+    },
+    /// A secret of a service was deleted. The service's own end takes its secrets along without a word of each.
+    SecretDeleted {
+        /// The variable.
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
+        name: EnvName,
+    },
     /// A sandbox was made.
     SandboxCreated {},
     /// A sandbox was deleted; its instances are being stopped.
@@ -191,4 +203,10 @@ pub enum EventKind {
     },
     /// An agent's connection ended.
     AgentDisconnected {},
+    /// An agent gets no new work; it finishes what it has, and what runs on it serves on.
+    AgentDrained {},
+    /// An agent that was drained gets work again.
+    AgentResumed {},
+    /// An agent was removed, and its token with it.
+    AgentForgotten {},
 }

@@ -36,6 +36,10 @@ pub enum FailureReason {
     LoginRepositoryPublic,
     /// The agent knows no way to ask this git host for its repositories.
     RepositoriesUnlisted,
+    /// A secret of the service was sealed with a key that the server does not have any more.
+    SecretUnreadable,
+    /// A file with a secret of the service is not on the agent, or cannot be used.
+    SecretMissing,
     /// The git host did not answer, or not properly.
     GitUnreachable,
     /// The git host redirects elsewhere; credentials are not sent there.
@@ -172,6 +176,16 @@ impl FailureReason {
                 "credentials_gone",
                 "the git credential was lost with a restart before it was used",
                 "deploy again",
+            ),
+            Self::SecretUnreadable => (
+                "secret_unreadable",
+                "a secret of the service cannot be opened: it was sealed with another key, or is damaged",
+                "set it again, or ask an administrator to bring the server's former key file back",
+            ),
+            Self::SecretMissing => (
+                "secret_missing",
+                "a file with a secret of the service is not on the agent, or cannot be used",
+                "ask an administrator to put it into the folder that [secrets] of the agent's configuration names",
             ),
             Self::GitUnreachable => (
                 "git_unreachable",

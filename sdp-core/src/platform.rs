@@ -19,9 +19,12 @@ mod credentials;
 mod decide;
 mod error;
 mod input;
+mod listings;
 mod output;
+mod repositories;
 mod request;
 mod run;
+mod secrets;
 mod session;
 mod stats;
 #[cfg(test)]
@@ -34,7 +37,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
-pub use config::{PlatformConfig, VaultKey};
+pub use config::{ListingLimits, PlatformConfig, VaultKey};
 pub use error::PlatformError;
 pub use output::{Followed, OutputFollow};
 pub use request::{Again, Deploy, DeploymentFilter, Idempotency, InstanceFilter, Save, StateFilter};
@@ -95,10 +98,13 @@ struct Inner {
     vault: Vault,
     logs: Logs,
     followers: Arc<output::Followers>,
+    lists: repositories::Lists,
     inputs: mpsc::Sender<Input>,
     newest: watch::Receiver<EventSeq>,
     /// Why what happens cannot be stored at present.
     storage: watch::Receiver<Option<StoreError>>,
+    /// Rung when something that opened a door has been made worthless.
+    revocations: watch::Sender<()>,
     /// The orchestrator; `stop` awaits it.
     task: Mutex<JoinSet<()>>,
 }
@@ -108,19 +114,21 @@ impl Platform {
     /// this platform's until it is stopped.
     ///
     /// # Errors
-    /// When the folder, the database or the logs cannot be opened, or another process has the folder.
+    /// When the folder, the database, the key or the logs cannot be opened, or another process has the folder.
     pub async fn start(config: PlatformConfig) -> Result<Self, PlatformError> {
         let folder = config.data_dir.clone();
         tokio::fs::create_dir_all(&folder)
             .await
             .map_err(|source| PlatformError::DataDir { path: folder.clone(), source: Arc::new(source) })?;
         let store = Store::open(&folder).await?;
-        let key = config.vault.clone();
-        let vault = tokio::task::spawn_blocking(move || match key {
-            VaultKey::File(path) => Vault::from_file(&path),
-            VaultKey::Memory => Vault::fleeting(),
-        });
-        let vault = vault.await.map_err(|_| PlatformError::Stopping)?.map_err(Arc::new)?;
+        // With the folder taken: two who make a key at once would each have one that the other does not know.
+        let vault = match secrets::open_vault(&config.vault).await {
+            Ok(vault) => vault,
+            Err(error) => {
+                store.close().await;
+                return Err(error);
+            }
+        };
         let logs = {
             let (folder, config) = (folder.join("logs"), config.logs.clone());
             tokio::task::spawn_blocking(move || Logs::open(folder, config))
@@ -134,12 +142,14 @@ impl Platform {
                 Ok((snapshot, credentials))
             })
             .await?;
+        secrets::warn_of_unreadable(&vault, &snapshot.secrets);
         let followers = Arc::new(output::Followers::default());
+        let lists = repositories::Lists::new(config.listings)?;
         let clock = clock::Clock::start();
         let (run, inputs, newest, storage) = run::Run::new(
             config.clone(),
             clock,
-            store.clone(),
+            (store.clone(), vault.clone()),
             logs.clone(),
             followers.clone(),
             snapshot,
@@ -156,9 +166,11 @@ impl Platform {
                 vault,
                 logs,
                 followers,
+                lists,
                 inputs,
                 newest,
                 storage,
+                revocations: watch::Sender::new(()),
                 task,
             }),
         })
@@ -172,6 +184,8 @@ impl Platform {
         let mut task = std::mem::take(&mut *self.inner.task.lock().unwrap_or_else(PoisonError::into_inner));
         // An error would be a panic of the task, which the runtime has reported already.
         while task.join_next().await.is_some() {}
+        // Nobody answers them any more.
+        self.inner.lists.asking.ended().await;
         self.inner.store.close().await;
     }
 
@@ -183,6 +197,63 @@ impl Platform {
     /// [`PlatformError::Stopping`].
     pub async fn agents(&self) -> Result<Vec<api::AgentView>, PlatformError> {
         self.ask(|world| world.agents.values().map(|agent| agent.view(world)).collect()).await
+    }
+
+    /// One agent.
+    ///
+    /// # Errors
+    /// [`PlatformError::UnknownAgent`].
+    pub async fn agent(&self, name: &AgentName) -> Result<api::AgentView, PlatformError> {
+        let name = name.clone();
+        self.ask(move |world| match world.agents.get(&name) {
+            Some(agent) => Ok(agent.view(world)),
+            None => Err(decide::unknown_agent(world, &name)),
+        })
+        .await?
+    }
+
+    /// Gives an agent no new work until it is resumed. What it works on it finishes, what runs on it serves on, its router routes
+    /// on; so it stays over restarts of agent and server. Nothing happens if it is being drained already.
+    ///
+    /// # Errors
+    /// [`PlatformError::UnknownAgent`].
+    pub async fn drain_agent(&self, by: &Principal, name: &AgentName) -> Result<(), PlatformError> {
+        self.command(by, Command::DrainAgent { name: name.clone(), draining: true }).await.map(drop)
+    }
+
+    /// Gives an agent work again.
+    ///
+    /// # Errors
+    /// [`PlatformError::UnknownAgent`].
+    pub async fn resume_agent(&self, by: &Principal, name: &AgentName) -> Result<(), PlatformError> {
+        self.command(by, Command::DrainAgent { name: name.clone(), draining: false }).await.map(drop)
+    }
+
+    /// Removes an agent, its token and its enrolment, and ends its connection. With `force` what it works on and what runs on it
+    /// ends as lost.
+    ///
+    /// # Errors
+    /// [`PlatformError::UnknownAgent`], [`PlatformError::AgentInUse`].
+    pub async fn forget_agent(
+        &self,
+        by: &Principal,
+        name: &AgentName,
+        force: bool,
+    ) -> Result<(), PlatformError> {
+        self.command(by, Command::ForgetAgent { name: name.clone(), force }).await?;
+        self.inner.revocations.send_replace(());
+        Ok(())
+    }
+
+    /// Ends the connection of an agent whose token is worthless; when this returns, nothing more is sent to it: no question, no
+    /// credential, no table.
+    ///
+    /// # Errors
+    /// [`PlatformError::Stopping`].
+    pub async fn disconnect_agent(&self, name: &AgentName) -> Result<(), PlatformError> {
+        let (answer, answered) = oneshot::channel();
+        self.input(Input::Disconnect { agent: name.clone(), answer }).await?;
+        answered.await.map_err(|_| PlatformError::Stopping)
     }
 
     /// Connects an agent in process; the returned end is the agent's.
@@ -277,10 +348,8 @@ impl Platform {
         Ok(())
     }
 
-    /// What seals credentials and secret values.
-    #[must_use]
-    pub fn vault(&self) -> &Vault {
-        &self.inner.vault
+    pub(crate) fn revocations(&self) -> &watch::Sender<()> {
+        &self.inner.revocations
     }
 
     pub(crate) fn store(&self) -> &Store {
@@ -300,9 +369,7 @@ impl Platform {
     }
 
     async fn question(&self, question: Question) -> Result<Answer, PlatformError> {
-        let (answer, answered) = oneshot::channel();
-        self.input(Input::Question { question, answer }).await?;
-        answered.await.map_err(|_| PlatformError::Stopping)?
+        repositories::question_over(&self.inner.inputs, question).await
     }
 
     async fn ask<T, F>(&self, read: F) -> Result<T, PlatformError>

@@ -20,6 +20,7 @@ mod error;
 mod mark;
 mod open;
 mod rows;
+mod secrets;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +36,7 @@ pub(crate) use rows::{
     AgentRow, EventRowFilter, IdempotencyRow, JobRow, Snapshot, Writes, deployment, deployments, instance,
     instances, is_routed, probe,
 };
+pub(crate) use secrets::{Kept, SecretRow};
 
 const SCHEMA: &[&str] = &[
     include_str!("store/schema.sql"),

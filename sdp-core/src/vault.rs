@@ -7,7 +7,7 @@
 //! ```text
 //! sealed = 1 (version) · key id (8 bytes) · nonce (24 bytes, random) · XChaCha20-Poly1305(key, nonce, value, place) + tag
 //! ```
-//! The key is 32 random bytes in a file of mode 0600, or what a service manager hands over. Whoever has the database and
+//! The key is 32 random bytes in a file of mode 0600, or in one that a service manager hands over. Whoever has the database and
 //! the key can read everything; a backup has the database alone.
 
 use std::fs::{self, File, OpenOptions};
@@ -27,6 +27,8 @@ const VERSION: u8 = 1;
 const KEY_ID: usize = 8;
 const NONCE: usize = 24;
 const HEAD: usize = 1 + KEY_ID + NONCE;
+/// By so many bytes what is sealed is longer than the value.
+pub const OVERHEAD: usize = HEAD + 16;
 
 /// Why something cannot be sealed or opened.
 #[derive(Debug, thiserror::Error)]
@@ -134,18 +136,27 @@ impl Vault {
     /// # Errors
     /// [`VaultError::File`], [`VaultError::Mode`], [`VaultError::Length`].
     pub fn from_file(path: &Path) -> Result<Self, VaultError> {
+        if matches!(path.try_exists(), Ok(false)) {
+            make_key(path)?;
+        }
+        Self::read(path, 0o077)
+    }
+
+    /// One with the key that systemd hands over as a credential; there the bits of the group say how much a list of single users
+    /// may do at most, and who is on it systemd has seen to. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::from_file`]; it is not made if it is not there.
+    pub fn from_credential(path: &Path) -> Result<Self, VaultError> {
+        Self::read(path, 0o037)
+    }
+
+    fn read(path: &Path, others: u32) -> Result<Self, VaultError> {
         let failed = |source| VaultError::File { path: path.to_owned(), source };
-        let mut file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                make_key(path)?;
-                File::open(path).map_err(failed)?
-            }
-            Err(error) => return Err(failed(error)),
-        };
+        let mut file = File::open(path).map_err(failed)?;
         let about = file.metadata().map_err(failed)?;
         let mode = about.mode() & 0o7777;
-        if mode & 0o077 != 0 {
+        if mode & others != 0 {
             return Err(VaultError::Mode { path: path.to_owned(), mode });
         }
         if about.len() != KEY_LENGTH as u64 {
@@ -257,6 +268,15 @@ mod tests {
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("set");
         assert!(matches!(Vault::from_file(&path), Err(VaultError::Mode { mode: 0o640, .. })));
+        assert_eq!(
+            &**Vault::from_credential(&path).expect("read").open("x", &sealed).expect("opens"),
+            b"value",
+            "systemd's list of users shows as the group"
+        );
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("set");
+        assert!(matches!(Vault::from_credential(&path), Err(VaultError::Mode { mode: 0o644, .. })));
+        let absent = folder.path().join("absent");
+        assert!(matches!(Vault::from_credential(&absent), Err(VaultError::File { .. })) && !absent.exists());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
         fs::write(&path, "short").expect("written");
         assert!(matches!(Vault::from_file(&path), Err(VaultError::Length { found: 5, .. })));

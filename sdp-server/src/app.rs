@@ -127,6 +127,12 @@ impl App {
         self.boots().get(agent).copied()
     }
 
+    /// An agent was removed.
+    pub(crate) fn forget_agent(&self, agent: &AgentName) {
+        self.boots().remove(agent);
+        self.metrics().forget_agent(agent);
+    }
+
     fn boots(&self) -> MutexGuard<'_, HashMap<AgentName, BootId>> {
         self.inner.boots.lock().unwrap_or_else(PoisonError::into_inner)
     }

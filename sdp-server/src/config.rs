@@ -7,6 +7,7 @@ mod limits;
 mod login;
 mod metrics;
 mod proxy;
+mod secrets;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ pub use limits::Limits;
 pub use login::Login;
 pub use metrics::{Metrics, TokenDigest};
 pub use proxy::Proxy;
+pub use secrets::{KeptIn, Secrets};
 pub use tls::Tls;
 pub(crate) use tls::{Identity, provider};
 
@@ -61,6 +63,9 @@ pub struct Config {
     /// The proxies before it, which say for whom they ask.
     #[serde(default)]
     pub proxy: Proxy,
+    /// What seals secrets.
+    #[serde(default)]
+    pub secrets: Secrets,
 }
 
 fn default_listen() -> SocketAddr {
@@ -123,6 +128,7 @@ impl Config {
             login: Login::default(),
             tls: None,
             proxy: Proxy::default(),
+            secrets: Secrets::default(),
         }
     }
 
@@ -216,6 +222,7 @@ impl Config {
             );
         }
         self.login.check()?;
+        self.secrets.check()?;
         self.limits.check()?;
         Ok(())
     }
@@ -246,6 +253,11 @@ impl Config {
         let limits = &self.limits;
         let seconds = |duration: Duration| u32::try_from(duration.as_secs()).unwrap_or(u32::MAX);
         let mut config = PlatformConfig::new(&self.data_dir);
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        let credentials = credentials.filter(|folder| folder.is_absolute());
+        if let Some(vault) = self.secrets.vault(credentials.as_deref()) {
+            config.vault = vault;
+        }
         config.steps = StepLimits {
             fetch: seconds(limits.fetch),
             build: seconds(limits.build),
@@ -395,7 +407,7 @@ mod tests {
           |
         2 | listen_on = 1
           | ^^^^^^^^^
-        unknown field `listen_on`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`, `metrics`, `login`, `tls`, `proxy`
+        unknown field `listen_on`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`, `metrics`, `login`, `tls`, `proxy`, `secrets`
         ---
         sdp.toml: TOML parse error at line 3, column 9
           |
@@ -409,7 +421,7 @@ mod tests {
           |         ^^^^^
         expected a time of at least a second, such as "90s", "10m" or "2h"
         ---
-        sdp.toml: unknown field `limit`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`, `metrics`, `login`, `tls`, `proxy` (with SDP_SERVER_LIMIT)
+        sdp.toml: unknown field `limit`, expected one of `listen`, `public_url`, `insecure_http`, `data_dir`, `limits`, `metrics`, `login`, `tls`, `proxy`, `secrets` (with SDP_SERVER_LIMIT)
         ---
         SDP_SERVER_LISTEN__PORT: no such key
         ---

@@ -31,13 +31,13 @@ use uuid::Uuid;
 
 pub(crate) use address::ClientAddress;
 pub(crate) use auth::{
-    AskedBy, Caller, NotCrossSite, Proof, authenticate, is_same_origin, presented_session, session_cookie,
-    still_holds,
+    AskedBy, Caller, NotCrossSite, Proof, authenticate, bearer, is_same_origin, presented_session,
+    session_cookie, still_holds,
 };
 pub(crate) use body::{JsonBody, OptionalJsonBody};
 pub(crate) use came_from::CameFrom;
 pub(crate) use limit::{Limiter, Place, forget, limit_refusals, limit_requests};
-pub(crate) use named::{IdempotencyHeader, Named, Query};
+pub(crate) use named::{IdempotencyHeader, Named, NamedTwo, Query};
 #[cfg(test)]
 pub(crate) use who::listed;
 pub(crate) use who::{Rank, Who, who};

@@ -177,6 +177,12 @@ impl Metrics {
         self.bad_frames.get_or_create(&AgentLabels::of(agent)).inc();
     }
 
+    /// An agent was removed: what is counted of it is shown no more.
+    pub(crate) fn forget_agent(&self, agent: &AgentName) {
+        self.rewinds.remove(&AgentLabels::of(agent));
+        self.bad_frames.remove(&AgentLabels::of(agent));
+    }
+
     pub(crate) fn slow_viewer(&self) {
         self.slow_viewers.inc();
     }

@@ -56,7 +56,7 @@ impl Modify for Security {
         let bearer = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .description(Some(
-                "A token: `sdp_…` of a person or program, `sdpb_…` of a bot, `sdpa_…` of an agent",
+                "A token: `sdp_…` of a person or program, `sdpb_…` of a bot, `sdpa_…` of an agent; `sdpe_…` is what an agent enrols with",
             ))
             .build();
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
@@ -119,7 +119,7 @@ fn complete(path: &str, method: &Method, operation: &mut Operation) {
     let requirement = |name: &str| SecurityRequirement::new::<_, [&str; 0], &str>(name, []);
     operation.security = Some(match who(method, path) {
         Some(Who::Open) => vec![],
-        Some(Who::Issue | Who::Agent | Who::Chat) | None => vec![requirement("bearer")],
+        Some(Who::Issue | Who::Agent | Who::Chat | Who::Enrol) | None => vec![requirement("bearer")],
         Some(_) => vec![requirement("bearer"), requirement("session")],
     });
     let problem = |description: &str| problem_response(description).build();
@@ -185,6 +185,10 @@ pub(crate) mod examples {
         json!({ "service": "payments", "git_ref": "feature/refund", "sandbox": "alice" })
     }
 
+    pub(crate) fn set_secret() -> Value {
+        json!({ "value": "postgres://payments:…@db.example.com/payments", "given_to": "run" })
+    }
+
     pub(crate) fn create_token() -> Value {
         json!({ "name": "ci-payments", "kind": "deploy", "service": "payments", "expires_in_days": 90 })
     }
@@ -211,7 +215,7 @@ pub(crate) mod examples {
 
 #[cfg(test)]
 mod tests {
-    use sdp_core::api::{CreateDeployment, CreateSignInLink, CreateToken, Service};
+    use sdp_core::api::{CreateDeployment, CreateSignInLink, CreateToken, Service, SetSecret};
 
     use super::*;
 
@@ -271,6 +275,7 @@ mod tests {
         let service: Service = serde_json::from_value(examples::service()).expect("valid");
         service.check().expect("works");
         serde_json::from_value::<CreateDeployment>(examples::create_deployment()).expect("valid");
+        serde_json::from_value::<SetSecret>(examples::set_secret()).expect("valid");
         serde_json::from_value::<CreateToken>(examples::create_token()).expect("valid");
         serde_json::from_value::<CreateSignInLink>(examples::create_sign_in_link()).expect("valid");
         serde_json::from_value::<Problem>(examples::invalid_branch()).expect("valid");

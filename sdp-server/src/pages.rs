@@ -1,4 +1,5 @@
-//! The pages: what browsers see. Home, a deployment with its live log, an instance with its live output, and how to sign in.
+//! The pages: what browsers see. Home, a deployment with its live log, an instance with its live output,
+//! one's account, the audit, and how to sign in.
 //!
 //! ```text
 //! handler: ask the platform ─▶ a model (Home, LogPage, InstancePage) ─▶ pure rendering (maud) ─▶ HTML
@@ -10,6 +11,7 @@
 //! Limits: [`home::RECENT`] and [`home::UNDER_WAY`] deployments on the home page, [`PLACES`] running instances; the log page
 //! holds 5,000 lines (lines.js) however long the log is.
 
+mod account;
 mod assets;
 mod audit;
 mod home;
@@ -55,6 +57,7 @@ pub(crate) fn routes() -> Router<App> {
         .route("/", get(show_home))
         .route("/deployments/{deployment}", get(show_deployment))
         .route("/instances/{instance}", get(show_instance))
+        .route("/account", get(account::show))
         .route("/audit", get(audit::show))
         .route("/login", get(login_rest::open).post(login_rest::submit))
         .route("/login/{link}", get(login_rest::open_link).post(login_rest::submit))

@@ -132,13 +132,13 @@ pub(crate) fn status(code: &str) -> StatusCode {
         "unauthorised" | "login_wrong" => StatusCode::UNAUTHORIZED,
         "forbidden" | "login_needed" | "cross_site" | "origin_refused" => StatusCode::FORBIDDEN,
         "not_found" | "unknown_service" | "unknown_sandbox" | "unknown_deployment" | "unknown_instance"
-        | "unknown_token" | "unknown_person" | "unknown_session" | "unknown_binding" | "no_login" => {
-            StatusCode::NOT_FOUND
-        }
+        | "unknown_agent" | "unknown_token" | "unknown_person" | "unknown_session" | "unknown_binding"
+        | "unknown_secret" | "no_login" => StatusCode::NOT_FOUND,
         "method_not_allowed" => StatusCode::METHOD_NOT_ALLOWED,
         "body_timeout" => StatusCode::REQUEST_TIMEOUT,
         "service_exists"
         | "service_in_use"
+        | "agent_in_use"
         | "prefix_taken"
         | "idempotency_conflict"
         | "already_ended"
@@ -146,23 +146,45 @@ pub(crate) fn status(code: &str) -> StatusCode {
         | "nothing_to_roll_back"
         | "instance_over"
         | "token_exists"
+        | "variable_taken"
+        | "too_many_secrets"
+        | "secrets_need_a_key"
         | "last_admin" => StatusCode::CONFLICT,
         "feed_gone" | "sign_in_link_used" | "link_used" => StatusCode::GONE,
         "too_many_requests" => StatusCode::TOO_MANY_REQUESTS,
         "body_too_large" => StatusCode::PAYLOAD_TOO_LARGE,
         "unsupported_media_type" => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         // What a client sent, and what its git host answers to it.
-        "invalid_body" | "invalid_query" | "invalid_header" | "invalid_id" | "invalid_name"
-        | "invalid_branch" | "invalid_commit" | "invalid_repository" | "invalid_variable"
-        | "invalid_path" | "invalid_cursor" | "invalid_service" | "repo_not_allowed" | "repo_not_found"
-        | "credentials_needed" | "redirect_refused" | "ref_not_found" | "ref_ambiguous" => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        "invalid_body"
+        | "invalid_query"
+        | "invalid_header"
+        | "invalid_id"
+        | "invalid_name"
+        | "invalid_branch"
+        | "invalid_commit"
+        | "invalid_repository"
+        | "invalid_variable"
+        | "invalid_path"
+        | "invalid_cursor"
+        | "invalid_service"
+        | "secret_too_short"
+        | "secret_too_long"
+        | "secret_unfit"
+        | "repo_not_allowed"
+        | "repo_not_found"
+        | "credentials_needed"
+        | "login_repository_public"
+        | "repositories_unlisted"
+        | "redirect_refused"
+        | "ref_not_found"
+        | "ref_ambiguous" => StatusCode::UNPROCESSABLE_ENTITY,
         "upgrade_required" => StatusCode::UPGRADE_REQUIRED,
         "git_unreachable" => StatusCode::BAD_GATEWAY,
         "queue_full"
         | "no_agent"
         | "agent_away"
+        | "agent_refused"
+        | "too_many_listings"
         | "too_many_followers"
         | "stopping"
         | "shutting_down"
@@ -212,7 +234,7 @@ impl From<PlatformError> for Refused {
                 Self::new(code, failure.reason.sentence()).detail(failure.detail.clone())
             }
             // Their text names files and statements.
-            PlatformError::Store(_) | PlatformError::Logs(_) => {
+            PlatformError::Store(_) | PlatformError::Logs(_) | PlatformError::Vault(_) => {
                 Self::new(code, "the server's storage failed").fault(&error)
             }
             _ => Self::new(code, error.to_string()),

@@ -18,7 +18,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::app::App;
 use crate::rest::{
     agents, audit, deployments, events, health, instances, login, logs, me, metrics, output, people,
-    sandboxes, services, sign_in, tokens,
+    repositories, sandboxes, secrets, services, sign_in, tokens,
 };
 use crate::{edge, openapi, pages, socket};
 
@@ -30,6 +30,9 @@ pub(crate) fn api() -> (Router<App>, OpenApi) {
         .routes(routes!(services::list, services::create))
         .routes(routes!(services::get, services::put, services::delete))
         .routes(routes!(services::branches))
+        .routes(routes!(repositories::list))
+        .routes(routes!(secrets::list))
+        .routes(routes!(secrets::put, secrets::delete))
         .routes(routes!(deployments::list, deployments::create))
         .routes(routes!(deployments::get))
         .routes(routes!(deployments::cancel))
@@ -47,6 +50,11 @@ pub(crate) fn api() -> (Router<App>, OpenApi) {
         .routes(routes!(sandboxes::list))
         .routes(routes!(sandboxes::get, sandboxes::delete))
         .routes(routes!(agents::list))
+        .routes(routes!(agents::forget))
+        .routes(routes!(agents::drain))
+        .routes(routes!(agents::resume))
+        .routes(routes!(agents::create_enrolment))
+        .routes(routes!(agents::enrol))
         .routes(routes!(events::follow))
         .routes(routes!(sign_in::create_link))
         .routes(routes!(sign_in::open, sign_in::sign_in))

@@ -2,7 +2,7 @@
 //!
 //! Both are served by tasks that the server awaits at its end. Limits: a read buffer of 4 KiB per socket, frames as
 //! [`wire`](sdp_core::wire) says (from viewers: 4 KiB), a ping each 10 s, dead after 30 s of silence, `limits.send` for the other side
-//! to take a frame. Tokens and sessions are looked at again each 30 s.
+//! to take a frame. Tokens and sessions are looked at again each 30 s, and at once when this process has made any worthless.
 
 pub(crate) mod agent;
 pub(crate) mod viewer;

@@ -8,6 +8,7 @@ mod golden;
 mod php;
 mod replace;
 mod restart;
+mod secrets;
 
 use std::path::Path;
 

@@ -16,6 +16,7 @@ use sdp_core::client::Client;
 use sdp_core::deployment::Outcome;
 use sdp_core::failure::Failure;
 use sdp_core::id::DeploymentRef;
+use sdp_core::platform::Platform;
 use sdp_core::secret::Secret;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -191,6 +192,11 @@ impl Sdp {
         client(&self.url, token, self.authority.as_deref())
     }
 
+    /// Its people, sessions and tokens.
+    pub(crate) fn access(&self) -> &sdp_core::access::Access {
+        &self.server.as_ref().expect("it runs").0.access
+    }
+
     pub(crate) async fn start_agent(&mut self) {
         let authority = self.authority.as_deref();
         let socket = WebSocket::new(&self.url, &self.agent_token, authority).expect("an address");
@@ -219,6 +225,11 @@ impl Sdp {
         self.stop_agent().await;
         change(&mut self.agent_config);
         self.start_agent().await;
+    }
+
+    /// What the server's handlers ask.
+    pub(crate) fn platform(&self) -> &Platform {
+        &self.server.as_ref().expect("the server runs").0.platform
     }
 
     /// The agent's own folder.
@@ -281,13 +292,13 @@ impl Sdp {
 
     // ── repositories and catalog ──────────────────────────────────────────────────────────────────────────────────
 
+    /// The folder with the repositories.
+    pub(crate) fn repositories(&self) -> PathBuf {
+        self.folder.path().canonicalize().expect("it is there").join("repositories")
+    }
+
     pub(crate) fn repository(&self, name: &str) -> PathBuf {
-        self.folder
-            .path()
-            .canonicalize()
-            .expect("it is there")
-            .join("repositories")
-            .join(format!("{name}.git"))
+        self.repositories().join(format!("{name}.git"))
     }
 
     /// Commits files to a branch of a repository, which is made if it is not there.

@@ -5,8 +5,10 @@
 mod samples;
 
 mod again;
+mod agents;
 mod backup;
 mod bad_input;
+mod branches;
 mod cancel;
 mod chat;
 mod containers;
@@ -20,5 +22,7 @@ mod identity;
 mod links;
 mod logging;
 mod output;
+mod people;
 mod restart;
+mod secrets;
 mod tls;

@@ -104,6 +104,7 @@ fn limits(folder: &Path) -> PlatformConfig {
     config.ask_again = ms(100);
     config.step_grace = ms(500);
     config.drain_limit = ms(200);
+    config.dial_again = ms(300);
     config.lost_after = ms(700);
     config
 }

@@ -39,11 +39,11 @@ impl Agent {
         outflow: &Arc<Outflow>,
     ) -> Option<FromAgent> {
         match command {
-            ToAgent::Deploy { command, deployment, attempt, spec, credential, .. } => {
+            ToAgent::Deploy { command, deployment, attempt, spec, credential, secrets } => {
                 if let Some(reply) = self.answered(command) {
                     return Some(reply);
                 }
-                let order = Order { deployment, attempt, spec: *spec, credential };
+                let order = Order { deployment, attempt, spec: *spec, credential, secrets };
                 let (agent, outflow) = (self.clone(), outflow.clone());
                 // Not given up with the connection: a job that has a place in the spool must be begun, or nobody ever ends it.
                 let taken = self.tasks.spawn(async move {
@@ -171,7 +171,8 @@ impl Agent {
         }
         let log = {
             let (spool, spec) = (self.spool.clone(), order.spec.clone());
-            tokio::task::spawn_blocking(move || spool.create(key, &spec)).await
+            let has_secrets = !order.secrets.is_empty();
+            tokio::task::spawn_blocking(move || spool.create(key, &spec, has_secrets)).await
         };
         let log = match log {
             Ok(Ok(log)) => log,

@@ -379,7 +379,7 @@ fn bye(reason: ByeReason, retry_after_ms: Option<u64>) -> End {
 fn say_why_not(error: &ConnectError) {
     match error {
         ConnectError::Unauthorised => tracing::error!(
-            "the server refuses this agent's token (401): check token_file, or ask an administrator for a new token"
+            "the server refuses this agent's token (401): check token_file, or ask an admin for an enrolment token (`sdp-agent enrol --force`)"
         ),
         ConnectError::Away => tracing::debug!("the server takes no agents now"),
         ConnectError::Socket(source) => tracing::warn!(error = %source, "failed to connect to the server"),

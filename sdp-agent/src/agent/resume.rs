@@ -18,6 +18,10 @@ pub(super) async fn decide(tools: &Tools, spool: &Spool) -> Vec<(JobLog, Begin)>
         let (deployment, attempt) = log.key();
         match left(tools, &log).await {
             Left::Interrupted => log.interrupt(),
+            Left::Waits(begin) => {
+                log.interrupt();
+                goes.push((log, begin));
+            }
             Left::Goes(begin) => goes.push((log, begin)),
         }
         tracing::info!(deployment.id = %deployment, attempt, "the agent's former life left a job");
@@ -35,6 +39,9 @@ impl Agent {
 
     /// The server wants to hear the rest of a job.
     pub(super) fn go_on_with(self: &Arc<Self>, key: JobKey) {
+        if self.spool.find(key).is_some_and(|log| log.is_interrupted()) {
+            return;
+        }
         if let Some((log, begin)) = self.take_left(key) {
             self.go_on(log, begin);
         }
@@ -54,12 +61,17 @@ impl Agent {
 
     fn go_on(self: &Arc<Self>, log: JobLog, begin: Begin) -> bool {
         let (deployment, attempt) = log.key();
-        let order = Order { deployment, attempt, spec: log.spec(), credential: None };
+        let order = Order { deployment, attempt, spec: log.spec(), credential: None, secrets: Vec::new() };
         self.start_job(order, begin, log, None)
     }
 
-    /// Begins an interrupted job again, now that its order is there again. False: the agent takes no more work.
+    /// Begins an interrupted job again, now that its order is there again, or goes on with it. False: the agent takes no more work.
     pub(super) async fn begin_again(self: &Arc<Self>, order: Order, log: JobLog) -> bool {
+        if let Some((_, begin)) = self.take_left(log.key()) {
+            let order = Order { spec: log.spec(), ..order };
+            // An agent that takes no more work ends: the next one decides anew.
+            return self.start_job(order, begin, log, None);
+        }
         let counted = log.clone();
         let counted = tokio::task::spawn_blocking(move || counted.begin_again()).await;
         if let Ok(Err(error)) = counted {
@@ -74,8 +86,8 @@ impl Agent {
 
     /// Ends a job that is not at work as cancelled, if it is one.
     pub(super) fn cancel_waiting(self: &Arc<Self>, key: JobKey) {
-        let interrupted = || self.spool.find(key).filter(JobLog::take_interrupted);
-        if let Some(log) = self.take_left(key).map(|(log, _)| log).or_else(interrupted) {
+        let interrupted = self.spool.find(key).filter(JobLog::take_interrupted);
+        if let Some(log) = self.take_left(key).map(|(log, _)| log).or(interrupted) {
             self.go_on(log, Begin::Over(Halt::Stopped));
         }
     }

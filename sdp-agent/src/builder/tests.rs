@@ -366,6 +366,7 @@ async fn a_go_service_with_its_main_package_in_a_subfolder_builds_runs_and_is_he
         deployment: sdp_core::id::DeploymentId::new(),
         run: plan.run,
         env: [("GREETING".to_owned(), "moin".to_owned())].into(),
+        secrets: BTreeMap::new(),
         number: DeploymentNumber(1),
         attempt: 1,
         build: sdp_core::id::DeploymentId::new(),

@@ -17,7 +17,7 @@ use url::Url;
 use super::limits::{DiskSection, LimitsSection};
 use super::{BuildConfig, Config, DockerConfig, RuntimeConfig, SpoolLimits, Toolchain, User, user};
 use crate::git::{GitConfig, GitConfigError};
-use crate::link::{Connector, InvalidLink, WebSocket};
+use crate::link::InvalidLink;
 use crate::network::NetworkConfig;
 use crate::router::RouterConfig;
 
@@ -100,7 +100,14 @@ pub struct ConfigFile {
     toolchain: Vec<ToolchainSection>,
     network: NetworkConfig,
     spool: SpoolSection,
+    secrets: SecretsSection,
     router: Option<RouterSection>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SecretsSection {
+    folder: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -295,6 +302,13 @@ impl ConfigFile {
         config.build.network = self.network.clone();
         config.git.use_network(&self.network);
         config.spool = self.spool.limits()?;
+        if let Some(folder) = &self.secrets.folder {
+            if !folder.is_absolute() {
+                let problem = format!("{} is not an absolute path", folder.display());
+                return Err(invalid("secrets.folder", problem));
+            }
+            config.secrets_folder.clone_from(folder);
+        }
         config.router = self.router.as_ref().map(|RouterSection::Builtin(router)| router.clone());
         if let Some(router) = &config.router
             && router.listen.ip().is_unspecified()
@@ -334,33 +348,6 @@ impl ConfigFile {
         }
         let section = self.docker.as_ref();
         section.map_or_else(|| Ok(DockerConfig::default()), DockerSection::config).map(Some)
-    }
-
-    /// Checks the way to the server, and reads the token.
-    ///
-    /// # Errors
-    /// What is missing or cannot be used.
-    pub fn connector(&self) -> Result<Connector, ConfigError> {
-        let server = self.server.as_ref().ok_or(ConfigError::Missing {
-            key: "server",
-            hint: "the server's address, e.g. server = \"https://sdp.example.com\" (or SDP_AGENT_SERVER)",
-        })?;
-        if server.scheme() == "http" && !self.insecure_http && !is_loopback(server) {
-            let problem = "http would send the token in the clear; use https, or set insecure_http = true";
-            return Err(invalid("server", problem));
-        }
-        let token = match (&self.token, &self.token_file) {
-            (Some(token), _) => token.clone(),
-            (None, Some(path)) => read_secret("token_file", path, self.credentials.as_deref())?,
-            (None, None) => {
-                return Err(ConfigError::Missing {
-                    key: "token_file",
-                    hint: "a file with the agent's token, readable by its owner alone (or SDP_AGENT_TOKEN)",
-                });
-            }
-        };
-        let ca_file = self.ca_file.as_ref().or(self.network.ca_file.as_ref()).cloned();
-        Ok(Connector::WebSocket(WebSocket::new(server, &token, ca_file.as_deref())?))
     }
 }
 
@@ -538,5 +525,6 @@ fn read_secret(key: &str, path: &Path, credentials: Option<&Path>) -> Result<Sec
     Ok(Secret::new(secret))
 }
 
+pub(super) mod server;
 #[cfg(test)]
 mod tests;

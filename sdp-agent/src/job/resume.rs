@@ -6,6 +6,7 @@
 //! | nothing yet, resolve, fetch | begins again when its order comes again: the credential went with the former life; at most [`BEGINNINGS`] times |
 //! | build | fails with `agent_restarted`: builds die with the agent |
 //! | start, check | goes on: what runs is adopted and checked, what does not is started from the kept build |
+//! | start, check, of a service with secrets | the same, once its order comes again: nothing is started without them |
 
 use std::net::SocketAddr;
 
@@ -27,6 +28,8 @@ const BEGINNINGS: u32 = 3;
 pub(crate) enum Left {
     /// It waits for its order.
     Interrupted,
+    /// It waits for its order, and for the secrets in it; then it goes on.
+    Waits(Begin),
     /// It goes on by itself.
     Goes(Begin),
 }
@@ -80,7 +83,8 @@ pub(crate) async fn left(tools: &Tools, log: &JobLog) -> Left {
     let own = tools.build_of(instance).await == Some(deployment);
     match kept {
         Some((commit, run)) if step != Step::Build || own => {
-            Left::Goes(Begin::At(Box::new(Resumed { step, commit, run, started })))
+            let begin = Begin::At(Box::new(Resumed { step, commit, run, started }));
+            if log.has_secrets() { Left::Waits(begin) } else { Left::Goes(begin) }
         }
         _ => {
             tools.release(instance).await;

@@ -1,5 +1,7 @@
 //! The steps of a job, one after the other.
 
+mod go_on;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -14,7 +16,7 @@ use sdp_core::deployment::Step;
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::name::CommitId;
 use sdp_core::secret::Secret;
-use sdp_core::wire::{InstanceStatus, JobSpec, Progress, Stream};
+use sdp_core::wire::{JobSpec, Progress, Stream};
 use tokio::time::Instant;
 
 use super::{Begin, Halt, Order, Resumed, Stop, Undo};
@@ -23,6 +25,7 @@ use crate::exec::{self, ExecError, Program};
 use crate::git::GitOp;
 use crate::redact::Redactor;
 use crate::runtime::{CheckError, StartError, StartSpec};
+use crate::secrets::{Secrets, redactor};
 use crate::spool::JobLog;
 use crate::sync::Lock;
 use crate::tools::Tools;
@@ -39,6 +42,10 @@ pub(super) struct Steps<'a> {
     log: &'a JobLog,
     stop: &'a Stop,
     undo: &'a mut Undo,
+    /// What may not be seen, beside the service's secrets.
+    hidden: Vec<Secret>,
+    secrets: Secrets,
+    /// Takes out all of them.
     redactor: Redactor,
 }
 
@@ -51,14 +58,36 @@ impl<'a> Steps<'a> {
         undo: &'a mut Undo,
     ) -> Self {
         // The build never gets the credential; should it find its way there all the same, it is not printed.
-        let mut secrets = tools.build.secrets();
+        let mut hidden = tools.build.secrets();
         if let Some(login) = &order.credential {
             let password = login.password.expose();
-            secrets.push(Secret::new(format!("{}:{password}", login.username)));
-            secrets.push(login.password.clone());
+            hidden.push(Secret::new(format!("{}:{password}", login.username)));
+            hidden.push(login.password.clone());
         }
-        let redactor = Redactor::new(secrets.iter().map(Secret::expose));
-        Self { order, tools, log, stop, undo, redactor }
+        let redactor = redactor(&hidden);
+        Self { order, tools, log, stop, undo, hidden, secrets: Secrets::default(), redactor }
+    }
+
+    /// Before anything that could need or print them.
+    async fn take_secrets(&mut self) -> Result<(), Halt> {
+        let variables = std::mem::take(&mut self.order.secrets);
+        if variables.is_empty() {
+            return Ok(());
+        }
+        let hidden = self.hidden.clone();
+        let taken = self
+            .tools
+            .take_secrets(variables, move |secrets| redactor(hidden.iter().chain(secrets.values())));
+        let step = self.undo.step;
+        match taken.await {
+            Ok(Ok(taken)) => (self.secrets, self.redactor) = taken,
+            Ok(Err(detail)) => return Err(Failure::new(step, FailureReason::SecretMissing, detail).into()),
+            Err(_) => {
+                let detail = "the agent has a fault; see its log";
+                return Err(Failure::new(step, FailureReason::Internal, detail).into());
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn run(mut self, begin: Begin) -> Result<(), Halt> {
@@ -74,6 +103,7 @@ impl<'a> Steps<'a> {
                 return Err(halt);
             }
         }
+        self.take_secrets().await?;
         let fetch_until = Instant::now() + seconds(self.order.spec.step_limits.fetch);
         let commit = match self.order.spec.commit.clone() {
             Some(commit) => commit,
@@ -88,60 +118,6 @@ impl<'a> Steps<'a> {
         };
         self.start(&commit, plan).await?;
         self.check().await
-    }
-
-    /// Goes on where the agent's former life left it.
-    async fn go_on(&mut self, resumed: Resumed) -> Result<(), Halt> {
-        let Resumed { step, commit, run, started } = resumed;
-        (self.undo.step, self.undo.instance) = (Some(step), true);
-        let owner = self.tools.build_of(self.order.spec.instance).await;
-        self.undo.workspace = owner == Some(self.order.deployment);
-        self.note("the agent was restarted; it goes on where it was");
-        if step == Step::Build {
-            self.start(&commit, run).await?;
-            return self.check().await;
-        }
-        let until = Instant::now() + seconds(self.order.spec.step_limits.start);
-        self.until_runtime_knows(until).await?;
-        let instance = self.order.spec.instance;
-        let known = self.tools.runtime.reports().into_iter().find(|known| known.instance == instance);
-        let address = match known.map(|known| known.status) {
-            Some(InstanceStatus::Running { address, .. }) => Some(address),
-            // The check says how it ended.
-            Some(_) => started,
-            None if started.is_none() && self.order.spec.release.is_some() => {
-                let detail =
-                    "the agent ended while the release command may have run; it is not run twice unasked";
-                return Err(Halt::failed(Step::Start, FailureReason::AgentRestarted, detail));
-            }
-            None => {
-                let start = self.start_spec(&commit, run).await;
-                Some(self.launch(start, until).await?)
-            }
-        };
-        if let Some(address) = address.filter(|address| started != Some(*address)) {
-            self.log.progress(Progress::Started { address });
-        }
-        if step == Step::Start {
-            return self.check().await;
-        }
-        self.until_healthy().await
-    }
-
-    /// Returns when the runtime can say what runs.
-    async fn until_runtime_knows(&self, until: Instant) -> Result<(), Halt> {
-        let runtime = &self.tools.runtime;
-        let mut seen = 0;
-        while let Some(why) = runtime.degraded() {
-            tokio::select! {
-                () = runtime.next_change(&mut seen) => {}
-                () = tokio::time::sleep_until(until) => {
-                    return Err(Halt::failed(Step::Start, FailureReason::EngineUnavailable, why));
-                }
-                () = self.stop.token().cancelled() => return Err(Halt::Stopped),
-            }
-        }
-        Ok(())
     }
 
     /// Says something in the log and to those who follow the deployment.
@@ -221,7 +197,9 @@ impl<'a> Steps<'a> {
         let until = Instant::now() + seconds(spec.step_limits.build);
         let target = self.target();
         let workspace = tree.parent().unwrap_or(tree).to_owned();
-        let base_env = self.base_env(&workspace).await?;
+        let mut base_env = self.base_env(&workspace).await?;
+        // Over the operator's, under what the builder itself sets.
+        base_env.extend(self.secrets.of_builds().map(|(name, value)| (name.into(), value.expose().into())));
         let path = base_env.get(OsStr::new("PATH")).cloned().unwrap_or_default();
         let survey = self.survey(tree, &path).await?;
         let context = BuildContext {
@@ -387,12 +365,13 @@ impl<'a> Steps<'a> {
             sandbox: spec.sandbox.clone(),
             run,
             env,
+            secrets: self.secrets.of_the_service(),
             port: spec.port,
             limits: spec.limits,
             writable: spec.writable.clone(),
             health: spec.health.clone(),
             check_limit: seconds(spec.step_limits.check),
-            redactor: Redactor::default(),
+            redactor: self.redactor.clone(),
         }
     }
 
@@ -506,7 +485,8 @@ impl<'a> Steps<'a> {
             return Err(Halt::failed(step, FailureReason::Timeout, detail));
         }
         let log = self.log.clone();
-        let on_line = Arc::new(move |line: &str| log.say(step, line));
+        let redactor = self.redactor.clone();
+        let on_line = Arc::new(move |line: &str| log.say(step, &redactor.text(line)));
         Ok(GitOp { stop: self.stop.token().clone(), limit, on_line })
     }
 
@@ -517,6 +497,7 @@ impl<'a> Steps<'a> {
             Err(_) if self.stop.is_set() => Err(Halt::Stopped),
             Err(mut failure) => {
                 failure.step = failure.step.or(Some(step));
+                failure.detail = self.redactor.text(&failure.detail).into_owned();
                 Err(failure.into())
             }
         }

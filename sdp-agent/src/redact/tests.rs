@@ -20,6 +20,13 @@ fn through(redactor: &Redactor, chunks: &[&[u8]]) -> String {
 }
 
 #[test]
+fn a_secret_that_ends_as_another_begins_has_one_mask() {
+    let redactor = Redactor::new(["key-for-builds", "s3cret-of-hello"]);
+    assert_eq!(through(&redactor, &[b"with key-for-builds\n", b"more\n"]), "with [redacted]\nmore\n");
+    assert_eq!(through(&redactor, &[b"with key-for-builds\n", b"3cret-of-hello\n"]), "with [redacted]\n\n");
+}
+
+#[test]
 fn a_secret_split_at_every_byte_is_masked_once() {
     let redactor = Redactor::new([CANARY]);
     let text = format!("before {CANARY} after\n");

@@ -88,7 +88,7 @@ struct Shared {
     ports: Ports,
     entries: Mutex<BTreeMap<InstanceId, Arc<Entry>>>,
     /// Starts are made one by one: the same instance twice must be one.
-    starting: tokio::sync::Mutex<()>,
+    starting: Arc<tokio::sync::Mutex<()>>,
     generation: watch::Sender<u64>,
     /// Owns every task; `stop_all` waits for them.
     tasks: TaskTracker,
@@ -155,7 +155,7 @@ impl ProcessRuntime {
             ports: Ports::new(config.ports.clone(), config.advertise),
             config,
             entries: Mutex::default(),
-            starting: tokio::sync::Mutex::default(),
+            starting: Arc::default(),
             generation: watch::Sender::new(0),
             tasks: TaskTracker::new(),
         }));
@@ -197,7 +197,7 @@ impl ProcessRuntime {
     /// # Errors
     /// When it cannot be started; then nothing is left of it.
     pub async fn start(&self, spec: StartSpec) -> Result<SocketAddr, StartError> {
-        let _one_by_one = self.0.starting.lock().await;
+        let one_by_one = self.0.starting.clone().lock_owned().await;
         if let Some(entry) = self.entry(spec.instance) {
             return match &*entry.status.borrow() {
                 InstanceStatus::Stopped {} => Err(StartError::Over),
@@ -212,23 +212,26 @@ impl ProcessRuntime {
             return Err(StartError::failed(FailureReason::StartFailed, detail));
         }
         let (instance, shared) = (spec.instance, self.0.clone());
-        // Also when this future is dropped half-way.
-        let mut undo = Undo { runtime: self, instance, armed: true };
+        // Also when this future is dropped half-way; what is being written then goes on, so it is that which takes itself back.
+        let undo = Undo { runtime: self.clone(), instance, armed: true, _one_by_one: one_by_one };
         let prepared = tokio::task::spawn_blocking(move || {
             let folder = shared.folder(instance);
-            shared.make(&folder)?;
-            let Some(port) = shared.ports.lease(instance) else { return Ok((folder, None)) };
-            let record = Record::new(spec, port);
-            // Before it runs: should the agent end, the next one knows of it.
-            record.write(&folder)?;
-            Ok::<_, io::Error>((folder, Some(record)))
-        })
-        .await
-        .map_err(io::Error::other)
-        .and_then(|prepared| prepared);
+            let prepare = || {
+                shared.make(&folder)?;
+                let Some(port) = shared.ports.lease(instance) else { return Ok(None) };
+                let record = Record::new(spec, port);
+                // Before it runs: should the agent end, the next one knows of it.
+                record.write(&folder)?;
+                Ok::<_, io::Error>(Some(record))
+            };
+            let prepared = prepare();
+            (undo, folder, prepared)
+        });
+        let (mut undo, folder, prepared) =
+            prepared.await.map_err(|error| StartError::Folder(io::Error::other(error)))?;
         let started = match prepared {
-            Ok((folder, Some(record))) => self.start_first(record, folder).await,
-            Ok((_, None)) => Err(StartError::NoPort(self.0.config.ports.clone())),
+            Ok(Some(record)) => self.start_first(record, folder).await,
+            Ok(None) => Err(StartError::NoPort(self.0.config.ports.clone())),
             Err(error) => Err(StartError::Folder(error)),
         };
         undo.armed = started.is_err();
@@ -270,7 +273,7 @@ impl ProcessRuntime {
         let made = tokio::task::spawn_blocking(move || shared.make(&place)).await;
         made.map_err(io::Error::other).and_then(|made| made).map_err(StartError::Folder)?;
         let mut env = config.base_env.clone();
-        env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
+        env.extend(spec.variables().map(|(name, value)| (name.into(), value.into())));
         let env = with_basics(&env, folder.join("home"), folder.join("tmp"));
         let program = Program { argv: argv.iter().map(Into::into).collect(), cwd: spec.run.cwd.clone(), env };
         let options = Options {
@@ -536,13 +539,15 @@ impl Drop for Scratch<'_> {
 }
 
 /// Takes back what a start that fails has taken.
-struct Undo<'a> {
-    runtime: &'a ProcessRuntime,
+struct Undo {
+    runtime: ProcessRuntime,
     instance: InstanceId,
     armed: bool,
+    /// No other start before that is done.
+    _one_by_one: tokio::sync::OwnedMutexGuard<()>,
 }
 
-impl Drop for Undo<'_> {
+impl Drop for Undo {
     fn drop(&mut self) {
         if self.armed {
             self.runtime.clean_up(self.instance);

@@ -1,7 +1,7 @@
 //! What is written of a job beside its lines: its order (never with a credential) and its progress, each before anybody hears of it.
 //!
 //! ```text
-//!   <spool>/<deployment>-<attempt>/job         the order, as JSON; whole or not there
+//!   <spool>/<deployment>-<attempt>/job         the order without credential and secrets, as JSON; whole or not there
 //!                                  progress    one item a line, as JSON; a torn last line is cut
 //!                                  lines       see `log`
 //! ```
@@ -26,6 +26,9 @@ pub(super) struct JobRecord {
     pub(super) spec: JobSpec,
     /// How many times the work was begun.
     pub(super) begun: u32,
+    /// Its order had secrets of the service.
+    #[serde(default)]
+    pub(super) has_secrets: bool,
 }
 
 /// An item of progress.
@@ -60,8 +63,8 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Begins one, on disk when this returns. Blocking.
-    pub(super) fn create(folder: &Path, spec: JobSpec) -> io::Result<Self> {
-        let record = JobRecord { spec, begun: 1 };
+    pub(super) fn create(folder: &Path, spec: JobSpec, has_secrets: bool) -> io::Result<Self> {
+        let record = JobRecord { spec, begun: 1, has_secrets };
         let progress = private().create(true).truncate(true).write(true).open(folder.join(PROGRESS))?;
         write_record(folder, &record)?;
         Ok(Self { folder: folder.to_owned(), record, progress })

@@ -208,6 +208,11 @@ impl JobLog {
         self.0.state.lock().journal.record().spec.clone()
     }
 
+    /// Whether its order had secrets of the service.
+    pub(crate) fn has_secrets(&self) -> bool {
+        self.0.state.lock().journal.record().has_secrets
+    }
+
     /// How many times the work was begun.
     pub(crate) fn begun(&self) -> u32 {
         self.0.state.lock().journal.record().begun

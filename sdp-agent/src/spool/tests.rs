@@ -98,7 +98,7 @@ fn create(spool: &Spool, key: JobKey) -> JobLog {
         labels: BTreeSet::new(),
         step_limits: StepLimits::default(),
     };
-    spool.create(key, &spec).unwrap()
+    spool.create(key, &spec, false).unwrap()
 }
 
 /// Sends all that may be sent now, acknowledging each batch if `ack`.

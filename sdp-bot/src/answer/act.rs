@@ -1,15 +1,15 @@
-//! Cancel, stop, restart, redeploy, rollback: on a number, or on a service in a sandbox.
+//! Cancel, stop, restart, redeploy, rollback: on a number, or on a service in a sandbox. Drain and resume: on an agent.
 
 use sdp_core::api::{AgainRequest, Deployment, Instance};
 use sdp_core::client::{DeploymentFilter, InstanceFilter, StateFilter};
 use sdp_core::deployment::Outcome;
 use sdp_core::id::DeploymentRef;
-use sdp_core::name::{SandboxName, ServiceName};
+use sdp_core::name::{AgentName, SandboxName, ServiceName};
 use sdp_core::sandbox::InstanceState;
 
 use crate::bot::{Asker, Reaction, Trouble};
 use crate::command::{Target, Verb};
-use crate::message::{answer as say, down::down};
+use crate::message::{Message, agents, answer as say, down::down};
 
 impl Asker {
     pub(crate) async fn act(&self, verb: Verb, on: Target) -> Result<Reaction, Trouble> {
@@ -21,7 +21,7 @@ impl Asker {
                 let deployment = match on {
                     Target::Deployment(deployment) => deployment,
                     Target::Service { service, sandbox } => {
-                        let sandbox = self.sandbox(sandbox)?;
+                        let sandbox = self.sandbox(sandbox).await?;
                         let newest = self.deployments(&service, &sandbox, None, 1).await?.into_iter().next();
                         newest.ok_or_else(|| say::never_deployed(&service, &sandbox))?.id.into()
                     }
@@ -32,7 +32,7 @@ impl Asker {
                 let deployment = match on {
                     Target::Deployment(deployment) => deployment,
                     Target::Service { service, sandbox } => {
-                        let sandbox = self.sandbox(sandbox)?;
+                        let sandbox = self.sandbox(sandbox).await?;
                         let ended =
                             self.deployments(&service, &sandbox, Some(StateFilter::Ended), 50).await?;
                         let succeeded =
@@ -57,7 +57,7 @@ impl Asker {
         let deployment = match on {
             Target::Deployment(deployment) => deployment,
             Target::Service { service, sandbox } => {
-                let sandbox = self.sandbox(sandbox)?;
+                let sandbox = self.sandbox(sandbox).await?;
                 let unfinished = self.unfinished(&service, &sandbox).await?;
                 unfinished.first().ok_or_else(|| say::nothing_to_cancel(&service, &sandbox))?.id.into()
             }
@@ -90,6 +90,15 @@ impl Asker {
         }
     }
 
+    /// Gives an agent no new work, or work again.
+    pub(crate) async fn drain(&self, agent: &AgentName, draining: bool) -> Result<Message, Trouble> {
+        let view = match draining {
+            true => self.client.drain_agent(agent).await?,
+            false => self.client.resume_agent(agent).await?,
+        };
+        Ok(agents::drained(&view))
+    }
+
     /// What runs or is down; a number names what that deployment left running.
     async fn there(&self, on: &Target) -> Result<Option<Instance>, Trouble> {
         match on {
@@ -104,7 +113,7 @@ impl Asker {
                 Ok(now.filter(|now| now.id == instance.id))
             }
             Target::Service { service, sandbox } => {
-                let sandbox = self.sandbox(sandbox.clone())?;
+                let sandbox = self.sandbox(sandbox.clone()).await?;
                 self.there_in(service, &sandbox).await
             }
         }
@@ -141,7 +150,7 @@ impl Asker {
                 say::nothing_runs_of(&view.deployment).into()
             }
             Target::Service { service, sandbox } => {
-                let sandbox = self.sandbox(sandbox)?;
+                let sandbox = self.sandbox(sandbox).await?;
                 let unfinished = self.unfinished(&service, &sandbox).await?;
                 say::nothing_runs(&service, &sandbox, unfinished.first()).into()
             }

@@ -10,7 +10,7 @@ use sdp_core::name::{SandboxName, ServiceName};
 
 use crate::bot::{Asker, Reaction, Trouble};
 use crate::command::{StatusOf, Target};
-use crate::message::{Message, answer as say, down, output as say_output};
+use crate::message::{Message, answer as say, down, login, output as say_output};
 use crate::output::page_of;
 
 /// How many lines `logs` shows when no number is given.
@@ -32,7 +32,7 @@ impl Asker {
                 return Ok(say::deployment_status(&view, left.as_ref(), Timestamp::now()));
             }
             Some(StatusOf::Sandbox(sandbox)) => sandbox,
-            None => self.sandbox(None)?,
+            None => self.sandbox(None).await?,
         };
         match self.sandbox_status(&sandbox).await {
             Err(Trouble::Server(ClientError::Problem(problem))) if problem.status == 404 => {
@@ -42,7 +42,7 @@ impl Asker {
                 {
                     return self.where_is(service).await;
                 }
-                if Some(&sandbox) == self.own_sandbox().as_ref() {
+                if self.own_sandbox().await.is_ok_and(|own| own == sandbox) {
                     return Ok(say::sandbox_not_yet(&sandbox));
                 }
                 Err(ClientError::Problem(problem).into())
@@ -87,10 +87,20 @@ impl Asker {
     }
 
     pub(crate) async fn list(&self, all: bool) -> Result<Message, Trouble> {
-        let mut sandboxes = self.client.sandboxes().await?;
-        if !all && let Some(person) = &self.person {
-            sandboxes.retain(|view: &SandboxView| view.sandbox.owner.as_person() == Some(person));
+        if all {
+            return Ok(say::list(&self.client.sandboxes().await?, all, Timestamp::now()));
         }
+        let (me, sandboxes) = tokio::join!(self.me(), self.client.sandboxes());
+        let (me, mut sandboxes) = (me?, sandboxes?);
+        let person = me.principal.as_person();
+        if person.is_none() && me.chat_user.is_some() {
+            return Err(login::no_sandbox_yet().into());
+        }
+        sandboxes.retain(|SandboxView { sandbox, .. }| match person {
+            // The same person, whether they came by page or chat.
+            Some(_) => sandbox.owner.as_person() == person,
+            None => sandbox.owner == me.principal,
+        });
         Ok(say::list(&sandboxes, all, Timestamp::now()))
     }
 
@@ -126,7 +136,7 @@ impl Asker {
         service: ServiceName,
         sandbox: Option<SandboxName>,
     ) -> Result<Message, Trouble> {
-        let sandbox = self.sandbox(sandbox)?;
+        let sandbox = self.sandbox(sandbox).await?;
         match self.there_in(&service, &sandbox).await? {
             Some(instance) if instance.state.is_over() => Err(self.down(&instance, LOG_LINES).await.into()),
             Some(instance) => Ok(say::open(&instance)),
@@ -152,7 +162,7 @@ impl Asker {
                     tokio::join!(self.client.deployment(deployment), self.client.log_tail(deployment, lines));
                 return Ok(Reaction::Say(say::build_log(&view?, &window?)));
             }
-            Target::Service { service, sandbox } => (service, self.sandbox(sandbox)?),
+            Target::Service { service, sandbox } => (service, self.sandbox(sandbox).await?),
         };
         let lines = lines.unwrap_or(OUTPUT_LINES);
         match self.there_in(&service, &sandbox).await? {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use sdp_core::id::DeploymentRef;
-use sdp_core::name::{EnvName, GitRef, InvalidName, SandboxName, ServiceName, did_you_mean};
+use sdp_core::name::{AgentName, EnvName, GitRef, InvalidName, SandboxName, ServiceName, did_you_mean};
 
 use super::words::{Word, split};
 use super::{
@@ -16,7 +16,7 @@ use crate::text::clean;
 /// The longest value of a variable, in bytes.
 const MAX_VALUE: usize = 2000;
 /// What people type for a command that has another name here.
-const ALIASES: [(&str, &str); 17] = [
+const ALIASES: [(&str, &str); 21] = [
     ("?", "help"),
     ("man", "help"),
     ("ls", "list"),
@@ -34,9 +34,13 @@ const ALIASES: [(&str, &str); 17] = [
     ("roll-back", "rollback"),
     ("re-deploy", "redeploy"),
     ("info", "status"),
+    ("signin", "login"),
+    ("log-in", "login"),
+    ("log-out", "logout"),
+    ("me", "whoami"),
 ];
 /// Commands of the grammar that this version does not have.
-const LATER: [&str; 12] = [
+const LATER: [&str; 10] = [
     "route",
     "routes",
     "templates",
@@ -45,8 +49,6 @@ const LATER: [&str; 12] = [
     "freeze",
     "unlock",
     "unfreeze",
-    "login",
-    "logout",
     "share",
     "notify",
 ];
@@ -98,9 +100,16 @@ pub(super) fn parse(text: &str) -> Result<Command, Mistake> {
         "services" => nothing("services", rest, Command::Services),
         "branches" => branches(rest),
         "agents" => match rest.all() {
-            [one, ..] if one.text == "drain" => Err(later("agents drain")),
-            _ => nothing("agents", rest, Command::Agents),
+            [] => Ok(Command::Agents),
+            [verb, name] if matches!(verb.text.as_str(), "drain" | "resume") => {
+                let agent = self::name::<AgentName>("VM", &name.text)?;
+                Ok(Command::Drain { agent, draining: verb.text == "drain" })
+            }
+            _ => Err(usage("agents", "I know agents, agents drain <name> and agents resume <name>.")),
         },
+        "login" if !rest.all().is_empty() => Err(login_in_chat()),
+        "login" => Ok(Command::Login),
+        "logout" => nothing("logout", rest, Command::Logout),
         "whoami" => nothing("whoami", rest, Command::Whoami),
         "help" => help(rest),
         later_verb if LATER.contains(&later_verb) => Err(later(later_verb)),
@@ -393,9 +402,16 @@ fn unknown_verb(typed: &str) -> Mistake {
 fn secret() -> Mistake {
     Mistake::new("secret_in_chat", "That looks like a secret, and everybody here can read it. Nothing was done with it.")
         .hint(
-            "have it set in the service's entry in the catalog, or on the agent; if it is real, replace it now, because it \
-             has been in a chat",
+            "ask an administrator to set it as a secret of the service (PUT /api/v1/services/SERVICE/secrets/NAME), never here; if \
+             it is real, replace it now, because it has been in a chat",
         )
+}
+
+/// Words after `login` may be a password: they are not repeated.
+fn login_in_chat() -> Mistake {
+    Mistake::new("secret_in_chat", "Say login and nothing else: what you log in with is typed into the page alone.").hint(
+        "if that was a password, replace it now, because it has been in a chat; then say login for a link to the page",
+    )
 }
 
 /// What was typed, fit to be repeated.

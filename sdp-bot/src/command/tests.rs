@@ -83,7 +83,12 @@ fn people_type_the_same_thing_in_many_ways() {
         ("branches payments", "branches payments"),
         ("branches payments ref", "branches payments ref"),
         ("agents", "agents"),
+        ("agents drain VM-1", "agents drain vm-1"),
+        ("agent resume vm-1", "agents resume vm-1"),
         ("whoami", "whoami"),
+        ("/sdp login", "login"),
+        ("Log-in", "login"),
+        ("logout", "logout"),
         ("", "help"),
         ("/sdp", "help"),
         ("help", "help"),
@@ -124,7 +129,8 @@ fn what_is_not_understood_says_what_was_probably_meant() {
         "services now",
         "sandbox create qa",
         "sandbox pin qa",
-        "agents drain vm-1",
+        "agents drain",
+        "agents drain vm_1",
         "lock payments why",
         "help deplyo",
         "deploy hello \u{1b}[31mevil\u{202e}",
@@ -181,8 +187,10 @@ fn what_is_not_understood_says_what_was_probably_meant() {
         not_needed: A sandbox is made when something is first deployed to it. [deploy payments main to “qa”]
     "sandbox pin qa"
         not_yet: “sandbox pin” is not possible yet. [help all]
-    "agents drain vm-1"
-        not_yet: “agents drain” is not possible yet. [help all]
+    "agents drain"
+        incomplete_command: I know agents, agents drain <name> and agents resume <name>. [help agents]
+    "agents drain vm_1"
+        invalid_name: “vm_1” cannot be the name of a VM. [expected: lower-case letters, digits and hyphens, beginning with a letter, at most 40]
     "lock payments why"
         not_yet: “lock” is not possible yet. [help all]
     "help deplyo"
@@ -204,6 +212,8 @@ fn a_secret_is_refused_and_never_repeated() {
         "deploy hello main URL=postgres://u:hunter2hunter2@db/x",
         "xoxb-hunter2hunter2hunter2",
         "deploy hello main LEVEL=sdp_hunter2hunter2hunter2",
+        "login hunter2",
+        "/sdp log-in alice hunter2",
     ] {
         let mistake = parse(typed).unwrap_err();
         assert_eq!(mistake.code, "secret_in_chat", "{typed}");

@@ -245,7 +245,7 @@ async fn script(input: &str) -> (Ended, String) {
 
 #[tokio::test]
 async fn a_script_answers_each_line_and_tells_whether_all_went_well() {
-    let (ended, text) = script("/sdp help rollback\n\n# a remark\nwhoami").await;
+    let (ended, text) = script("/sdp help rollback\n\n# a remark\nhelp whoami").await;
     assert_eq!((ended.succeeded, ended.failed, ended.exit_code()), (2, 0, 0));
     assert_snapshot!(text, @r"
     > /sdp help rollback
@@ -253,10 +253,10 @@ async fn a_script_answers_each_line_and_tells_whether_all_went_well() {
       deploy what ran before
       for example rollback payments
       The kept build is started again, if it is still there.
-    > whoami
-    · You are alice
-      your sandbox alice
-      server http://127.0.0.1:1/
+    > help whoami
+    · whoami
+      who you are to SDP, and what you may do
+      for example whoami
     ");
     let (ended, text) = script("deplyo hello\nquit\nwhoami\n").await;
     assert_eq!((ended.succeeded, ended.failed, ended.exit_code()), (0, 1, 1));

@@ -30,6 +30,10 @@ pub fn agents(agents: &[AgentView], now: Timestamp) -> Message {
         if let Some(load) = &agent.load {
             message = message.line(Text::new().dim(format!("  {}", holds(load))));
         }
+        if agent.draining {
+            message = message
+                .line(Text::new().plain("  ").strong("is being drained").plain(": it gets no new work"));
+        }
         if let Some(why) = &agent.degraded {
             message = message.line(Text::new().plain("  ").strong("takes no work").plain(format!(": {why}")));
         }
@@ -43,6 +47,26 @@ pub fn agents(agents: &[AgentView], now: Timestamp) -> Message {
         }
     }
     more(message, agents.len())
+}
+
+/// An agent was drained or resumed.
+#[must_use]
+pub fn drained(agent: &AgentView) -> Message {
+    let name = &agent.name;
+    if !agent.draining {
+        return Message::new(Tone::Plain, Text::new().strong(name).plain(" gets work again."));
+    }
+    let title = Text::new().strong(name).plain(" is being drained: it gets no new work.");
+    let left = match agent.running {
+        0 => "It has no job left; what runs on it serves on.".to_owned(),
+        jobs => {
+            let jobs = count(jobs as usize, "job", "jobs");
+            format!("It finishes {jobs}; what runs on it serves on.")
+        }
+    };
+    Message::new(Tone::Plain, title)
+        .line(Text::new().plain(left))
+        .line(Text::new().dim("back to work: ").code(format!("agents resume {name}")))
 }
 
 fn heading(agent: &AgentView, now: Timestamp) -> Text {

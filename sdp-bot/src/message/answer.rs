@@ -11,9 +11,8 @@ use sdp_core::api::{
 use sdp_core::client::ClientError;
 use sdp_core::deployment::{Outcome, State};
 use sdp_core::id::DeploymentId;
-use sdp_core::name::{PersonName, SandboxName, ServiceName};
+use sdp_core::name::{SandboxName, ServiceName};
 use sdp_core::sandbox::InstanceState;
-use url::Url;
 
 use super::deployment::{beyond_the_reason, heading};
 use super::down;
@@ -478,23 +477,4 @@ pub fn branches(service: &ServiceName, text: Option<&str>, list: &BranchList) ->
         message = message.line(if is_head { row.dim(" · the repository's default") } else { row });
     }
     more(message, list.branches.len() + list.tags.len())
-}
-
-/// Who one is to SDP.
-#[must_use]
-pub fn whoami(person: Option<&PersonName>, sandbox: Option<&SandboxName>, server: &Url) -> Message {
-    let title = match person {
-        Some(person) => Text::new().plain("You are ").strong(person),
-        None => Text::from("You are nobody by name: this token speaks for itself, and no sandbox is yours"),
-    };
-    let message = Message::new(Tone::Plain, title);
-    let message = match sandbox {
-        Some(sandbox) => message.line(Text::new().dim("your sandbox ").plain(sandbox)),
-        None => message.line(
-            Text::new()
-                .dim("next ")
-                .plain("name a person with a bot's token: --as <person>; or say to <sandbox>"),
-        ),
-    };
-    message.line(Text::new().dim("server ").link(server))
 }

@@ -5,7 +5,7 @@ use crate::command::Topic;
 use crate::text::Text;
 
 /// Name, usage, what it does, an example.
-const COMMANDS: [(&str, &str, &str, &str); 19] = [
+const COMMANDS: [(&str, &str, &str, &str); 21] = [
     (
         "deploy",
         "deploy <service> [branch|tag|commit] [to <sandbox>] [KEY=value …]",
@@ -36,8 +36,15 @@ const COMMANDS: [(&str, &str, &str, &str); 19] = [
     ("sandbox", "sandbox show|delete <name>", "look into a sandbox, or delete it", "sandbox show qa-42"),
     ("services", "services", "which services there are", "services"),
     ("branches", "branches <service> [text]", "its branches and tags", "branches payments refund"),
-    ("agents", "agents", "the VMs that build and run", "agents"),
-    ("whoami", "whoami", "who you are to SDP", "whoami"),
+    (
+        "agents",
+        "agents [drain|resume <name>]",
+        "the VMs that build and run; give one no new work, or work again",
+        "agents drain vm-1",
+    ),
+    ("login", "login", "say which git account you are: you get a link, which nobody else sees", "login"),
+    ("logout", "logout", "be nobody in this chat again", "logout"),
+    ("whoami", "whoami", "who you are to SDP, and what you may do", "whoami"),
     ("help", "help [command|all]", "this", "help deploy"),
     ("quit", "quit", "leave the console (in a terminal)", "quit"),
 ];
@@ -81,6 +88,9 @@ fn one(command: &str) -> Message {
                 "payments@feature/a, a bare third word as sandbox, and addresses of branches work too.",
             ))
             .line(Text::from("Variables have upper-case names; secrets do not belong in a chat.")),
+        "login" => message
+            .line(Text::from("What you type in this chat is done in your name from then on, for some days."))
+            .line(Text::from("User name and password are typed into the page alone, never into a chat.")),
         "rollback" => message.line(Text::from("The kept build is started again, if it is still there.")),
         _ => message,
     }

@@ -31,6 +31,7 @@ pub(super) fn hint(problem: &Problem) -> Option<&str> {
         "no_commit" => "deploy <service> <branch>",
         "nothing_to_roll_back" => "deploy <service> <branch, tag or commit>",
         "instance_over" => "redeploy <service>",
+        "unknown_agent" => "agents shows which there are",
         "agent_away" | "no_agent" => "agents shows which are connected; try again when one is",
         _ => return hint,
     })

@@ -1,5 +1,7 @@
 //! The words of answers.
 
+mod login;
+
 use std::collections::HashMap;
 
 use insta::assert_snapshot;
@@ -140,6 +142,7 @@ fn agents_and_branches() {
     let agent = |name: &str, connected| AgentView {
         name: name.parse().unwrap(),
         connected,
+        draining: name == "vm-2",
         since: at(-100),
         version: "0.1.0".into(),
         labels: if connected { vec!["linux".parse().unwrap(), "go-1.23".parse().unwrap()] } else { vec![] },
@@ -182,6 +185,7 @@ fn agents_and_branches() {
         go: not found in PATH
         ok: git, disk
       vm-2 away for 1 min 40 s · 0.1.0
+        is being drained: it gets no new work
         go: not found in PATH
         ok: git, disk
     · hello has 2 branches and 1 tag
@@ -353,16 +357,6 @@ fn hints_for_programs_reach_a_chat_in_its_own_words() {
     ✗ You ask too often.
       at most 1200 requests a minute
       next try again in 3 s
-    ");
-}
-
-#[test]
-fn a_token_without_a_person_is_told_so() {
-    let server = "http://sdp".parse().unwrap();
-    assert_snapshot!(answer::whoami(None, None, &server).to_plain(), @r"
-    · You are nobody by name: this token speaks for itself, and no sandbox is yours
-      next name a person with a bot's token: --as <person>; or say to <sandbox>
-      server http://sdp/
     ");
 }
 

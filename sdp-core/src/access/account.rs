@@ -98,14 +98,11 @@ impl Access {
                 username: vouched.credential.username,
                 password: vouched.credential.password,
             };
-            let sealed = match seal(&vault, &name, &kept) {
-                Ok(sealed) => sealed,
-                Err(_) => {
-                    return Err(StoreError::Corrupt {
-                        table: "credential",
-                        problem: "it cannot be sealed".into(),
-                    });
-                }
+            let Ok(sealed) = seal(&vault, &name, &kept) else {
+                return Err(StoreError::Corrupt {
+                    table: "credential",
+                    problem: "it cannot be sealed".into(),
+                });
             };
             connection.execute(
                 "INSERT INTO credential (account, sealed) VALUES (?1, ?2)
@@ -180,7 +177,10 @@ impl Access {
         });
         match deleted.await? {
             0 => Err(AccessError::UnknownPerson { name: name.clone() }),
-            _ => Ok(()),
+            _ => {
+                self.revoked();
+                Ok(())
+            }
         }
     }
 
@@ -197,7 +197,9 @@ impl Access {
             }
             forget_credential(connection, &name, now)
         });
-        Ok(done.await?)
+        done.await?;
+        self.revoked();
+        Ok(())
     }
 
     /// Drops what has expired: sessions, bindings, links, codes, tokens, and the credentials of those who are not logged in any

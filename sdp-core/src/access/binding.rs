@@ -158,7 +158,11 @@ impl Access {
             }
             Ok(deleted)
         });
-        if deleted.await? == 0 { Err(AccessError::UnknownBinding { id }) } else { Ok(()) }
+        if deleted.await? == 0 {
+            return Err(AccessError::UnknownBinding { id });
+        }
+        self.revoked();
+        Ok(())
     }
 }
 

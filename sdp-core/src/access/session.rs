@@ -309,7 +309,11 @@ impl Access {
             forget_credential(connection, &account, now)?;
             Ok(deleted)
         });
-        if deleted.await? == 0 { Err(AccessError::UnknownSession { id }) } else { Ok(()) }
+        if deleted.await? == 0 {
+            return Err(AccessError::UnknownSession { id });
+        }
+        self.revoked();
+        Ok(())
     }
 
     /// Ends the session of this value; nothing happens if there is none.
@@ -332,7 +336,9 @@ impl Access {
             }
             Ok(())
         });
-        Ok(done.await?)
+        done.await?;
+        self.revoked();
+        Ok(())
     }
 }
 

@@ -1,6 +1,8 @@
 //! Tokens, sign-in codes and sessions: what opens a door, and what does not any more.
 
-use super::value::{RANDOM_DIGITS, base62, is_token};
+mod enrolment;
+
+use super::value::{ENROLMENT, RANDOM_DIGITS, base62, is_token, new_value};
 use super::*;
 use crate::api::TokenKind;
 use crate::name::RepoUrl;

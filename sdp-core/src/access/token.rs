@@ -104,11 +104,12 @@ impl Access {
         }
     }
 
-    /// Makes a token worthless at once, and ends the sessions that were made through it.
+    /// Makes a token worthless at once, and ends the sessions that were made through it. Says of which kind it was: an agent's
+    /// connection is for the caller to end.
     ///
     /// # Errors
     /// [`AccessError::UnknownToken`], [`AccessError::LastAdmin`].
-    pub async fn delete_token(&self, name: &TokenName) -> Result<(), AccessError> {
+    pub async fn delete_token(&self, name: &TokenName) -> Result<TokenKind, AccessError> {
         self.revoke_token(name, None).await
     }
 
@@ -116,13 +117,21 @@ impl Access {
     ///
     /// # Errors
     /// [`AccessError::UnknownToken`].
-    pub async fn delete_token_of(&self, name: &TokenName, owner: &PersonName) -> Result<(), AccessError> {
+    pub async fn delete_token_of(
+        &self,
+        name: &TokenName,
+        owner: &PersonName,
+    ) -> Result<TokenKind, AccessError> {
         self.revoke_token(name, Some(owner.clone())).await
     }
 
-    async fn revoke_token(&self, name: &TokenName, owner: Option<PersonName>) -> Result<(), AccessError> {
+    async fn revoke_token(
+        &self,
+        name: &TokenName,
+        owner: Option<PersonName>,
+    ) -> Result<TokenKind, AccessError> {
         enum Found {
-            Deleted,
+            Deleted(TokenKind),
             Unknown,
             Last,
         }
@@ -149,11 +158,14 @@ impl Access {
                 connection.execute("DELETE FROM session WHERE token = ?1", [name])?;
                 connection.execute("DELETE FROM sign_in_code WHERE token = ?1", [name])?;
                 super::binding::delete_of_bot(connection, name)?;
-                Ok(Found::Deleted)
+                Ok(Found::Deleted(self::kind(&kind)?))
             })
             .await?;
         match found {
-            Found::Deleted => Ok(()),
+            Found::Deleted(kind) => {
+                self.revoked();
+                Ok(kind)
+            }
             Found::Unknown => Err(AccessError::UnknownToken { name: name.clone() }),
             Found::Last => Err(AccessError::LastAdmin { name: name.clone() }),
         }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::id::{BindingId, SessionId};
-use crate::name::{PersonName, SandboxName, ServiceName, TokenName};
+use crate::name::{AgentName, PersonName, SandboxName, ServiceName, TokenName};
 use crate::principal::{Principal, Role};
 use crate::secret::Secret;
 
@@ -244,6 +244,31 @@ pub struct TokenCreated {
     #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
     pub expires_at: Option<Timestamp>,
     /// Its value.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub token: Secret,
+}
+
+/// An enrolment of an agent: its value is shown once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EnrolmentCreated {
+    /// Whose.
+    pub agent: AgentName,
+    /// What the agent enrols with, once.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub token: Secret,
+    /// Until when it works.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+    pub expires_at: Timestamp,
+}
+
+/// An agent that has enrolled: its own token is shown once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Enrolled {
+    /// Which agent it is.
+    pub agent: AgentName,
+    /// Its token, with which it connects.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub token: Secret,
 }

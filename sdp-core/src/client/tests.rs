@@ -54,6 +54,27 @@ async fn a_request_carries_token_and_person_and_its_path_is_escaped() {
 }
 
 #[tokio::test]
+async fn repositories_are_asked_for_with_and_without_a_text() {
+    let (listener, client) = listen().await;
+    let body =
+        r#"{"repositories":[{"name":"shop/web","url":"https://git.example/shop/web.git"}],"complete":false}"#;
+    let (head, list) = tokio::join!(
+        answer(&listener, "200 OK", "application/json", body),
+        client.repositories(Some("shop/web"))
+    );
+    let list = list.unwrap();
+    assert_eq!(
+        (list.repositories[0].url.as_str(), list.complete),
+        ("https://git.example/shop/web.git", false)
+    );
+    assert!(head.starts_with("GET /api/v1/repositories?q=shop%2Fweb HTTP/1.1\r\n"), "{head}");
+    let empty = r#"{"repositories":[],"complete":true}"#;
+    let (head, list) =
+        tokio::join!(answer(&listener, "200 OK", "application/json", empty), client.repositories(None));
+    assert!(list.unwrap().complete && head.starts_with("GET /api/v1/repositories HTTP/1.1\r\n"), "{head}");
+}
+
+#[tokio::test]
 async fn a_server_that_is_asked_too_often_says_when_to_come_again_and_is_obeyed() {
     let (listener, client) = listen().await;
     let body = r#"{"type":"about:blank","status":429,"code":"too_many_requests","title":"You ask too often","hint":"try again in 7 s"}"#;
@@ -117,6 +138,71 @@ async fn a_search_asks_for_what_is_wanted_and_nothing_else() {
     found.unwrap();
     let query = "&match_case=true&step=build&stream=stderr&first=2&from=9&direction=up&limit=1 HTTP/1.1";
     assert!(head.contains(query), "{head}");
+}
+
+#[tokio::test]
+async fn what_is_ones_own_is_asked_for_by_its_address() {
+    let (listener, client) = listen().await;
+    let client = client.on_behalf_of("U024BE7LH".parse().unwrap());
+    let body = r#"{"principal":{"kind":"bot","name":"chat","person":"alice"},"role":"developer","account":null,
+        "own_sandbox":"alice","chat_user":"U024BE7LH","bound_until":"2026-01-01T00:00:00Z","login":true}"#;
+    let (head, me) = tokio::join!(answer(&listener, "200 OK", "application/json", body), client.me());
+    let me = me.unwrap();
+    assert_eq!((me.own_sandbox.as_str(), me.login), ("alice", true));
+    assert!(head.starts_with("GET /api/v1/me HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("\r\nsdp-on-behalf-of: U024BE7LH\r\n"), "{head}");
+    let link = r#"{"url":"https://sdp.example.com/login/x","expires_at":"2026-01-01T00:00:00Z"}"#;
+    let (head, made) =
+        tokio::join!(answer(&listener, "201 Created", "application/json", link), client.login_link());
+    assert_eq!(made.unwrap().url.path(), "/login/x");
+    assert!(head.starts_with("POST /api/v1/login-links HTTP/1.1\r\n"), "{head}");
+    let alice = "alice+work@example.com".parse().unwrap();
+    let person = r#"{"name":"alice","role":"viewer","git_origin":"https://git.example.com","git_user":"alice",
+        "created_at":"2026-01-01T00:00:00Z","logged_in_at":"2026-01-01T00:00:00Z","has_credential":false}"#;
+    let (head, changed) = tokio::join!(
+        answer(&listener, "200 OK", "application/json", person),
+        client.set_role(&alice, crate::principal::Role::Viewer)
+    );
+    assert_eq!(changed.unwrap().role, crate::principal::Role::Viewer);
+    assert!(head.starts_with("PUT /api/v1/people/alice+work@example.com HTTP/1.1\r\n"), "{head}");
+    for (list, path) in [
+        (r#"{"sessions":[]}"#, "me/sessions"),
+        (r#"{"bindings":[]}"#, "me/bindings"),
+        (r#"{"people":[]}"#, "people"),
+    ] {
+        let asked = async {
+            match path {
+                "me/sessions" => client.sessions().await.map(|list| list.len()),
+                "me/bindings" => client.bindings().await.map(|list| list.len()),
+                _ => client.people().await.map(|list| list.len()),
+            }
+        };
+        let (head, count) = tokio::join!(answer(&listener, "200 OK", "application/json", list), asked);
+        assert_eq!(count.unwrap(), 0);
+        assert!(head.starts_with(&format!("GET /api/v1/{path} HTTP/1.1\r\n")), "{head}");
+    }
+    let (session, binding) = (crate::id::SessionId::new(), crate::id::BindingId::new());
+    let wanted = [
+        "DELETE /api/v1/me/sessions".to_owned(),
+        format!("DELETE /api/v1/me/sessions/{session}"),
+        format!("DELETE /api/v1/me/bindings/{binding}"),
+        "DELETE /api/v1/people/alice+work@example.com".to_owned(),
+        "POST /api/v1/logout".to_owned(),
+    ];
+    for (n, wanted) in wanted.iter().enumerate() {
+        let asked = async {
+            match n {
+                0 => client.log_out_everywhere().await,
+                1 => client.delete_session(session).await,
+                2 => client.delete_binding(binding).await,
+                3 => client.delete_person(&alice).await,
+                _ => client.log_out().await,
+            }
+        };
+        let (head, done) = tokio::join!(answer(&listener, "204 No Content", "text/plain", ""), asked);
+        done.unwrap();
+        assert!(head.starts_with(&format!("{wanted} HTTP/1.1\r\n")), "{head}");
+    }
 }
 
 #[tokio::test]

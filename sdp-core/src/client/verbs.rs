@@ -10,14 +10,16 @@ use url::Url;
 use super::feed::jitter;
 use super::{Client, ClientError, FEED_SILENCE, REQUEST_TIMEOUT};
 use crate::api::{
-    AgainRequest, AgentList, AgentView, BranchList, CreateDeployment, CreateSignInLink, CreateToken,
-    DeploymentCreated, DeploymentList, DeploymentView, IDEMPOTENCY_KEY, Instance, InstanceList,
-    InstanceOutput, LogMatches, LogWindow, SandboxList, SandboxView, Service, ServiceList, SignInLink,
-    TokenCreated, TokenInfo, TokenList,
+    AgainRequest, AgentList, AgentView, BindingInfo, BindingList, BranchList, CreateDeployment,
+    CreateSignInLink, CreateToken, DeploymentCreated, DeploymentList, DeploymentView, EnrolmentCreated,
+    IDEMPOTENCY_KEY, Instance, InstanceList, InstanceOutput, LogMatches, LogWindow, LoginLink, Me, Person,
+    PersonList, RepositoryList, SandboxList, SandboxView, SecretInfo, SecretList, Service, ServiceList,
+    SessionInfo, SessionList, SetRole, SetSecret, SignInLink, TokenCreated, TokenInfo, TokenList,
 };
 use crate::deployment::Step;
-use crate::id::{DeploymentRef, InstanceId};
-use crate::name::{IdempotencyKey, SandboxName, ServiceName, TokenName};
+use crate::id::{BindingId, DeploymentRef, InstanceId, SessionId};
+use crate::name::{AgentName, EnvName, IdempotencyKey, PersonName, SandboxName, ServiceName, TokenName};
+use crate::principal::Role;
 use crate::wire::Stream;
 
 /// How long one held request of [`Client::wait`] asks the server to hold it; proxies cut at 60 s.
@@ -151,10 +153,38 @@ impl Client {
         self.nothing(self.request(Method::DELETE, self.url(&["services", name.as_str()]))).await
     }
 
+    /// The secrets of a service, without their values.
+    pub async fn secrets(&self, service: &ServiceName) -> Result<Vec<SecretInfo>, ClientError> {
+        let url = self.url(&["services", service.as_str(), "secrets"]);
+        Ok(self.get::<SecretList>(url).await?.secrets)
+    }
+
+    /// Sets a secret of a service, or replaces it.
+    pub async fn set_secret(
+        &self,
+        service: &ServiceName,
+        name: &EnvName,
+        secret: &SetSecret,
+    ) -> Result<SecretInfo, ClientError> {
+        let url = self.url(&["services", service.as_str(), "secrets", name.as_str()]);
+        self.json(self.request(Method::PUT, url).json(secret), REQUEST_TIMEOUT).await
+    }
+
+    /// Deletes a secret of a service. What runs keeps it until it is replaced.
+    pub async fn delete_secret(&self, service: &ServiceName, name: &EnvName) -> Result<(), ClientError> {
+        let url = self.url(&["services", service.as_str(), "secrets", name.as_str()]);
+        self.nothing(self.request(Method::DELETE, url)).await
+    }
+
     /// Branches and tags of a service's repository; with `q` those whose name contains it.
     pub async fn branches(&self, service: &ServiceName, q: Option<&str>) -> Result<BranchList, ClientError> {
         let url = self.url(&["services", service.as_str(), "branches"]);
         self.get(with_query(url, &[("q", q.map(str::to_owned))])).await
+    }
+
+    /// Repositories that services can be made of, and those that are; with `q` those whose name, address or service contains it.
+    pub async fn repositories(&self, q: Option<&str>) -> Result<RepositoryList, ClientError> {
+        self.get(with_query(self.url(&["repositories"]), &[("q", q.map(str::to_owned))])).await
     }
 }
 
@@ -361,6 +391,33 @@ impl Client {
     pub async fn agents(&self) -> Result<Vec<AgentView>, ClientError> {
         Ok(self.get::<AgentList>(self.url(&["agents"])).await?.agents)
     }
+
+    /// Gives an agent no new work until it is resumed; what it has goes on.
+    pub async fn drain_agent(&self, agent: &AgentName) -> Result<AgentView, ClientError> {
+        let url = self.url(&["agents", agent.as_str(), "drain"]);
+        self.json(self.request(Method::POST, url), REQUEST_TIMEOUT).await
+    }
+
+    /// Gives an agent work again.
+    pub async fn resume_agent(&self, agent: &AgentName) -> Result<AgentView, ClientError> {
+        let url = self.url(&["agents", agent.as_str(), "resume"]);
+        self.json(self.request(Method::POST, url), REQUEST_TIMEOUT).await
+    }
+
+    /// Removes an agent and its token; with `force` even if it has work, which ends as lost then.
+    pub async fn forget_agent(&self, agent: &AgentName, force: bool) -> Result<(), ClientError> {
+        let mut url = self.url(&["agents", agent.as_str()]);
+        if force {
+            url.query_pairs_mut().append_pair("force", "true");
+        }
+        self.nothing(self.request(Method::DELETE, url)).await
+    }
+
+    /// Makes what an agent enrols with, once, within an hour (`sdp-agent enrol`).
+    pub async fn create_enrolment(&self, agent: &AgentName) -> Result<EnrolmentCreated, ClientError> {
+        let url = self.url(&["agents", agent.as_str(), "enrolment"]);
+        self.json(self.request(Method::POST, url), REQUEST_TIMEOUT).await
+    }
 }
 
 /// Access.
@@ -384,5 +441,69 @@ impl Client {
     /// Makes a token worthless at once.
     pub async fn delete_token(&self, name: &TokenName) -> Result<(), ClientError> {
         self.nothing(self.request(Method::DELETE, self.url(&["tokens", name.as_str()]))).await
+    }
+}
+
+/// Who asks, and what is theirs.
+#[expect(clippy::missing_errors_doc, reason = "every method fails in the same ways, with ClientError")]
+impl Client {
+    /// Who this client is to the server.
+    pub async fn me(&self) -> Result<Me, ClientError> {
+        self.get(self.url(&["me"])).await
+    }
+
+    /// The browsers in which they are signed in, newest first.
+    pub async fn sessions(&self) -> Result<Vec<SessionInfo>, ClientError> {
+        Ok(self.get::<SessionList>(self.url(&["me", "sessions"])).await?.sessions)
+    }
+
+    /// Ends one of their sessions.
+    pub async fn delete_session(&self, id: SessionId) -> Result<(), ClientError> {
+        self.nothing(self.request(Method::DELETE, self.url(&["me", "sessions", &id.to_string()]))).await
+    }
+
+    /// Ends all their sessions and bindings, and with them their git credential. Their tokens stay.
+    pub async fn log_out_everywhere(&self) -> Result<(), ClientError> {
+        self.nothing(self.request(Method::DELETE, self.url(&["me", "sessions"]))).await
+    }
+
+    /// Which users of which chats they are, newest first.
+    pub async fn bindings(&self) -> Result<Vec<BindingInfo>, ClientError> {
+        Ok(self.get::<BindingList>(self.url(&["me", "bindings"])).await?.bindings)
+    }
+
+    /// Ends one of their bindings, and the sessions that began through it.
+    pub async fn delete_binding(&self, id: BindingId) -> Result<(), ClientError> {
+        self.nothing(self.request(Method::DELETE, self.url(&["me", "bindings", &id.to_string()]))).await
+    }
+
+    /// A link to the login page for the user of the chat on whose behalf this is: for their eyes alone.
+    pub async fn login_link(&self) -> Result<LoginLink, ClientError> {
+        self.json(self.request(Method::POST, self.url(&["login-links"])), REQUEST_TIMEOUT).await
+    }
+
+    /// Ends what this came through: for a bot the binding of the user of its chat.
+    pub async fn log_out(&self) -> Result<(), ClientError> {
+        self.nothing(self.request(Method::POST, self.url(&["logout"]))).await
+    }
+}
+
+/// People who have logged in; for admins.
+#[expect(clippy::missing_errors_doc, reason = "every method fails in the same ways, with ClientError")]
+impl Client {
+    /// Everybody who ever logged in, by name.
+    pub async fn people(&self) -> Result<Vec<Person>, ClientError> {
+        Ok(self.get::<PersonList>(self.url(&["people"])).await?.people)
+    }
+
+    /// Changes what a person may do, from their next request on.
+    pub async fn set_role(&self, name: &PersonName, role: Role) -> Result<Person, ClientError> {
+        let request = self.request(Method::PUT, self.url(&["people", name.as_str()])).json(&SetRole { role });
+        self.json(request, REQUEST_TIMEOUT).await
+    }
+
+    /// Forgets a person, with all that opens a door in their name.
+    pub async fn delete_person(&self, name: &PersonName) -> Result<(), ClientError> {
+        self.nothing(self.request(Method::DELETE, self.url(&["people", name.as_str()]))).await
     }
 }

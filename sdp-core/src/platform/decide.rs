@@ -6,12 +6,16 @@
 
 pub(super) mod agents;
 pub(super) mod commands;
+mod fleet;
+mod secrets;
 pub(super) mod waiting;
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+
+pub(super) use fleet::unknown as unknown_agent;
 
 use super::PlatformConfig;
 use super::world::{Agent, Note, Open, Running, World};
@@ -234,7 +238,7 @@ fn choose<'a>(world: &'a World, load: &Load<'_>, open: &Open, now: Timestamp) ->
         .agents
         .values()
         .filter(|agent| agent.connected && agent.degraded.is_none() && fits(agent, open))
-        .filter(|agent| agent.is_fit(now))
+        .filter(|agent| !agent.row.draining && agent.is_fit(now))
         .filter(|agent| load.room(agent) > 0)
         .max_by_key(|agent| {
             let preferred = open.job.prefer.as_ref() == Some(&agent.row.name);
@@ -394,7 +398,7 @@ fn ready_due(world: &World, open: &Open, limits: &PlatformConfig, now: Timestamp
         acts.push(Act::system(About { instance: Some(open.job.instance), ..open.about() }, kind));
         return acts;
     }
-    if now >= after(open.since, limits.switch_limit) {
+    if now >= switch_end(world, open, limits) {
         let detail = match world.routers().next() {
             Some(router) => format!("the router at {} did not confirm it", router.row.name),
             None => "no router is connected".to_owned(),
@@ -408,6 +412,20 @@ fn ready_due(world: &World, open: &Open, limits: &PlatformConfig, now: Timestamp
     Vec::new()
 }
 
+/// Until when the routers have time to apply a table. A router that is away is waited for as long as agents take to dial again, and
+/// one that has just come has as long as any; but however often they come and go, there is an end.
+fn switch_end(world: &World, open: &Open, limits: &PlatformConfig) -> Timestamp {
+    let ends = world.agents.values().filter(|agent| agent.row.router.is_some()).map(|router| {
+        let since = open.since.max(router.row.since);
+        match router.connected {
+            true => after(since, limits.switch_limit),
+            false => after(since, limits.switch_limit + limits.dial_again),
+        }
+    });
+    let end = ends.max().unwrap_or(after(open.since, limits.switch_limit));
+    end.min(after(open.since, limits.switch_limit + limits.lost_after))
+}
+
 fn open_deadlines(world: &World, open: &Open, limits: &PlatformConfig) -> Vec<Timestamp> {
     let Some(agent) = &open.deployment.agent else {
         let no_agent = open.no_agent_since.map(|since| after(since, limits.no_agent_after));
@@ -417,7 +435,7 @@ fn open_deadlines(world: &World, open: &Open, limits: &PlatformConfig) -> Vec<Ti
     if open.is_ready() {
         return match open.cancel_asked {
             Some(asked) => vec![after(asked, limits.cancel_limit)],
-            None => vec![after(open.since, limits.switch_limit)],
+            None => vec![switch_end(world, open, limits)],
         };
     }
     let (connected, since) = presence(world, agent, open.cancel_asked.unwrap_or(open.since));
@@ -466,6 +484,13 @@ fn failed(open: &Open, reason: FailureReason, detail: String) -> Vec<Act> {
     vec![ended(open, Outcome::Failed { failure: Failure::new(step, reason, detail) })]
 }
 
+/// As [`failed`]; and the agent, which may hold the job already, is told to drop it.
+pub(super) fn given_up(open: &Open, agent: &AgentName, reason: FailureReason, detail: String) -> Vec<Act> {
+    let mut acts = failed(open, reason, detail);
+    acts.push(cancel(open, agent));
+    acts
+}
+
 fn cancelled(open: &Open) -> Act {
     let by = open.deployment.cancel_requested_by.clone().unwrap_or(Principal::System);
     ended(open, Outcome::Cancelled { by })
@@ -481,6 +506,15 @@ fn stopped(reason: StopReason) -> EventKind {
     EventKind::InstanceStopped { reason, last_lines: Vec::new() }
 }
 
+/// What becomes of an instance whose agent is gone. What was to be stopped anyway, or never served, is not missed.
+fn lost(state: &InstanceState) -> EventKind {
+    match state {
+        InstanceState::Draining { reason } => stopped(reason.clone()),
+        InstanceState::Starting {} => stopped(StopReason::DeploymentEnded {}),
+        _ => EventKind::InstanceLost {},
+    }
+}
+
 fn drain(running: &Running, reason: StopReason) -> Act {
     Act::system(running.about(), EventKind::InstanceDraining { reason })
 }
@@ -494,13 +528,7 @@ fn instance_due(world: &World, running: &Running, limits: &PlatformConfig, now: 
     if !connected {
         let of_open = world.open_by_id(instance.deployment).is_some_and(|open| !open.is_ready());
         return if !of_open && now >= after(since, limits.lost_after) {
-            // What was to be stopped anyway, or never served, is not missed.
-            let gone = match &instance.state {
-                InstanceState::Draining { reason } => stopped(reason.clone()),
-                InstanceState::Starting {} => stopped(StopReason::DeploymentEnded {}),
-                _ => EventKind::InstanceLost {},
-            };
-            vec![Act::system(running.about(), gone)]
+            vec![Act::system(running.about(), lost(&instance.state))]
         } else {
             Vec::new()
         };

@@ -15,6 +15,7 @@ use crate::name::{
 };
 use crate::principal::Principal;
 use crate::secret::GitCredential;
+use crate::store::SecretRow;
 use crate::wire::link::ServerEnd;
 use crate::wire::{
     Answer, InstanceDecision, InstanceReport, JobDecision, JobReport, Load, Preflight, Progress,
@@ -78,6 +79,11 @@ pub(super) enum Input {
         agent: AgentName,
         epoch: Epoch,
     },
+    /// End the agent's connection: what it came in with is worthless. Answered once nothing more is sent there.
+    Disconnect {
+        agent: AgentName,
+        answer: oneshot::Sender<()>,
+    },
     Stop,
 }
 
@@ -86,8 +92,12 @@ pub(super) enum Command {
     Cancel { deployment: DeploymentId, number: DeploymentNumber },
     SaveService { service: Box<Service>, save: Save },
     DeleteService { name: ServiceName },
+    SetSecret { secret: Box<SecretRow> },
+    DeleteSecret { service: ServiceName, name: EnvName },
     StopInstance { id: InstanceId },
     DeleteSandbox { name: SandboxName },
+    DrainAgent { name: AgentName, draining: bool },
+    ForgetAgent { name: AgentName, force: bool },
 }
 
 pub(super) struct DeployCommand {
@@ -115,8 +125,9 @@ pub(super) enum Reply {
 /// Something to ask an agent.
 pub(super) enum Question {
     ListRefs { repo: RepoUrl, labels: BTreeSet<Label>, credential: Option<GitCredential> },
-    CheckCredential { repo: RepoUrl, credential: GitCredential, within: Duration },
     ReadOutput { agent: AgentName, instance: InstanceId, lines: u32 },
+    CheckCredential { agent: AgentName, repo: RepoUrl, credential: GitCredential, within: Duration },
+    ListRepos { agent: AgentName, repo: RepoUrl, credential: Option<GitCredential> },
 }
 
 /// An agent's hello, but for the protocol number.

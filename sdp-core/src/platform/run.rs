@@ -5,7 +5,10 @@
 //! has happened: the world is read from the store again, every answer of the turn is the error, and agents are
 //! disconnected, so that they say hello to what is true.
 
+mod agents;
+mod asked;
 mod hold;
+mod send;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,19 +21,20 @@ use tracing::Instrument as _;
 
 use super::clock::Clock;
 use super::decide::{self, Act, commands::Verdict};
-use super::input::{Command, DeployCommand, Hello, Input, Question, Reply, Welcomed};
+use super::input::{Command, DeployCommand, Input, Reply};
 use super::output::Followers;
 use super::world::World;
 use super::{PlatformConfig, PlatformError, session};
 use crate::deployment::Deployment;
 use crate::event::{About, Event, EventKind};
-use crate::id::{CommandId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId, RouteVersion};
+use crate::id::{CommandId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId};
 use crate::logs::Logs;
 use crate::name::AgentName;
 use crate::principal::Principal;
 use crate::secret::GitCredential;
-use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Store, StoreError};
-use crate::wire::{Answer, ByeReason, JobSpec, ToAgent};
+use crate::store::{IdempotencyRow, JobRow, Snapshot, Store, StoreError};
+use crate::vault::Vault;
+use crate::wire::{ByeReason, ToAgent};
 
 /// How many inputs may wait for the loop.
 const INPUTS: usize = 1024;
@@ -41,12 +45,6 @@ const OUTBOX: usize = 1024;
 /// After a commit that failed: how long until the store is tried again.
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
-struct Asked {
-    agent: AgentName,
-    until: Timestamp,
-    answer: oneshot::Sender<Result<Answer, PlatformError>>,
-}
-
 /// Called once a turn is in the store, or with the error if it could not be stored.
 type Told = Box<dyn FnOnce(Result<(), PlatformError>) + Send>;
 
@@ -54,12 +52,15 @@ type Told = Box<dyn FnOnce(Result<(), PlatformError>) + Send>;
 #[derive(Default)]
 struct Turn {
     sends: Vec<(AgentName, ToAgent)>,
+    /// Ways to agents that are thrown out.
+    farewells: Vec<mpsc::Sender<ToAgent>>,
     answers: Vec<Told>,
 }
 
 pub(super) struct Run {
     config: PlatformConfig,
     store: Store,
+    vault: Vault,
     logs: Logs,
     world: World,
     clock: Clock,
@@ -75,7 +76,7 @@ pub(super) struct Run {
     connections: u64,
     newest: HashMap<AgentName, u64>,
     sessions: JoinSet<()>,
-    asked: HashMap<CommandId, Asked>,
+    asked: HashMap<CommandId, asked::Asked>,
     followers: Arc<Followers>,
     stopping: watch::Sender<bool>,
 }
@@ -85,7 +86,7 @@ impl Run {
     pub(super) fn new(
         config: PlatformConfig,
         clock: Clock,
-        store: Store,
+        (store, vault): (Store, Vault),
         logs: Logs,
         followers: Arc<Followers>,
         snapshot: Snapshot,
@@ -98,6 +99,7 @@ impl Run {
         let run = Self {
             config,
             store,
+            vault,
             logs,
             world,
             clock,
@@ -127,7 +129,7 @@ impl Run {
         loop {
             let now = self.clock.now();
             let deadline = decide::next_deadline(&self.world, &self.config, now);
-            let deadline = deadline.into_iter().chain(self.asked.values().map(|asked| asked.until)).min();
+            let deadline = deadline.into_iter().chain(self.next_answer_due()).min();
             let sleep = async {
                 match deadline {
                     Some(at) => tokio::time::sleep_until(self.clock.instant(at).into()).await,
@@ -231,11 +233,7 @@ impl Run {
                 }
             }
             Input::Answered { agent, command, answer } => {
-                if self.asked.get(&command).is_some_and(|asked| asked.agent == agent)
-                    && let Some(asked) = self.asked.remove(&command)
-                {
-                    drop(asked.answer.send(Ok(answer)));
-                }
+                self.answered(&agent, command, answer);
             }
             Input::Assignment { agent, deployment, answer } => {
                 let open =
@@ -259,6 +257,12 @@ impl Run {
             Input::Gone { agent, epoch } => {
                 self.followers.gone(&agent, epoch);
                 self.gone(&agent, epoch, turn);
+            }
+            Input::Disconnect { agent, answer } => {
+                self.disconnect(&agent, turn);
+                turn.answers.push(Box::new(move |_| {
+                    answer.send(()).ok();
+                }));
             }
             // Taken by `run`.
             Input::Stop => {}
@@ -290,6 +294,18 @@ impl Run {
                 let kind = EventKind::ServiceSaved { created };
                 self.perform(vec![Act::Event { by: by.clone(), about, kind }], turn);
                 Reply::Saved { created }
+            }
+            Ok(Verdict::SaveSecret { secret, created }) => {
+                let about = About { service: Some(secret.service.clone()), ..About::default() };
+                let kind = EventKind::SecretSet { name: secret.name.clone() };
+                self.world.save_secret(*secret);
+                self.perform(vec![Act::Event { by: by.clone(), about, kind }], turn);
+                Reply::Saved { created }
+            }
+            Ok(Verdict::Forget { agent, acts }) => {
+                self.disconnect(&agent, turn);
+                self.perform(acts, turn);
+                Reply::Done
             }
             Ok(Verdict::Begin { before, command, idempotency, after }) => {
                 self.perform(before, turn);
@@ -350,128 +366,6 @@ impl Run {
         self.world.begin(event, job, command.credential)
     }
 
-    fn ask(
-        &mut self,
-        now: Timestamp,
-        question: Question,
-        answer: oneshot::Sender<Result<Answer, PlatformError>>,
-        turn: &mut Turn,
-    ) {
-        let command = CommandId::new();
-        let (agent, message) = match question {
-            Question::ListRefs { repo, labels, credential } => {
-                // The asker's credential goes only to an agent that could deploy the service.
-                let agent = self.world.agents.values().find(|agent| {
-                    agent.connected && agent.row.capacity > 0 && labels.is_subset(&agent.row.labels)
-                });
-                let Some(agent) = agent else {
-                    drop(answer.send(Err(PlatformError::NoAgent)));
-                    return;
-                };
-                (agent.row.name.clone(), ToAgent::ListRefs { command, repo, credential })
-            }
-            Question::CheckCredential { repo, credential, within } => {
-                let agent =
-                    self.world.agents.values().find(|agent| agent.connected && agent.row.capacity > 0);
-                let Some(agent) = agent else {
-                    drop(answer.send(Err(PlatformError::NoAgent)));
-                    return;
-                };
-                let within_ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
-                (agent.row.name.clone(), ToAgent::CheckCredential { command, repo, credential, within_ms })
-            }
-            Question::ReadOutput { agent, instance, lines } => {
-                if !self.outboxes.contains_key(&agent) {
-                    drop(answer.send(Err(PlatformError::AgentAway { agent })));
-                    return;
-                }
-                (agent, ToAgent::ReadOutput { command, instance, lines })
-            }
-        };
-        let until = now.checked_add(self.config.answer_limit).unwrap_or(Timestamp::MAX);
-        self.asked.insert(command, Asked { agent: agent.clone(), until, answer });
-        turn.sends.push((agent, message));
-    }
-
-    fn hello(
-        &mut self,
-        now: Timestamp,
-        agent: AgentName,
-        hello: Hello,
-        answer: oneshot::Sender<Result<Welcomed, PlatformError>>,
-        turn: &mut Turn,
-    ) {
-        // The hello of the newest connection wins: the older connection is told why it ends, if it still listens.
-        if let Some((epoch, outbox)) = self.outboxes.get(&agent) {
-            let bye = ToAgent::Bye { reason: ByeReason::Superseded, retry_after_ms: None };
-            outbox.try_send(bye).ok();
-            let epoch = *epoch;
-            self.gone(&agent, epoch, turn);
-        }
-        // What this turn had to say to the older connection is decided anew for this one.
-        turn.sends.retain(|(to, _)| *to != agent);
-        let epoch = self.world.next_epoch(&agent);
-        if self.world.boot_of(&agent).is_some_and(|boot| boot != hello.boot_id) {
-            tracing::info!(agent.name = %agent, "the agent was restarted");
-        }
-        let (acts, jobs, instances) = decide::agents::hello(&self.world, &agent, &hello);
-        let degraded = hello.degraded;
-        if let Some(why) = &degraded {
-            tracing::warn!(agent.name = %agent, why, "the agent is degraded; it gets no work");
-        }
-        let applied = hello.router.as_ref().map_or(RouteVersion(0), |router| router.applied);
-        let row = AgentRow {
-            name: agent.clone(),
-            epoch,
-            boot_id: hello.boot_id,
-            since: now,
-            version: hello.version.clone(),
-            labels: hello.labels,
-            capacity: hello.capacity,
-            runtimes: hello.runtimes,
-            preflight: hello.preflight,
-            router: hello.router.map(|router| router.base_url),
-        };
-        let (outbox, receiver) = mpsc::channel(OUTBOX);
-        let has_router = row.router.is_some();
-        self.world.agent_connected(row, degraded, applied);
-        self.outboxes.insert(agent.clone(), (epoch, outbox));
-        let about = About { agent: Some(agent.clone()), ..About::default() };
-        let connected = EventKind::AgentConnected { version: hello.version };
-        self.perform(vec![Act::Event { by: Principal::System, about, kind: connected }], turn);
-        self.perform(acts, turn);
-        if has_router {
-            // Whatever it has, it is told; a table that it has already changes nothing.
-            self.settle(turn);
-            turn.sends.push((agent, ToAgent::Routes { table: self.world.table.clone() }));
-        }
-        turn.answers.push(Box::new(move |stored| {
-            let welcomed = Welcomed { epoch, jobs, instances, outbox: receiver };
-            drop(answer.send(stored.map(|()| welcomed)));
-        }));
-    }
-
-    fn gone(&mut self, agent: &AgentName, epoch: Epoch, turn: &mut Turn) {
-        if self.outboxes.get(agent).is_none_or(|(present, _)| *present != epoch) {
-            return;
-        }
-        self.outboxes.remove(agent);
-        self.followers.gone(agent, epoch);
-        let asked: Vec<CommandId> = self
-            .asked
-            .iter()
-            .filter(|(_, asked)| asked.agent == *agent)
-            .map(|(command, _)| *command)
-            .collect();
-        for command in asked {
-            if let Some(asked) = self.asked.remove(&command) {
-                drop(asked.answer.send(Err(PlatformError::AgentAway { agent: agent.clone() })));
-            }
-        }
-        let acts = decide::agents::gone(&self.world, agent);
-        self.perform(acts, turn);
-    }
-
     /// Asks the rules until they have nothing more to say.
     fn settle(&mut self, turn: &mut Turn) {
         let left = self.followers.take_left().into_iter();
@@ -484,13 +378,7 @@ impl Run {
             }
             self.perform(acts, turn);
         }
-        let late: Vec<CommandId> =
-            self.asked.iter().filter(|(_, asked)| now >= asked.until).map(|(command, _)| *command).collect();
-        for command in late {
-            if let Some(asked) = self.asked.remove(&command) {
-                drop(asked.answer.send(Err(PlatformError::NoAnswer { agent: asked.agent })));
-            }
-        }
+        self.asked_too_long(now);
     }
 
     fn perform(&mut self, acts: Vec<Act>, turn: &mut Turn) {
@@ -506,11 +394,10 @@ impl Run {
                     self.world.note(note);
                 }
                 Act::Send(agent, message) => turn.sends.push((agent, message)),
-                Act::SendJob(number) => {
-                    if let Some((agent, message)) = self.job(number) {
-                        turn.sends.push((agent, message));
-                    }
-                }
+                Act::SendJob(number) => match self.send_job(number) {
+                    Ok(message) => turn.sends.extend(message),
+                    Err(instead) => self.perform(instead, turn),
+                },
                 Act::SendTable => {
                     for router in self.world.routers() {
                         let table = self.world.table.clone();
@@ -519,44 +406,6 @@ impl Run {
                 }
             }
         }
-    }
-
-    fn job(&self, number: DeploymentNumber) -> Option<(AgentName, ToAgent)> {
-        let open = self.world.open.get(&number)?;
-        let deployment = &open.deployment;
-        let service = &open.job.service;
-        let mut env = service.env.clone();
-        env.extend(deployment.env.clone());
-        let spec = JobSpec {
-            number,
-            service: deployment.service.clone(),
-            sandbox: deployment.sandbox.clone(),
-            instance: open.job.instance,
-            repo: service.repo.clone(),
-            git_ref: deployment.git_ref.clone(),
-            commit: deployment.commit.clone(),
-            reuse_build: deployment.kind.may_reuse_build(),
-            subdir: service.subdir.clone(),
-            builder: service.builder.clone(),
-            health: service.health.clone(),
-            env,
-            port: service.port,
-            image: service.image.clone(),
-            limits: service.limits,
-            writable: service.writable.clone(),
-            release: service.release.clone(),
-            labels: service.labels.clone(),
-            step_limits: self.config.steps,
-        };
-        let message = ToAgent::Deploy {
-            command: decide::deploy_command(deployment.id, deployment.attempt),
-            deployment: deployment.id,
-            attempt: deployment.attempt,
-            spec: Box::new(spec),
-            credential: open.credential.clone(),
-            secrets: Vec::new(),
-        };
-        Some((deployment.agent.clone()?, message))
     }
 
     /// Append, ring, send.
@@ -575,6 +424,10 @@ impl Run {
         self.bell.send_if_modified(|newest| std::mem::replace(newest, self.world.seq) != self.world.seq);
         for answer in turn.answers.drain(..) {
             answer(Ok(()));
+        }
+        for outbox in turn.farewells {
+            let bye = ToAgent::Bye { reason: ByeReason::Unauthorised, retry_after_ms: None };
+            outbox.try_send(bye).ok();
         }
         for (agent, message) in turn.sends {
             let Some((epoch, outbox)) = self.outboxes.get(&agent) else { continue };

@@ -2,9 +2,12 @@
 
 mod agent;
 mod deploys;
+mod fleet;
 mod instances;
 mod output;
 mod recovery;
+mod repositories;
+mod secrets;
 mod storage;
 
 use std::path::Path;

@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use super::input::{Command, DeployCommand, Question, Reply};
 use super::{Again, Deploy, DeploymentFilter, InstanceFilter, Platform, PlatformError, Save, StateFilter};
-use crate::api;
 use crate::catalog::Service;
 use crate::deployment::{DeployKind, Deployment, Outcome};
 use crate::feed::EventFilter;
 use crate::id::{DeploymentId, DeploymentRef, InstanceId};
-use crate::name::{GitRef, RepoUrl, SandboxName, ServiceName};
+use crate::name::{GitRef, SandboxName, ServiceName};
 use crate::principal::Principal;
 use crate::sandbox::{Instance, Sandbox};
-use crate::secret::GitCredential;
 use crate::wire::Answer;
 
 impl Platform {
@@ -60,42 +58,6 @@ impl Platform {
     /// [`PlatformError::UnknownService`], [`PlatformError::ServiceInUse`].
     pub async fn delete_service(&self, by: &Principal, name: &ServiceName) -> Result<(), PlatformError> {
         self.command(by, Command::DeleteService { name: name.clone() }).await.map(drop)
-    }
-
-    /// Branches and tags of a service's repository, asked of an agent with this credential (or its own).
-    ///
-    /// # Errors
-    /// [`PlatformError::UnknownService`], [`PlatformError::NoAgent`], [`PlatformError::Failed`] with the git host's answer.
-    pub async fn branches(
-        &self,
-        name: &ServiceName,
-        credential: Option<GitCredential>,
-    ) -> Result<api::BranchList, PlatformError> {
-        let service = self.service(name).await?;
-        let question = Question::ListRefs { repo: service.repo, labels: service.labels, credential };
-        match self.question(question).await? {
-            Answer::Refs { head, branches, tags } => Ok(api::BranchList { head, branches, tags }),
-            Answer::Failed { failure } => Err(PlatformError::Failed(failure)),
-            _ => Err(PlatformError::NoAgent),
-        }
-    }
-
-    /// Whether a credential opens a repository that is not open to everybody; the name of its owner at the git host.
-    ///
-    /// # Errors
-    /// [`PlatformError::NoAgent`], [`PlatformError::Failed`] with the git host's answer.
-    pub async fn check_credential(
-        &self,
-        repo: &RepoUrl,
-        credential: GitCredential,
-        within: Duration,
-    ) -> Result<String, PlatformError> {
-        let question = Question::CheckCredential { repo: repo.clone(), credential, within };
-        match self.question(question).await? {
-            Answer::Account { user } => Ok(user),
-            Answer::Failed { failure } => Err(PlatformError::Failed(failure)),
-            _ => Err(PlatformError::NoAgent),
-        }
     }
 
     // ── deployments ───────────────────────────────────────────────────────────────────────────────────────────────

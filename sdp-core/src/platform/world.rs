@@ -1,7 +1,9 @@
 //! All state in memory: what is open, not history. It changes in two ways only: by an event ([`World::apply`]), or by a remark
 //! that no one else needs to know ([`World::note`]). Both mark what must be saved in the same transaction.
 
+mod agents;
 mod note;
+mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -13,13 +15,13 @@ use crate::api::AgentView;
 use crate::catalog::Service;
 use crate::deployment::{Deployment, State, Step};
 use crate::event::{About, Event, EventKind};
-use crate::id::{BootId, DeploymentId, DeploymentNumber, Epoch, EventSeq, InstanceId, RouteVersion};
-use crate::name::{AgentName, IdempotencyKey, SandboxName, ServiceName};
+use crate::id::{DeploymentId, DeploymentNumber, EventSeq, InstanceId, RouteVersion};
+use crate::name::{AgentName, EnvName, IdempotencyKey, SandboxName, ServiceName};
 use crate::sandbox::{
     Instance, InstanceState, LastRestart, RouteTable, Sandbox, StopReason, Unhealthy, route_table,
 };
 use crate::secret::GitCredential;
-use crate::store::{AgentRow, IdempotencyRow, JobRow, Snapshot, Writes, is_routed};
+use crate::store::{AgentRow, IdempotencyRow, JobRow, SecretRow, Snapshot, Writes, is_routed};
 use crate::wire::Load;
 
 /// A deployment that has not ended.
@@ -122,6 +124,7 @@ impl Agent {
         AgentView {
             name: self.row.name.clone(),
             connected: self.connected,
+            draining: self.row.draining,
             since: self.row.since,
             version: self.row.version.clone(),
             labels: self.row.labels.iter().cloned().collect(),
@@ -142,6 +145,8 @@ pub(crate) struct World {
     pub(crate) seq: EventSeq,
     pub(crate) number: DeploymentNumber,
     pub(crate) services: BTreeMap<ServiceName, Service>,
+    /// Sealed, as the store has them.
+    secrets: BTreeMap<(ServiceName, EnvName), SecretRow>,
     pub(crate) sandboxes: BTreeMap<SandboxName, Sandbox>,
     /// By number, which is the order of the queue.
     pub(crate) open: BTreeMap<DeploymentNumber, Open>,
@@ -174,6 +179,8 @@ impl World {
             Self { seq: snapshot.seq, number: snapshot.number, routes_changed: true, ..Self::default() };
         world.services = snapshot.services.into_iter().map(|s| (s.name.clone(), s)).collect();
         world.sandboxes = snapshot.sandboxes.into_iter().map(|s| (s.name.clone(), s)).collect();
+        world.secrets =
+            snapshot.secrets.into_iter().map(|s| ((s.service.clone(), s.name.clone()), s)).collect();
         for (deployment, job) in snapshot.deployments {
             let cancel_asked = deployment.cancel_requested_by.is_some().then_some(now);
             world.numbers.insert(deployment.id, deployment.number);
@@ -264,8 +271,11 @@ impl World {
         u32::try_from(busy.count()).unwrap_or(u32::MAX)
     }
 
-    /// How many deployments wait that an agent could do.
+    /// How many deployments wait that an agent could do; none while it is drained.
     fn queued_for(&self, agent: &Agent) -> u32 {
+        if agent.row.draining {
+            return 0;
+        }
         let waiting = self.open.values().filter(|open| open.deployment.agent.is_none());
         let could = waiting.filter(|open| super::decide::fits(agent, open)).count();
         u32::try_from(could).unwrap_or(u32::MAX)
@@ -327,12 +337,21 @@ impl World {
         if let Some(id) = event.about.instance {
             self.fold_instance(id, event);
         }
+        if let Some(agent) = &event.about.agent {
+            self.fold_agent(agent, event);
+        }
         match &event.kind {
             EventKind::ServiceDeleted {} => {
                 if let Some(name) = &event.about.service {
                     self.services.remove(name);
+                    self.forget_secrets(name);
                     self.unsaved.writes.services_gone.push(name.clone());
                     self.routes_changed = true;
+                }
+            }
+            EventKind::SecretDeleted { name } => {
+                if let Some(service) = &event.about.service {
+                    self.forget_secret(service, name);
                 }
             }
             EventKind::SandboxCreated {} => {
@@ -351,13 +370,6 @@ impl World {
                     self.unsaved.writes.sandboxes.retain(|new| new.name != *name);
                     self.unsaved.writes.sandboxes_gone.push(name.clone());
                     self.routes_changed = true;
-                }
-            }
-            EventKind::AgentDisconnected {} => {
-                if let Some(agent) = event.about.agent.as_ref().and_then(|name| self.agents.get_mut(name)) {
-                    agent.connected = false;
-                    agent.row.since = event.at;
-                    self.unsaved.agents.insert(agent.row.name.clone());
                 }
             }
             _ => {}
@@ -563,34 +575,6 @@ impl World {
         self.unsaved.writes.services.push(service.clone());
         self.services.insert(service.name.clone(), service);
         self.routes_changed = true;
-    }
-
-    /// An agent has said hello.
-    pub(crate) fn agent_connected(&mut self, row: AgentRow, degraded: Option<String>, applied: RouteVersion) {
-        self.unsaved.agents.insert(row.name.clone());
-        if applied > self.table.version {
-            self.version_floor = self.version_floor.max(applied);
-            self.routes_changed = true;
-        }
-        let agent = Agent { row, connected: true, degraded, load: None, unfit: None, applied };
-        for running in self.instances.values_mut().filter(|r| r.instance.agent == agent.row.name) {
-            running.stop_sent = None;
-        }
-        for running in self.instances.values_mut() {
-            running.drained_by.remove(&agent.row.name);
-        }
-        for open in self.open.values_mut().filter(|o| o.deployment.agent.as_ref() == Some(&agent.row.name)) {
-            open.cancel_sent = None;
-        }
-        self.agents.insert(agent.row.name.clone(), agent);
-    }
-
-    pub(crate) fn next_epoch(&self, agent: &AgentName) -> Epoch {
-        self.agents.get(agent).map_or(Epoch(1), |agent| agent.row.epoch.next())
-    }
-
-    pub(crate) fn boot_of(&self, agent: &AgentName) -> Option<BootId> {
-        self.agents.get(agent).map(|agent| agent.row.boot_id)
     }
 
     /// What has changed since it was last asked, to be saved in one transaction.

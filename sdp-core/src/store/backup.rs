@@ -22,6 +22,8 @@ pub(crate) struct Contents {
     pub(crate) newest_event: u64,
     pub(crate) deployments: Vec<DeploymentId>,
     pub(crate) tokens: u64,
+    /// How many values are sealed in it.
+    pub(crate) sealed: u64,
 }
 
 /// Copies the database of a data folder as it is at one moment, while a server may be writing to it, and looks through the
@@ -50,11 +52,21 @@ pub(crate) fn look_through(file: &Path) -> Result<Contents, StoreError> {
             })
             .collect::<Result<_, StoreError>>()?;
         let tokens: i64 = connection.query_row("SELECT count(*) FROM token", [], |row| row.get(0))?;
+        let mut sealed: i64 = 0;
+        // Backups of earlier versions have neither.
+        for table in ["secret", "credential"] {
+            let known = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1";
+            if connection.query_row(known, [table], |row| row.get::<_, i64>(0))? > 0 {
+                let count = format!("SELECT count(*) FROM {table} WHERE sealed IS NOT NULL");
+                sealed += connection.query_row(&count, [], |row| row.get::<_, i64>(0))?;
+            }
+        }
         Ok::<_, StoreError>(Contents {
             database: open::identity(&connection)?.unwrap_or_default(),
             newest_event: open::newest_event(&connection)?,
             deployments,
             tokens: tokens.unsigned_abs(),
+            sealed: sealed.unsigned_abs(),
         })
     };
     look().map_err(|error| error.at(file))

@@ -5,12 +5,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
+use super::secrets::SecretRow;
 use crate::catalog::Service;
 use crate::deployment::{Deployment, State};
 use crate::event::Event;
 use crate::feed::EventFilter;
 use crate::id::{BootId, DeploymentId, DeploymentNumber, DeploymentRef, Epoch, EventSeq, InstanceId};
-use crate::name::{AgentName, IdempotencyKey, PersonName, SandboxName, ServiceName};
+use crate::name::{AgentName, EnvName, IdempotencyKey, PersonName, SandboxName, ServiceName};
 use crate::platform::{DeploymentFilter, InstanceFilter, StateFilter};
 use crate::sandbox::{Instance, Sandbox, keeps_route};
 use crate::wire::Preflight;
@@ -49,6 +50,9 @@ pub(crate) struct AgentRow {
     pub(crate) runtimes: Vec<String>,
     pub(crate) preflight: Vec<Preflight>,
     pub(crate) router: Option<url::Url>,
+    /// Somebody wants it to get no new work.
+    #[serde(default)]
+    pub(crate) draining: bool,
 }
 
 /// A request that may come again.
@@ -73,7 +77,11 @@ pub(crate) struct Writes {
     pub(crate) sandboxes_gone: Vec<SandboxName>,
     pub(crate) services: Vec<Service>,
     pub(crate) services_gone: Vec<ServiceName>,
+    pub(crate) secrets: Vec<SecretRow>,
+    pub(crate) secrets_gone: Vec<(ServiceName, EnvName)>,
     pub(crate) agents: Vec<AgentRow>,
+    /// Those that were forgotten, with all they could come in with.
+    pub(crate) agents_gone: Vec<AgentName>,
     pub(crate) idempotency: Vec<IdempotencyRow>,
 }
 
@@ -88,7 +96,10 @@ impl Writes {
             && self.sandboxes_gone.is_empty()
             && self.services.is_empty()
             && self.services_gone.is_empty()
+            && self.secrets.is_empty()
+            && self.secrets_gone.is_empty()
             && self.agents.is_empty()
+            && self.agents_gone.is_empty()
             && self.idempotency.is_empty()
     }
 
@@ -159,6 +170,12 @@ impl Writes {
         remove_named(db, "sandbox", self.sandboxes_gone.iter().map(SandboxName::as_str))?;
         save_named(db, "service", self.services.iter().map(|s| (s.name.as_str(), s)))?;
         remove_named(db, "service", self.services_gone.iter().map(ServiceName::as_str))?;
+        self.secrets.iter().try_for_each(|secret| secret.save(db))?;
+        self.secrets_gone.iter().try_for_each(|(service, name)| SecretRow::remove(db, service, name))?;
+        for agent in &self.agents_gone {
+            db.prepare_cached("DELETE FROM agent WHERE name = ?1")?.execute([agent.as_str()])?;
+            crate::access::forget_agent(db, agent)?;
+        }
         for agent in &self.agents {
             db.prepare_cached(
                 "INSERT OR REPLACE INTO agent (name, epoch, boot_id, body) VALUES (?1, ?2, ?3, ?4)",
@@ -219,6 +236,7 @@ pub(crate) struct Snapshot {
     pub(crate) sandboxes: Vec<Sandbox>,
     pub(crate) deployments: Vec<(Deployment, JobRow)>,
     pub(crate) instances: Vec<Instance>,
+    pub(crate) secrets: Vec<SecretRow>,
     pub(crate) agents: Vec<AgentRow>,
     pub(crate) idempotency: Vec<IdempotencyRow>,
 }
@@ -255,6 +273,7 @@ impl Snapshot {
                 "SELECT body FROM instance WHERE over = 0 OR routed = 1 ORDER BY id",
                 [],
             )?,
+            secrets: SecretRow::all(db)?,
             agents: bodies(db, "agent", "SELECT body FROM agent ORDER BY name", [])?,
             idempotency: idempotency(db, newest - IDEMPOTENCY_KEPT)?,
         })
@@ -408,7 +427,7 @@ fn body<T: DeserializeOwned>(table: &'static str, row: &Row<'_>) -> Result<T, St
     parse(table, row.get_ref(0)?)
 }
 
-fn parse<T: DeserializeOwned>(
+pub(super) fn parse<T: DeserializeOwned>(
     table: &'static str,
     value: rusqlite::types::ValueRef<'_>,
 ) -> Result<T, StoreError> {
@@ -417,7 +436,7 @@ fn parse<T: DeserializeOwned>(
     serde_json::from_str(text).map_err(|error| corrupt(error.to_string()))
 }
 
-fn json(value: &impl Serialize) -> Result<String, StoreError> {
+pub(super) fn json(value: &impl Serialize) -> Result<String, StoreError> {
     serde_json::to_string(value)
         .map_err(|error| StoreError::Corrupt { table: "new row", problem: error.to_string() })
 }

@@ -114,8 +114,9 @@ pub struct JobReport {
     pub attempt: u32,
     /// Whether all is done and only waits to be brought over.
     pub done: bool,
-    /// Whether its work ended with the agent's former process before anything was built: it begins again when its `deploy` comes
-    /// again, with the credential that no agent keeps.
+    /// Whether its work ended with the agent's former process, and what it needs to go on is kept by no agent: before anything
+    /// was built the credential (it begins again), later the service's secrets (it goes on). It waits for its `deploy` to come
+    /// again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub interrupted: bool,
     /// Lines held, up to this one.

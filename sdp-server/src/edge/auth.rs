@@ -223,7 +223,9 @@ async fn identify(
     headers: &HeaderMap,
     wanted: Who,
 ) -> Result<Option<(Caller, Option<Secret>)>, Refused> {
-    if wanted == Who::Open || (wanted == Who::Metrics && may_read_metrics(app, headers)) {
+    // An enrolment is for its own handler to look at.
+    if matches!(wanted, Who::Open | Who::Enrol) || (wanted == Who::Metrics && may_read_metrics(app, headers))
+    {
         return Ok(None);
     }
     if headers.contains_key(header::AUTHORIZATION) {
@@ -359,7 +361,7 @@ fn allowed(wanted: Who, asks: Standing) -> Result<(), Refused> {
 }
 
 /// The one bearer token; `None` if there is none, or more than one, or something else.
-fn bearer(headers: &HeaderMap) -> Option<Secret> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<Secret> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (value, None) = (values.next()?, values.next()) else { return None };
     let (scheme, value) = value.to_str().ok()?.split_once(' ')?;

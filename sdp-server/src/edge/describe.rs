@@ -16,6 +16,7 @@ const NAMES: &[(&str, &str)] = &[
     ("token name", "invalid_name"),
     ("person name", "invalid_name"),
     ("label", "invalid_name"),
+    ("file name", "invalid_name"),
     ("idempotency key", "invalid_name"),
 ];
 

@@ -31,6 +31,27 @@ where
     }
 }
 
+/// The two names in a route's path.
+pub(crate) struct NamedTwo<A, B>(pub(crate) A, pub(crate) B);
+
+impl<A, B, S> FromRequestParts<S> for NamedTwo<A, B>
+where
+    A: FromStr,
+    B: FromStr,
+    Refused: From<A::Err> + From<B::Err>,
+    S: Send + Sync,
+{
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let not_text = |_| Refused::new("invalid_name", "the address is no UTF-8");
+        let params = RawPathParams::from_request_parts(parts, state).await.map_err(not_text)?;
+        let mut texts = params.iter().map(|(_, value)| value);
+        let (first, second) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
+        Ok(Self(first.parse()?, second.parse()?))
+    }
+}
+
 /// The query, every field of which is known.
 pub(crate) struct Query<T>(pub(crate) T);
 

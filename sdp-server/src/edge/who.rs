@@ -33,6 +33,8 @@ pub(crate) enum Who {
     Issue,
     /// Agents.
     Agent,
+    /// Whoever has an enrolment of an agent: that is no token, and its handler looks at it.
+    Enrol,
     /// As `Read`; or whoever has the token for metrics alone, or everybody, if the configuration says so.
     Metrics,
 }
@@ -128,6 +130,7 @@ impl Who {
             Self::Chat => speaks_for != SpeaksFor::Nobody,
             Self::Issue => speaks_for == SpeaksFor::Person || operator,
             Self::Agent => rank == Rank::Agent,
+            Self::Enrol => false,
         }
     }
 }
@@ -139,6 +142,10 @@ const TABLE: &[(&Method, &str, Who)] = &[
     (&Method::PUT, "/api/v1/services/{service}", Who::Admin),
     (&Method::DELETE, "/api/v1/services/{service}", Who::Admin),
     (&Method::GET, "/api/v1/services/{service}/branches", Who::Read),
+    (&Method::GET, "/api/v1/repositories", Who::Read),
+    (&Method::GET, "/api/v1/services/{service}/secrets", Who::Admin),
+    (&Method::PUT, "/api/v1/services/{service}/secrets/{name}", Who::Admin),
+    (&Method::DELETE, "/api/v1/services/{service}/secrets/{name}", Who::Admin),
     (&Method::GET, "/api/v1/deployments", Who::Read),
     (&Method::POST, "/api/v1/deployments", Who::Deploy),
     (&Method::GET, "/api/v1/deployments/{deployment}", Who::Read),
@@ -158,6 +165,11 @@ const TABLE: &[(&Method, &str, Who)] = &[
     (&Method::GET, "/api/v1/sandboxes/{sandbox}", Who::Read),
     (&Method::DELETE, "/api/v1/sandboxes/{sandbox}", Who::Develop),
     (&Method::GET, "/api/v1/agents", Who::Read),
+    (&Method::DELETE, "/api/v1/agents/{agent}", Who::Admin),
+    (&Method::POST, "/api/v1/agents/{agent}/drain", Who::Admin),
+    (&Method::POST, "/api/v1/agents/{agent}/resume", Who::Admin),
+    (&Method::POST, "/api/v1/agents/{agent}/enrolment", Who::Admin),
+    (&Method::POST, "/api/v1/enrol", Who::Enrol),
     (&Method::GET, "/api/v1/events", Who::Read),
     (&Method::POST, "/api/v1/sign-in-links", Who::Issue),
     (&Method::GET, "/api/v1/me", Who::Read),
@@ -285,6 +297,7 @@ mod tests {
         ····O·P·······A· PUT    /api/v1/services/{service}
         ····O·P·······A· DELETE /api/v1/services/{service}
         ·rd1OpPbsvenVDAN GET    /api/v1/services/{service}/branches
+        ·rd1OpPbsvenVDAN GET    /api/v1/repositories
         ·rd1OpPbsvenVDAN GET    /api/v1/deployments
         ··d1OpP···en·DAN POST   /api/v1/deployments
         ·rd1OpPbsvenVDAN GET    /api/v1/deployments/{deployment}
@@ -304,6 +317,11 @@ mod tests {
         ·rd1OpPbsvenVDAN GET    /api/v1/sandboxes/{sandbox}
         ··d·OpP···en·DAN DELETE /api/v1/sandboxes/{sandbox}
         ·rd1OpPbsvenVDAN GET    /api/v1/agents
+        ····O·P·······A· DELETE /api/v1/agents/{agent}
+        ····O·P·······A· POST   /api/v1/agents/{agent}/drain
+        ····O·P·······A· POST   /api/v1/agents/{agent}/resume
+        ····O·P·······A· POST   /api/v1/agents/{agent}/enrolment
+        ················ POST   /api/v1/enrol
         ·rd1OpPbsvenVDAN GET    /api/v1/events
         ····O····ven···· POST   /api/v1/sign-in-links
         ·rd1OpPbsvenVDAN GET    /api/v1/me

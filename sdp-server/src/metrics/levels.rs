@@ -156,6 +156,11 @@ fn agents(levels: &mut Levels<'_>, agents: &[AgentView]) {
         agents,
         |agent| flag(agent.degraded.is_some()),
     );
+    levels.by_agent(
+        ("agent_draining", None, "1: the agent is being drained and gets no new work"),
+        agents,
+        |agent| flag(agent.draining),
+    );
     levels.by_agent(("agent_jobs_running", None, "Jobs that the agent does"), agents, |agent| {
         jobs(agent.running)
     });

@@ -153,6 +153,11 @@ impl Story {
         {
             self.connections.get_or_create(&AgentLabels::of(agent)).inc();
         }
+        if let EventKind::AgentForgotten {} = event.kind
+            && let Some(agent) = &event.about.agent
+        {
+            self.connections.remove(&AgentLabels::of(agent));
+        }
         if let EventKind::InstanceRestarted { .. } = event.kind {
             self.restarts.inc();
         }
@@ -311,6 +316,9 @@ fn log(event: &Event, number: Option<u64>) {
         EventKind::InstanceDraining { .. } => say!(debug, "an instance is drained"),
         EventKind::InstanceStopped { .. } => say!(info, "an instance has stopped"),
         EventKind::InstanceLost {} => say!(warn, "an instance is lost with its agent"),
+        EventKind::AgentDrained {} => say!(info, "an agent gets no new work"),
+        EventKind::AgentResumed {} => say!(info, "an agent gets work again"),
+        EventKind::AgentForgotten {} => say!(info, "an agent was removed"),
         _ => {}
     }
 }

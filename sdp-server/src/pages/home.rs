@@ -332,7 +332,8 @@ impl Home {
                         li id={ "agent-" (agent.name) } {
                             div class="line" {
                                 b { (agent.name) }
-                                @if agent.connected { (parts::badge(Tone::Ok, "Connected")) } @else { (parts::badge(Tone::Bad, "Away")) }
+                                @if agent.connected && agent.draining { (parts::badge(Tone::Wait, "Draining")) }
+                                @else if agent.connected { (parts::badge(Tone::Ok, "Connected")) } @else { (parts::badge(Tone::Bad, "Away")) }
                                 span class="grow" {}
                                 span class="meta" {
                                     @if agent.connected { (agent.running) " of " (agent.capacity) " busy" }
@@ -341,6 +342,9 @@ impl Home {
                             }
                             @if let Some(load) = &agent.load {
                                 p class="hint" { (words::load(load)) }
+                            }
+                            @if agent.draining {
+                                p class="hint" { "It is being drained: it gets no new work, and what runs on it serves on." }
                             }
                             @if let Some(why) = &agent.degraded {
                                 p class="reason" { "It takes no work: " (words::visible(why)) "." }

@@ -50,7 +50,9 @@ pub(super) fn page(frame: &Frame<'_>, content: Markup) -> Markup {
                     a class="brand" href="/" { (logo()) span { "SDP" } }
                     span class="grow" {}
                     @if let Some(principal) = frame.principal {
-                        span class="who" { span class="for-wide" { "Signed in as " } b { (principal) } }
+                        a class="who" href="/account" title="Your account" {
+                            span class="for-wide" { "Signed in as " } b { (principal) }
+                        }
                         form method="post" action="/sign-out" { button class="quiet" type="submit" { "Sign out" } }
                     }
                 }

@@ -7,7 +7,7 @@ use sdp_core::access::ChatUser;
 use sdp_core::api::{BindingInfo, Person};
 
 use super::sign_in::plain_page;
-use super::words;
+use super::{parts, words};
 use crate::app::App;
 use crate::problem::Refused;
 
@@ -46,7 +46,7 @@ pub(crate) fn ask(app: &App, status: StatusCode, asked: &Asked) -> Response {
             div class="problem" role="alert" {
                 p { b { (words::capitalised(&refused.problem().title)) "." } }
                 @if let Some(detail) = &refused.problem().detail { p { (words::visible(detail)) } }
-                @if let Some(hint) = &refused.problem().hint { p { (words::capitalised(hint)) "." } }
+                @if let Some(hint) = &refused.problem().hint { p { (parts::coded(&words::capitalised(hint))) "." } }
             }
         }
         form method="post" class="login" {

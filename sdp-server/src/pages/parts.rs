@@ -14,6 +14,15 @@ pub(super) fn badge(tone: Tone, word: &str) -> Markup {
     html! { span class={ "badge " (tone.class()) } { i aria-hidden="true" {} (word) } }
 }
 
+/// Words in which `backticks` enclose what is typed as it stands.
+pub(super) fn coded(text: &str) -> Markup {
+    html! {
+        @for (n, part) in text.split('`').enumerate() {
+            @if n % 2 == 1 { code { (words::visible(part)) } } @else { (words::visible(part)) }
+        }
+    }
+}
+
 /// How long ago, ticking.
 pub(super) fn ago(at: Timestamp, now: Timestamp) -> Markup {
     html! { time datetime=(at) data-tick="ago" { (words::ago(at, now)) } }
@@ -78,6 +87,29 @@ pub(super) fn post(post: &Post<'_>) -> Markup {
         button type="button" class={ "scripted " (post.class) } data-post=(post.path) data-body=[&post.body]
             data-arm=[&post.arm] data-done=[&post.done] data-go=[post.go.then_some("1")]
             aria-description=(post.about) { (post.label) }
+    }
+}
+
+/// A button that takes something away through the API; it asks once more.
+pub(super) struct Delete<'a> {
+    /// What it says.
+    pub(super) label: &'a str,
+    /// What is taken away.
+    pub(super) path: String,
+    /// What it asks before it does it.
+    pub(super) arm: String,
+    /// What is said when it is done.
+    pub(super) done: String,
+    /// The page that is opened then, where this one cannot be read any more.
+    pub(super) then: Option<&'static str>,
+    /// What it is about, for those who hear the page.
+    pub(super) about: String,
+}
+
+pub(super) fn delete(delete: &Delete<'_>) -> Markup {
+    html! {
+        button type="button" class="scripted btn small danger" data-delete=(delete.path) data-arm=(delete.arm)
+            data-done=(delete.done) data-then=[delete.then] aria-description=(delete.about) { (delete.label) }
     }
 }
 

@@ -10,7 +10,7 @@ use sdp_core::principal::Principal;
 use url::form_urlencoded;
 
 use super::layout::{Frame, page, respond};
-use super::words;
+use super::{parts, words};
 use crate::problem::Refused;
 
 /// "Please sign in": what a browser without a session gets instead of a page. Where people log in with a git account the way
@@ -68,7 +68,7 @@ fn problem_html(problem: &Problem, principal: Option<&Principal>) -> Response {
         h1 { (sentence(&problem.title)) }
         @if let Some(detail) = &problem.detail { p { (words::visible(&sentence(detail))) } }
         @if let Some(meant) = &problem.did_you_mean { p { "Did you mean " b { (meant) } "?" } }
-        @if let Some(hint) = &problem.hint { p { (sentence(hint)) } }
+        @if let Some(hint) = &problem.hint { p { (parts::coded(&sentence(hint))) } }
         p { a href="/" { "To the home page" } }
         p class="hint" { "Code: " code { (problem.code) } }
     };

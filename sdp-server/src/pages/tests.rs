@@ -1,5 +1,7 @@
 //! What the pages say, from stories told in events.
 
+mod account;
+
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
@@ -171,12 +173,12 @@ fn read(markup: &Markup, id: &str) -> String {
         let attribute = |name: &str| {
             tag.split(&format!(" {name}=\"")).nth(1).map(|v| v.split('"').next().unwrap().to_owned())
         };
-        if let Some(path) = attribute("data-post").or_else(|| attribute("href")) {
+        if let Some(path) = ["data-post", "data-delete", "href"].into_iter().find_map(attribute) {
             out.push_str(&format!("[{} ", path.split('?').next().unwrap()));
         } else if matches!(tag, "/a" | "/button") {
             out.push(']');
         }
-        if matches!(name, "p" | "div" | "li" | "h1" | "h2" | "h3" | "ol" | "ul") {
+        if matches!(name, "p" | "div" | "li" | "h1" | "h2" | "h3" | "ol" | "ul" | "dt") {
             out.push('\n');
         }
         rest = &rest[close + 1..];
@@ -303,6 +305,7 @@ fn home_says_what_an_agent_found_wrong_and_what_is_well() {
     docker: no answer
     git, disk: as it should be
     vm-2Awaysince 7 min ago
+    It is being drained: it gets no new work, and what runs on it serves on.
     ");
 }
 
@@ -430,6 +433,7 @@ pub(super) fn home() -> Home {
     let agent = |name: &str, connected| AgentView {
         name: AgentName::parse(name).unwrap(),
         connected,
+        draining: name == "vm-2",
         since: now - SignedDuration::from_mins(7),
         version: "0.1.0".into(),
         labels: Vec::new(),
@@ -500,6 +504,7 @@ fn home_says_what_runs_what_is_under_way_and_what_was() {
     Agents
     vm-1Connected1 of 4 busy
     vm-2Awaysince 7 min ago
+    It is being drained: it gets no new work, and what runs on it serves on.
     ");
 }
 

@@ -206,12 +206,12 @@ pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// `1st`, `2nd`, `3rd`, `11th`.
 /// A day, as people who compare dates write it.
 pub(super) fn date(at: Timestamp) -> String {
     at.to_zoned(jiff::tz::TimeZone::UTC).date().to_string()
 }
 
+/// `1st`, `2nd`, `3rd`, `11th`.
 pub(super) fn ordinal(n: u32) -> String {
     let suffix = match (n % 10, n % 100) {
         (_, 11..=13) => "th",

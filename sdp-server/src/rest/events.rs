@@ -18,6 +18,7 @@ use sdp_core::id::{DeploymentRef, EventSeq};
 use sdp_core::name::{SandboxName, ServiceName};
 use sdp_core::platform::PlatformError;
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 use utoipa::IntoParams;
 
@@ -91,7 +92,10 @@ pub(crate) async fn follow(
     let mut recheck = tokio::time::interval_at(tokio::time::Instant::now() + RECHECK, RECHECK);
     recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let present = app.metrics().feed();
-    let reader = Reader { app, feed, first, proof: caller.proof, recheck, _present: present, _place: place };
+    let mut revocations = app.access().revocations();
+    revocations.mark_changed();
+    let proof = caller.proof;
+    let reader = Reader { app, feed, first, proof, recheck, revocations, _present: present, _place: place };
     let stream = unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         Some((Ok::<_, Infallible>(to_sse(&event)), reader))
@@ -115,6 +119,7 @@ struct Reader {
     first: Option<Event>,
     proof: Proof,
     recheck: Interval,
+    revocations: watch::Receiver<()>,
     _present: Present,
     _place: Place,
 }
@@ -136,6 +141,11 @@ impl Reader {
                         return None;
                     }
                 },
+                Ok(()) = self.revocations.changed() => {
+                    if !still_holds(&self.app, &self.proof).await {
+                        return None;
+                    }
+                }
                 _ = self.recheck.tick() => {
                     if !still_holds(&self.app, &self.proof).await {
                         return None;

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use sdp_core::api::{BindingList, Me, Problem, SessionList};
+use sdp_core::api::{BindingList, Me, Problem, SessionInfo, SessionList};
 use sdp_core::id::{BindingId, SessionId};
 
 use crate::app::App;
@@ -38,13 +38,17 @@ pub(crate) async fn me(app: &App, caller: &Caller) -> Result<Me, Refused> {
 #[utoipa::path(get, path = "/api/v1/me/sessions", operation_id = "list_sessions", tag = "me",
     responses((status = 200, description = "My sessions", body = SessionList)))]
 pub(crate) async fn sessions(State(app): State<App>, caller: Caller) -> Result<Json<SessionList>, Refused> {
+    Ok(Json(SessionList { sessions: sessions_of(&app, &caller).await? }))
+}
+
+pub(crate) async fn sessions_of(app: &App, caller: &Caller) -> Result<Vec<SessionInfo>, Refused> {
     let mut sessions = app.access().sessions(caller.as_account()?).await?;
     if let Proof::Session { id, .. } = caller.proof {
         for session in &mut sessions {
             session.current = session.id == id;
         }
     }
-    Ok(Json(SessionList { sessions }))
+    Ok(sessions)
 }
 
 /// Log out everywhere: end all my sessions and bindings, and forget my git credential. My tokens stay.

@@ -94,6 +94,8 @@ pub(crate) async fn read(
 async fn bring(app: &App, proof: Proof, mut follow: OutputFollow, to: mpsc::Sender<sse::Event>) {
     let mut recheck = interval_at(Instant::now() + RECHECK, RECHECK);
     recheck.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut revocations = app.access().revocations();
+    revocations.mark_changed();
     loop {
         let followed = tokio::select! {
             () = to.closed() => return,
@@ -104,6 +106,12 @@ async fn bring(app: &App, proof: Proof, mut follow: OutputFollow, to: mpsc::Send
                 Some(followed) => followed,
                 None => return,
             },
+            Ok(()) = revocations.changed() => {
+                if still_holds(app, &proof).await {
+                    continue;
+                }
+                return;
+            }
             _ = recheck.tick() => {
                 if still_holds(app, &proof).await {
                     continue;

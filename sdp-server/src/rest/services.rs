@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use sdp_core::api::{BranchList, Problem, Service, ServiceList};
+use sdp_core::api::{BranchList, Problem, RefInfo, Service, ServiceList};
 use sdp_core::name::ServiceName;
 use sdp_core::platform::Save;
 use serde::Deserialize;
@@ -112,7 +112,7 @@ pub(crate) struct BranchQuery {
 
 /// Branches and tags of a service's repository.
 ///
-/// An agent asks the git host.
+/// An agent asks the git host. What it said is shown again for a minute at most.
 #[utoipa::path(get, path = "/api/v1/services/{service}/branches", operation_id = "list_branches", tag = "services",
     params(("service" = ServiceName, Path, description = "Its name"), BranchQuery),
     responses((status = 200, description = "Branches and tags", body = BranchList),
@@ -134,11 +134,12 @@ pub(crate) async fn branches(
     // What one may see depends on who one is at the git host.
     let service = app.platform().service(&name).await?;
     let credential = app.platform().credential_of(&caller.principal, &service.repo).await?;
-    let mut list = app.platform().branches(&name, credential).await?;
-    if let Some(part) = query.q.filter(|part| !part.is_empty()) {
-        let part = part.to_lowercase();
-        list.branches.retain(|branch| branch.name.as_str().to_lowercase().contains(&part));
-        list.tags.retain(|tag| tag.name.as_str().to_lowercase().contains(&part));
-    }
-    Ok(Json(list))
+    let list = app.platform().branches(&name, credential).await?;
+    let part = query.q.unwrap_or_default().to_lowercase();
+    let fits = |one: &&RefInfo| one.name.as_str().to_lowercase().contains(&part);
+    Ok(Json(BranchList {
+        head: list.head.clone(),
+        branches: list.branches.iter().filter(fits).cloned().collect(),
+        tags: list.tags.iter().filter(fits).cloned().collect(),
+    }))
 }

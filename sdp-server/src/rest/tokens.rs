@@ -7,7 +7,7 @@ use axum::response::Response;
 use jiff::{Timestamp, ToSpan};
 use sdp_core::access::NewToken;
 use sdp_core::api::{CreateToken, Problem, TokenCreated, TokenKind, TokenList};
-use sdp_core::name::TokenName;
+use sdp_core::name::{AgentName, TokenName};
 
 use super::located;
 use crate::app::App;
@@ -17,7 +17,7 @@ use crate::openapi::examples;
 use crate::problem::Refused;
 
 /// The longest that a token which expires may live, in days.
-const LONGEST: u16 = 3650;
+pub(crate) const LONGEST: u16 = 3650;
 
 /// Tokens, without their values: all of them for admins, else one's own.
 #[utoipa::path(get, path = "/api/v1/tokens", operation_id = "list_tokens", tag = "tokens",
@@ -50,8 +50,7 @@ pub(crate) async fn create(
     caller: Caller,
     JsonBody(body): JsonBody<CreateToken>,
 ) -> Result<Response, Refused> {
-    let wanted = Rank::of_token(body.kind).filter(|_| !is_of_a_machine(body.kind)).unwrap_or(Rank::Admin);
-    if caller.standing.rank < wanted {
+    if !may_make(caller.standing.rank, body.kind) {
         return Err(Refused::forbidden(format!(
             "a token of the kind `{}` may do more than you",
             body.kind.as_str()
@@ -79,6 +78,12 @@ pub(crate) async fn create(
     Ok(touched(what, located(&location, (StatusCode::CREATED, Json(token)))))
 }
 
+/// Whether somebody of this rank may make a token of this kind: never one that may do more than they.
+pub(crate) fn may_make(rank: Rank, kind: TokenKind) -> bool {
+    let wanted = Rank::of_token(kind).filter(|_| !is_of_a_machine(kind)).unwrap_or(Rank::Admin);
+    rank >= wanted
+}
+
 fn is_of_a_machine(kind: TokenKind) -> bool {
     matches!(kind, TokenKind::Bot | TokenKind::Agent)
 }
@@ -94,9 +99,12 @@ pub(crate) async fn delete(
     caller: Caller,
     Named(name): Named<TokenName>,
 ) -> Result<StatusCode, Refused> {
-    match caller.standing.rank {
+    let kind = match caller.standing.rank {
         Rank::Admin => app.access().delete_token(&name).await?,
         _ => app.access().delete_token_of(&name, caller.as_account()?).await?,
+    };
+    if kind == TokenKind::Agent {
+        app.platform().disconnect_agent(&AgentName::parse(name.as_str())?).await?;
     }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -194,6 +194,9 @@ async fn write(
     let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING, PING);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut pings = 0u32;
+    // What was revoked while this connection came about counts, too.
+    let mut revocations = peer.app.access().revocations();
+    revocations.mark_changed();
     loop {
         let message = tokio::select! {
             frame = rx.recv() => match frame {
@@ -206,6 +209,12 @@ async fn write(
                 }
                 None => return End::Platform,
             },
+            Ok(()) = revocations.changed() => {
+                if still_holds(peer.app, proof).await {
+                    continue;
+                }
+                return End::Unauthorised;
+            }
             _ = ping.tick() => {
                 pings = pings.wrapping_add(1);
                 if pings.is_multiple_of(RECHECK) && !still_holds(peer.app, proof).await {

@@ -206,6 +206,8 @@ impl Viewer<'_> {
         let mut ping = tokio::time::interval_at(Instant::now() + PING, PING);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut heard, mut pings) = (Instant::now(), 0u32);
+        let mut revocations = app.access().revocations();
+        revocations.mark_changed();
         loop {
             let has_more = self.read(&mut bell).await?;
             if self.ended && !has_more {
@@ -220,6 +222,11 @@ impl Viewer<'_> {
                     Some(Ok(Message::Close(_)) | Err(_)) | None => return Ok(End::Gone),
                     Some(Ok(_)) => heard = Instant::now(),
                 },
+                Ok(()) = revocations.changed() => {
+                    if !still_holds(app, proof).await {
+                        return Ok(End::Unauthorised);
+                    }
+                }
                 _ = ping.tick() => {
                     if heard.elapsed() > DEAD {
                         // It may still find in its buffer where to go on.

@@ -1,5 +1,6 @@
 //! The pages in a real browser: a real server, an agent that is played, and Chromium.
 
+mod account;
 mod agent;
 mod big_logs;
 mod chromium;
@@ -38,13 +39,17 @@ fn alice() -> Principal {
 
 impl Stage {
     async fn set() -> Self {
+        Self::set_with(serde_json::json!({ "trust_bot": true })).await
+    }
+
+    async fn set_with(login: serde_json::Value) -> Self {
         let data = tempfile::tempdir().expect("a folder");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let wire = Wire::lay(listener.local_addr().expect("an address")).await;
         let url = format!("http://127.0.0.1:{}", wire.port);
         let limits =
             serde_json::json!({ "requests_per_minute": 10_000_000, "writes_per_minute": 10_000_000 });
-        let config = serde_json::json!({ "public_url": url, "data_dir": data.path(), "limits": limits, "login": { "trust_bot": true } });
+        let config = serde_json::json!({ "public_url": url, "data_dir": data.path(), "limits": limits, "login": login });
         let config: Config = serde_json::from_value(config).expect("a configuration");
         let shutdown = CancellationToken::new();
         let server = sdp_server::start(config, listener, shutdown.clone()).await.expect("starts");
@@ -75,7 +80,11 @@ impl Stage {
     /// A browser that is signed in and shows this page.
     async fn visit(&self, path: &str) -> Chromium {
         let begun = Begun { principal: alice(), account: None, token: None, binding: None };
-        let code = self.server.access.create_sign_in_code(&begun, path).await.expect("a code");
+        self.visit_as(&begun, path).await
+    }
+
+    async fn visit_as(&self, begun: &Begun, path: &str) -> Chromium {
+        let code = self.server.access.create_sign_in_code(begun, path).await.expect("a code");
         let mut page = Chromium::start().await;
         page.open(&format!("{}/sign-in/{}", self.url, code.code.expose())).await;
         let page_path = path.split('#').next().expect("a path");

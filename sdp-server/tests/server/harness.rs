@@ -11,8 +11,8 @@ use sdp_core::platform::Platform;
 use sdp_core::secret::GitCredential;
 use sdp_core::wire::link::AgentEnd;
 use sdp_core::wire::{
-    Answer, FromAgent, JobDecision, JobReport, JobResult, LineMeta, LinesBatch, PROTOCOL, Progress, Stream,
-    ToAgent,
+    Answer, FromAgent, JobDecision, JobReport, JobResult, LineMeta, LinesBatch, PROTOCOL, Progress, RefInfo,
+    SecretVariable, Stream, ToAgent,
 };
 use sdp_server::{Config, Server};
 use serde_json::{Value, json};
@@ -249,6 +249,22 @@ impl Agent {
         self.end.rx.recv().await.expect("connected")
     }
 
+    /// Answers the next question about branches.
+    pub(crate) async fn list_refs(&mut self, names: &[&str]) {
+        loop {
+            if let ToAgent::ListRefs { command, .. } = self.hear().await {
+                let commit = "a".repeat(40);
+                let of = |name: &&str| RefInfo {
+                    name: name.parse().expect("a branch"),
+                    commit: commit.parse().expect("a commit"),
+                };
+                let branches = names.iter().map(of).collect();
+                let answer = Answer::Refs { head: None, branches, tags: Vec::new() };
+                return self.say(FromAgent::Answer { command, answer }).await;
+            }
+        }
+    }
+
     /// Answers the next question about a credential, if it is asked for this password, that it opens the repository.
     pub(crate) async fn vouch(&mut self, right: &str) -> GitCredential {
         loop {
@@ -261,6 +277,15 @@ impl Agent {
                 };
                 self.say(FromAgent::Answer { command, answer }).await;
                 return credential;
+            }
+        }
+    }
+
+    /// Takes the next deployment; the secrets that came with it.
+    pub(crate) async fn take_with_secrets(&mut self) -> Vec<SecretVariable> {
+        loop {
+            if let ToAgent::Deploy { secrets, .. } = self.hear().await {
+                return secrets;
             }
         }
     }

@@ -2,6 +2,8 @@
 //! agent, it plays one.
 
 mod access;
+mod account;
+mod agents;
 mod audit;
 mod data_dir;
 mod deployments;
@@ -17,6 +19,7 @@ mod problems;
 mod program;
 mod ready;
 mod roles;
+mod secrets;
 mod services;
 mod sign_in;
 mod sockets;

@@ -130,6 +130,10 @@ async fn every_route_lets_in_whom_the_table_names() {
     }
     insta::assert_snapshot!(table.join("\n"), @r"
     ·rd1OpPbsveVDA GET /api/v1/agents
+    ····O·P······A DELETE /api/v1/agents/{agent}
+    ····O·P······A POST /api/v1/agents/{agent}/drain
+    ····O·P······A POST /api/v1/agents/{agent}/enrolment
+    ····O·P······A POST /api/v1/agents/{agent}/resume
     ····O·P······A GET /api/v1/audit
     ····O·P······A GET /api/v1/audit/export
     ·rd1OpPbsveVDA GET /api/v1/deployments
@@ -141,6 +145,7 @@ async fn every_route_lets_in_whom_the_table_names() {
     ·rd1OpPbsveVDA GET /api/v1/deployments/{deployment}/logs/search
     ··d1OpP···e·DA POST /api/v1/deployments/{deployment}/redeploy
     ··d1OpP···e·DA POST /api/v1/deployments/{deployment}/rollback
+    ·············· POST /api/v1/enrol
     ·rd1OpPbsveVDA GET /api/v1/events
     ·rd1OpPbsveVDA GET /api/v1/instances
     ·rd1OpPbsveVDA GET /api/v1/instances/{instance}
@@ -158,6 +163,7 @@ async fn every_route_lets_in_whom_the_table_names() {
     ····O·P······A GET /api/v1/people
     ····O·P······A DELETE /api/v1/people/{person}
     ····O·P······A PUT /api/v1/people/{person}
+    ·rd1OpPbsveVDA GET /api/v1/repositories
     ·rd1OpPbsveVDA GET /api/v1/sandboxes
     ··d·OpP···e·DA DELETE /api/v1/sandboxes/{sandbox}
     ·rd1OpPbsveVDA GET /api/v1/sandboxes/{sandbox}

@@ -1,7 +1,7 @@
 //! The catalog over REST.
 
 use reqwest::Method;
-use sdp_core::api::{Service, ServiceList};
+use sdp_core::api::{BranchList, RepositoryList, Service, ServiceList};
 use serde_json::json;
 
 use crate::harness::{Host, hello, ok, refused};
@@ -37,6 +37,44 @@ async fn a_service_is_added_changed_and_taken_out() {
     assert_eq!(delete().send().await.expect("answered").status(), 204);
     refused(delete(), 404, "unknown_service").await;
     assert_eq!(put(&hello()).send().await.expect("answered").status(), 201, "PUT adds, too");
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn the_repositories_of_the_catalog_are_listed_and_searched() {
+    let host = Host::start().await;
+    host.hello().await;
+    let list = async |query: &str| {
+        let path = format!("/api/v1/repositories{query}");
+        ok::<RepositoryList>(host.get(&path).send().await.expect("answered"), 200).await
+    };
+    let all = list("").await;
+    assert_eq!((all.repositories.len(), all.complete), (1, true));
+    let repository = &all.repositories[0];
+    assert_eq!((repository.name.as_str(), repository.url.as_str()), ("git/hello", "/srv/git/hello.git"));
+    assert_eq!(repository.service.as_ref().map(|service| service.as_str()), Some("hello"));
+    for (query, found) in [("?q=", 1), ("?q=HELLO", 1), ("?q=/srv/", 1), ("?q=ledger", 0)] {
+        assert_eq!(list(query).await.repositories.len(), found, "{query}");
+    }
+    refused(host.get("/api/v1/repositories?host=https://evil.example"), 422, "invalid_query").await;
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn branches_come_from_memory_and_are_searched() {
+    let host = Host::start().await;
+    host.hello().await;
+    let mut agent = host.agent().await;
+    let list = async |query: &str| {
+        let path = format!("/api/v1/services/hello/branches{query}");
+        ok::<BranchList>(host.get(&path).send().await.expect("answered"), 200).await
+    };
+    let (first, ()) = tokio::join!(list(""), agent.list_refs(&["main", "feature/Greeting"]));
+    assert_eq!(first.branches.len(), 2);
+    // The agent says nothing any more.
+    for (query, found) in [("?q=", 2), ("?q=greet", 1), ("?q=none", 0)] {
+        assert_eq!(list(query).await.branches.len(), found, "{query}");
+    }
     host.stop().await;
 }
 

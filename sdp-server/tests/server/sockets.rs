@@ -39,7 +39,7 @@ pub(crate) fn bearer(token: &str) -> String {
 }
 
 /// The next frame for an agent; none when the socket is closed, with the close code.
-async fn to_agent(socket: &mut Socket) -> Result<ToAgent, u16> {
+pub(crate) async fn to_agent(socket: &mut Socket) -> Result<ToAgent, u16> {
     loop {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => {
@@ -56,7 +56,7 @@ async fn say_hello(socket: &mut Socket) {
     say(socket, hello_frame()).await;
 }
 
-async fn say(socket: &mut Socket, frame: FromAgent) {
+pub(crate) async fn say(socket: &mut Socket, frame: FromAgent) {
     let RawFrame::Text(hello) = AgentFrame::from(frame).encode().expect("a frame") else { panic!("text") };
     socket.send(Message::text(hello)).await.expect("sent");
 }

@@ -273,8 +273,14 @@ async fn a_job_that_is_being_taken_while_the_agent_begins_to_drain_is_not_starte
     let agent = Arc::new(Agent::open(config, None).await.unwrap());
     agent.drain().await;
     let deployment = DeploymentId::new();
-    let order = crate::job::Order { deployment, attempt: 1, spec: world.spec(&[], SLEEP), credential: None };
-    let log = agent.spool.create((deployment, 1), &order.spec).unwrap();
+    let order = crate::job::Order {
+        deployment,
+        attempt: 1,
+        spec: world.spec(&[], SLEEP),
+        credential: None,
+        secrets: Vec::new(),
+    };
+    let log = agent.spool.create((deployment, 1), &order.spec, false).unwrap();
     assert!(!agent.start_job(order, Begin::Anew, log, None));
     assert!(agent.running.lock().is_empty() && agent.tasks.is_empty());
     world.stop().await;

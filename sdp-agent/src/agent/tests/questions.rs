@@ -55,12 +55,20 @@ async fn a_check_ends_when_its_time_is_over_also_while_it_waits_for_its_turn() {
     let (asked, message) = ask(100);
     world.server.say(message).await;
     assert_eq!(refused(&mut world, asked).await, "timeout");
+    let mut held = vec![silent.accept().await.unwrap()];
+    let mut others = Vec::new();
     for _ in 0..crate::agent::QUESTIONS {
-        world.server.say(ask(u32::MAX).1).await;
+        let (other, message) = ask(u32::MAX);
+        world.server.say(message).await;
+        others.push(other);
+    }
+    while held.len() <= crate::agent::QUESTIONS {
+        held.push(silent.accept().await.unwrap());
     }
     let (asked, message) = ask(100);
     world.server.say(message).await;
     assert_eq!(refused(&mut world, asked).await, "timeout");
+    assert!(others.iter().all(|other| !world.server.answers.contains_key(other)), "it did not wait for them");
     // The others are cut off with the agent, whatever they wait for.
     world.stop().await;
 }

@@ -2,7 +2,9 @@
 
 use super::*;
 use sdp_core::deployment::Step;
-use sdp_core::wire::{FromAgent, JobAction, JobReport, Totals};
+use sdp_core::secret::Secret;
+use sdp_core::wire::{Answer, FromAgent, JobAction, JobReport, SecretSource, SecretVariable, Totals};
+use server::Server;
 
 const SLEEP: &[&str] = &["sleep", "1000"];
 
@@ -270,4 +272,163 @@ async fn after_a_power_cut_the_log_goes_on_behind_what_the_server_has() {
     assert_eq!(job.result(), Some(&JobResult::Cancelled {}));
     assert_eq!((job.lines.len(), job.progress.len()), (held + 1, steps_held + 1));
     world.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_of_a_service_with_secrets_starts_nothing_before_its_order_comes_again() {
+    let mut world = World::start().await;
+    world.commit(&[
+        ("!build", "#!/bin/sh\necho building with $BUILD_KEY\n"),
+        ("!serve", "#!/bin/sh\necho \"given $DB\"\nexec sleep 1000\n"),
+    ]);
+    // The release command is what it is killed in: the build is kept, and nothing has been started.
+    let mut spec = world.spec(&["./build"], &["./serve"]);
+    spec.release = Some(vec!["sleep".into(), "1000".into()]);
+    let deployment = DeploymentId::new();
+    let value = |text: &str| SecretSource::Value { value: Secret::new(text) };
+    let secrets = [
+        SecretVariable {
+            name: "DB".parse().unwrap(),
+            source: value("s3cret-of-hello"),
+            build: false,
+            run: true,
+        },
+        SecretVariable {
+            name: "BUILD_KEY".parse().unwrap(),
+            source: value("key-for-builds"),
+            build: true,
+            run: false,
+        },
+    ];
+    let order = |spec: &JobSpec| match deploy(deployment, spec) {
+        ToAgent::Deploy { command, deployment, attempt, spec, credential, .. } => {
+            ToAgent::Deploy { command, deployment, attempt, spec, credential, secrets: secrets.to_vec() }
+        }
+        _ => unreachable!(),
+    };
+    world.server.say(order(&spec)).await;
+    let releases =
+        |s: &Server| s.jobs.get(&deployment).is_some_and(|job| job.text().contains("release: sleep"));
+    world.server.until(releases).await;
+    assert_eq!(world.server.jobs[&deployment].printed(), ["building with [redacted]"]);
+    assert_nowhere(&world, &["s3cret-of-hello", "key-for-builds"]);
+    let mut world = world.kill_and_welcome().await;
+    assert!(world.held()[0].interrupted && !world.held()[0].done, "it waits");
+    // Another hello says the same.
+    world.server.cut();
+    world.server.welcome().await;
+    assert!(world.held()[0].interrupted);
+    world.server.say(order(&spec)).await;
+    let job = world.server.until_done(deployment).await;
+    // As without secrets: a release command that may have run is not run twice.
+    assert_eq!(failure(job.result().unwrap()).reason, FailureReason::AgentRestarted, "{}", job.text());
+    assert_eq!(job.printed(), ["building with [redacted]"], "built once");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_with_secrets_that_was_being_checked_has_them_after_a_restart_and_can_be_cancelled() {
+    let mut world = World::start().await;
+    let go = world.folder.path().join("go");
+    let script = "#!/bin/sh\necho \"given $DB\"\necho $DB > $GO-seen\nwhile [ ! -e $GO ]; do sleep 0.05; done\nexec python3 -c 'import os, socket, \
+        time\ns = socket.create_server((\"127.0.0.1\", int(os.environ[\"PORT\"])))\nwhile True: s.accept()'\n";
+    world.commit(&[("!serve", &script.replace("$GO", go.to_str().unwrap()))]);
+    let secrets = |run| {
+        let source = SecretSource::Value { value: Secret::new("s3cret-of-hello") };
+        vec![SecretVariable { name: "DB".parse().unwrap(), source, build: false, run }]
+    };
+    let mut spec = world.spec(&[], &["./serve"]);
+    spec.health = HealthCheck::Tcp {};
+    let checks = |id: DeploymentId| {
+        move |s: &Server| s.jobs.get(&id).is_some_and(|job| steps(job).ends_with(&[Step::Check]))
+    };
+    let order = |id, spec: &JobSpec| ToAgent::Deploy {
+        command: CommandId::new(),
+        deployment: id,
+        attempt: 1,
+        spec: Box::new(spec.clone()),
+        credential: None,
+        secrets: secrets(true),
+    };
+    let first = DeploymentId::new();
+    world.server.say(order(first, &spec)).await;
+    world.server.until(checks(first)).await;
+    world.life.cut_off(&world.config).await;
+    world.server.hang_up();
+    // As though the machine had lost it: it has to be started once more.
+    std::fs::remove_dir_all(world.folder.path().join(format!("data/instances/{}", spec.instance))).unwrap();
+    std::fs::remove_file(world.folder.path().join("go-seen")).unwrap();
+    let life = Life::begin(world.config.clone(), world.server.connector());
+    let mut world = World { life, ..world };
+    world.server.welcome().await;
+    assert!(world.held()[0].interrupted);
+    world.server.say(order(first, &spec)).await;
+    std::fs::write(&go, "").unwrap();
+    let job = world.server.until_done(first).await;
+    assert_eq!(job.result(), Some(&JobResult::Ready {}), "{}", job.text());
+    assert_eq!(
+        steps(job),
+        [Step::Resolve, Step::Fetch, Step::Build, Step::Start, Step::Check],
+        "no step twice"
+    );
+    assert_eq!(std::fs::read_to_string(world.folder.path().join("go-seen")).unwrap(), "s3cret-of-hello\n");
+    let lines = loop {
+        let command = CommandId::new();
+        world.server.say(ToAgent::ReadOutput { command, instance: spec.instance, lines: 10 }).await;
+        world.server.until(|s| s.answers.contains_key(&command)).await;
+        match &world.server.answers[&command] {
+            Answer::Output { lines } if lines.is_empty() => {}
+            Answer::Output { lines } => break lines.clone(),
+            other => panic!("no output: {other:?}"),
+        }
+    };
+    assert!(lines.iter().all(|line| line == "given [redacted]"), "{lines:?}");
+
+    std::fs::remove_file(&go).unwrap();
+    spec.instance = InstanceId::new();
+    let second = DeploymentId::new();
+    world.server.say(order(second, &spec)).await;
+    world.server.until(checks(second)).await;
+    let mut world = world.kill_and_welcome().await;
+    world.server.say(ToAgent::Cancel { command: CommandId::new(), deployment: second }).await;
+    let job = world.server.until_done(second).await;
+    assert_eq!(job.result(), Some(&JobResult::Cancelled {}));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_secret_that_is_no_file_on_the_agent_fails_the_deployment_before_anything_is_fetched() {
+    let mut world = World::start_with(|config| config.secrets_folder = "/nowhere/at/all".into()).await;
+    let spec = world.spec(&[], SLEEP);
+    let deployment = DeploymentId::new();
+    let source = SecretSource::File { file: "payments-db".parse().unwrap() };
+    let secrets = vec![SecretVariable { name: "DB".parse().unwrap(), source, build: true, run: true }];
+    let ToAgent::Deploy { command, attempt, spec, credential, .. } = deploy(deployment, &spec) else {
+        unreachable!()
+    };
+    world.server.say(ToAgent::Deploy { command, deployment, attempt, spec, credential, secrets }).await;
+    let job = world.server.until_done(deployment).await;
+    let failure = failure(job.result().unwrap());
+    assert_eq!((failure.step, failure.reason), (None, FailureReason::SecretMissing));
+    insta::assert_snapshot!(failure.detail, @"DB: there is no file payments-db in /nowhere/at/all");
+    assert_eq!(steps(job), []);
+    world.stop().await;
+}
+
+/// None of these is in a file that the agent keeps of jobs: its spool and its folders of work.
+fn assert_nowhere(world: &World, texts: &[&str]) {
+    fn search(folder: &Path, texts: &[&str]) {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            if entry.file_type().unwrap().is_dir() {
+                search(&path, texts);
+            } else if let Ok(bytes) = std::fs::read(&path) {
+                for text in texts {
+                    let found = bytes.windows(text.len()).any(|part| part == text.as_bytes());
+                    assert!(!found, "{text} is in {}", path.display());
+                }
+            }
+        }
+    }
+    search(&world.folder.path().join("data"), texts);
 }

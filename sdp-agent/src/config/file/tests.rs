@@ -199,9 +199,9 @@ fn each_problem_is_named() {
         with("[router]\nkind = \"builtin\"\nlisten = \"0.0.0.0:80\""),
     ];
     insta::assert_snapshot!(said.join("\n--\n"), @r#"
-$DIR/agent.toml: line 2: unknown field `sever`, expected one of `server`, `token_file`, `ca_file`, `insecure_http`, `data_dir`, `labels`, `capacity`, `min_free_mib`, `disk`, `git`, `runtime`, `docker`, `build`, `toolchain`, `network`, `spool`, `router`
+$DIR/agent.toml: line 2: unknown field `sever`, expected one of `server`, `token_file`, `ca_file`, `insecure_http`, `data_dir`, `labels`, `capacity`, `min_free_mib`, `disk`, `git`, `runtime`, `docker`, `build`, `toolchain`, `network`, `spool`, `secrets`, `router`
 --
-$DIR/agent.toml: line 3: unknown field `token`, expected one of `server`, `token_file`, `ca_file`, `insecure_http`, `data_dir`, `labels`, `capacity`, `min_free_mib`, `disk`, `git`, `runtime`, `docker`, `build`, `toolchain`, `network`, `spool`, `router`
+$DIR/agent.toml: line 3: unknown field `token`, expected one of `server`, `token_file`, `ca_file`, `insecure_http`, `data_dir`, `labels`, `capacity`, `min_free_mib`, `disk`, `git`, `runtime`, `docker`, `build`, `toolchain`, `network`, `spool`, `secrets`, `router`
 --
 server: http would send the token in the clear; use https, or set insecure_http = true
 --

@@ -141,7 +141,7 @@ fn env(wanted: &Wanted<'_>, port: u16) -> Vec<String> {
     let mut env = BTreeMap::from([text("HOME", "/tmp"), text("TMPDIR", "/tmp")]);
     env.extend(wanted.config.env.clone());
     env.extend(wanted.plan.env.clone());
-    env.extend(wanted.spec.env.clone());
+    env.extend(wanted.spec.variables().map(|(name, value)| text(name, value)));
     env.extend([text("PORT", &port.to_string())]);
     env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }

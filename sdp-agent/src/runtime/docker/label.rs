@@ -12,6 +12,7 @@ use std::time::Duration;
 use sdp_core::catalog::HealthCheck;
 use sdp_core::id::{DeploymentId, DeploymentNumber, InstanceId};
 use sdp_core::name::{SandboxName, ServiceName};
+use sdp_core::secret::Secret;
 
 use crate::runtime::StartSpec;
 
@@ -32,6 +33,7 @@ const PORT: &str = "sdp.port";
 const ADDRESS: &str = "sdp.address";
 const HEALTH: &str = "sdp.health";
 const CHECK_LIMIT: &str = "sdp.check-limit";
+const SECRETS: &str = "sdp.secrets";
 
 /// An agent as its containers know it: made once for its data folder, so that several agents on a machine keep apart.
 #[derive(Clone, PartialEq, Eq)]
@@ -133,7 +135,18 @@ pub(super) fn labels(
     if let Some(address) = address {
         labels.insert(ADDRESS.to_owned(), address.to_string());
     }
+    if !spec.secrets.is_empty() {
+        let names: Vec<&str> = spec.secrets.keys().map(String::as_str).collect();
+        labels.insert(SECRETS.to_owned(), names.join(","));
+    }
     labels
+}
+
+/// The values of a container's secrets: its labels have the names, its environment the rest.
+pub(super) fn secrets(labels: &HashMap<String, String>, env: &[String]) -> Vec<Secret> {
+    let names: Vec<&str> = labels.get(SECRETS).map(|names| names.split(',').collect()).unwrap_or_default();
+    let variables = env.iter().filter_map(|variable| variable.split_once('='));
+    variables.filter(|(name, _)| names.contains(name)).map(|(_, value)| Secret::new(value)).collect()
 }
 
 /// Reads them; none if it is not ours, or not as we write them.
@@ -228,6 +241,20 @@ mod tests {
             read(&agent, &release).map(|found| (found.kind, found.address)),
             Some((Kind::Release, None))
         );
+    }
+
+    #[test]
+    fn a_containers_secrets_are_found_again_by_their_names() {
+        let (agent, mut spec) = (AgentId::parse("0123abcd").unwrap(), spec());
+        let labels = |spec: &StartSpec| labels(&agent, Kind::Instance, spec, "alpine:3.20", 8080, None);
+        let env = ["DB=postgres://u:p@h/d?a=b", "PLAIN=x", "KEY=line 1\nline 2", "DBX=y"].map(str::to_owned);
+        assert!(secrets(&labels(&spec), &env).is_empty(), "none are named");
+        spec.secrets = ["DB", "KEY", "GONE"].map(|name| (name.to_owned(), Secret::new("value"))).into();
+        let labels = labels(&spec);
+        assert!(!format!("{labels:?}").contains("value"));
+        let found = secrets(&labels, &env);
+        let found: Vec<_> = found.iter().map(Secret::expose).collect();
+        assert_eq!(found, ["postgres://u:p@h/d?a=b", "line 1\nline 2"]);
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub(super) fn spec() -> StartSpec {
         sandbox: "alice".parse().unwrap(),
         run: RunPlan { argv: vec!["/out/app".to_owned()], cwd: "/src".into(), container: Some(plan()) },
         env: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         port: None,
         limits: Limits::default(),
         writable: BTreeSet::new(),

@@ -32,7 +32,7 @@ use super::events::{Event, put_causes_first, was_killed};
 use super::label::{self, Found, Kind};
 use super::restarts::Restarts;
 use super::{DockerRuntime, Entry, Facts};
-use crate::redact::Redactor;
+use crate::secrets::redactor;
 
 /// Between two tries to reach an engine that does not answer.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -202,7 +202,13 @@ impl DockerRuntime {
         self.0.ports.claim(instance, address.port());
         let folder = self.0.config.folder(instance);
         let restarts = tokio::task::spawn_blocking(move || Restarts::read(&folder)).await;
-        let entry = Arc::new(Entry::new(id, found, address, Redactor::default()));
+        // What it was given it may print; the former agent's redactor is gone with that.
+        let config = state.config.unwrap_or_default();
+        let secrets = label::secrets(&config.labels.unwrap_or_default(), &config.env.unwrap_or_default());
+        let hides = tokio::task::spawn_blocking(move || redactor(&secrets));
+        // The runtime is going down.
+        let Ok(redactor) = hides.await else { return Ok(()) };
+        let entry = Arc::new(Entry::new(id, found, address, redactor));
         entry.facts.lock().restarts = restarts.unwrap_or_default();
         // One that was not is its deployment's, which asks for itself.
         entry.passed.store(true, Ordering::Release);

@@ -191,7 +191,7 @@ impl ProcessRuntime {
         port: u16,
     ) -> Result<Running, StartError> {
         let mut env = self.0.config.base_env.clone();
-        env.extend(spec.env.iter().map(|(name, value)| (name.into(), value.into())));
+        env.extend(spec.variables().map(|(name, value)| (name.into(), value.into())));
         let mut env = with_basics(&env, folder.join("home"), folder.join("tmp"));
         env.insert("PORT".into(), port.to_string().into());
         let argv = spec.run.argv.iter().map(Into::into).collect();

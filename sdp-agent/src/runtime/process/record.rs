@@ -6,8 +6,9 @@
 //!    ├──ended otherwise──▶ Over
 //!    └──stop─────────────▶ Stopped                            both are only reported by it
 //! ```
-//! Invariants: a credential is no part of it; of the variables there may be secrets, so that nobody but the agent can read it. A
-//! record that is cut or not ours is as none.
+//! Invariants: a git credential is no part of it; the secrets of the service are, for nobody else has them when it is to be started
+//! again, so it is for the agent alone (mode 0600; its folder is the agent's, and no build user's). Reading it makes the redactor anew.
+//! A record that is cut or not ours is as none.
 //!
 //! As the container engine's `on-failure` counts: an end without an error is meant, and an instance that ended with one is started
 //! again at most [`MOST_CRASHES`] times in all its life, however long it ran between; only the pauses become short again.
@@ -22,6 +23,7 @@ use rustix::fs::OFlags;
 use sdp_core::id::InstanceId;
 use sdp_core::wire::{Exit, Health, InstanceStatus, RestartCause};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::runtime::StartSpec;
 
@@ -127,7 +129,7 @@ impl Record {
             _ => {}
         }
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
+        file.write_all(&Zeroizing::new(serde_json::to_vec(self)?))?;
         file.sync_all()?;
         fs::rename(&unfinished, folder.join(FILE))?;
         fs::File::open(folder)?.sync_all()
@@ -140,15 +142,16 @@ impl Record {
         if !file.metadata().ok()?.is_file() {
             return None;
         }
-        let mut bytes = Vec::new();
+        let mut bytes = Zeroizing::new(Vec::new());
         file.take(LONGEST).read_to_end(&mut bytes).ok()?;
-        let record: Self = match serde_json::from_slice(&bytes) {
+        let mut record: Self = match serde_json::from_slice(&bytes) {
             Ok(record) => record,
             Err(error) => {
                 tracing::warn!(instance.id = %instance, %error, "what was kept of an instance cannot be read");
                 return None;
             }
         };
+        record.spec.redactor = crate::secrets::redactor(record.spec.secrets.values());
         (record.spec.instance == instance && record.port != 0).then_some(record)
     }
 }

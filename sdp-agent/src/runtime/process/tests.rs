@@ -79,6 +79,7 @@ impl Fixture {
                 container: None,
             },
             env: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             number: DeploymentNumber(1),
             attempt: 1,
             build: DeploymentId::new(),
@@ -408,4 +409,29 @@ async fn the_environment_is_the_operators_the_instances_and_ours_last() {
     assert!(lines.contains(&format!("PORT={}", address.port())), "{lines:?}");
     assert!(!lines.iter().any(|line| line.starts_with("CARGO")), "{lines:?}");
     fixture.runtime.stop_all().await;
+}
+
+#[tokio::test]
+async fn a_start_that_is_dropped_while_its_record_is_written_leaves_nothing() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    drop(taken);
+    let fixture = Fixture::with_ports(port..=port);
+    let dropped = fixture.shell("exec sleep 60");
+    let gone = dropped.instance;
+    // Polled once: the writing has begun, on a thread of its own.
+    assert!(futures_util::FutureExt::now_or_never(fixture.runtime.start(dropped)).is_none());
+    // The only port is free again; a start waits for what is being taken back.
+    let next = fixture.shell("exec sleep 60");
+    let kept = next.instance;
+    fixture.runtime.start(next).await.unwrap();
+    assert_eq!(fixture.status(gone), None);
+    fixture.runtime.stop_all().await;
+    let folders = fs_names(&fixture.folder.path().join("instances"));
+    assert_eq!(folders, [kept.to_string()]);
+}
+
+fn fs_names(folder: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(folder).unwrap();
+    names.map(|found| found.unwrap().file_name().into_string().unwrap()).collect()
 }

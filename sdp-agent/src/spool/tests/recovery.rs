@@ -226,7 +226,7 @@ fn a_job_that_cannot_be_made_leaves_nothing() {
     // Its order cannot be written there.
     std::fs::create_dir_all(job_folder(&folder, key).join("job/in the way")).unwrap();
     let spec = create(&spool, self::key()).spec();
-    assert!(spool.create(key, &spec).is_err());
+    assert!(spool.create(key, &spec, false).is_err());
     assert!(!job_folder(&folder, key).exists());
 }
 

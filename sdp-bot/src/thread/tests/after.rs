@@ -217,3 +217,30 @@ fn restarts_in_a_row_are_told_once_with_reason_and_last_lines_and_counted_in_the
           [Redeploy] redeploy 412
     ");
 }
+
+#[test]
+fn whoever_asked_is_called_by_the_name_that_the_chat_knows_and_not_by_that_of_their_account() {
+    let mut story = Story::new();
+    let thread = running(&mut story);
+    let mut called = |kind: EventKind| {
+        let mut thread = thread.clone();
+        thread.facts.asked_by = Some("U024BE7LH".parse().unwrap());
+        thread.apply(&story.event(kind));
+        tell(&mut thread, |_| {})
+    };
+    let crashed = || StopReason::Crashed { exit_code: Some(3), signal: None, out_of_memory: false };
+    for text in [
+        called(EventKind::InstanceUnhealthy { detail: "nothing listens".into() }),
+        called(EventKind::InstanceStopped { reason: crashed(), last_lines: Vec::new() }),
+        called(EventKind::InstanceRestarted { reason: crashed(), restarts: 1, last_lines: Vec::new() }),
+    ] {
+        assert!(text.contains("✗ @U024BE7LH payments in alice "), "{text}");
+    }
+    let mut story = Story::new();
+    let mut events = vec![story.requested("main", "alice")];
+    events.extend(story.until_build());
+    let failure = Failure::new(Step::Build, FailureReason::BuildFailed, "make: *** [all] Error 2");
+    events.push(story.event(EventKind::DeploymentEnded { outcome: Outcome::Failed { failure }, url: None }));
+    let (_, text) = told(&events, |facts| facts.asked_by = Some("U024BE7LH".parse().unwrap()));
+    assert!(text.contains("✗ @U024BE7LH build failed"), "{text}");
+}

@@ -120,9 +120,11 @@ pub(crate) fn hello(
     (acts, jobs, instances)
 }
 
-/// Whether a job that begins again would have to ask its git host without the credential that it came with.
+/// Whether a job that begins again would have to ask its git host without the credential that it came with. One that is past
+/// the fetch waits for the service's secrets alone.
 fn has_lost_credential(open: &Open) -> bool {
-    open.job.had_credential && open.credential.is_none() && !open.deployment.kind.may_reuse_build()
+    let fetches = !matches!(open.deployment.state, State::Running { step } if step > Step::Fetch);
+    fetches && open.job.had_credential && open.credential.is_none() && !open.deployment.kind.may_reuse_build()
 }
 
 fn instance_action(world: &World, agent: &AgentName, report: &InstanceReport) -> InstanceAction {
@@ -282,7 +284,11 @@ fn progress(
                         EventKind::StepStarted { step: Step::Switch, first_line: after_line + 1 },
                     )]
                 }
-                JobResult::Failed { failure } => {
+                JobResult::Failed { mut failure } => {
+                    if failure.reason == FailureReason::SecretMissing {
+                        // It does not know its own name.
+                        failure.detail = format!("{agent}: {}", failure.detail);
+                    }
                     let mut acts = instance_gone(world, open);
                     acts.push(ended(open, Outcome::Failed { failure }));
                     acts

@@ -5,15 +5,15 @@ use jiff::Timestamp;
 use super::super::input::{Command, DeployCommand, Reply};
 use super::super::world::World;
 use super::super::{PlatformConfig, PlatformError, Save};
-use super::{Act, drain};
+use super::{Act, drain, fleet, secrets};
 use crate::catalog::Service;
 use crate::deployment::Outcome;
 use crate::event::{About, EventKind};
 use crate::id::{DeploymentId, DeploymentNumber, InstanceId};
-use crate::name::{SandboxName, ServiceName};
+use crate::name::{AgentName, SandboxName, ServiceName};
 use crate::principal::Principal;
 use crate::sandbox::{InstanceState, StopReason};
-use crate::store::IdempotencyRow;
+use crate::store::{IdempotencyRow, SecretRow};
 
 /// What a command does, and its answer once that is in the store.
 pub(crate) enum Verdict {
@@ -28,6 +28,10 @@ pub(crate) enum Verdict {
     },
     /// The service's entry, then these acts.
     Save { service: Box<Service>, created: bool },
+    /// A service's secret, then the word of it.
+    SaveSecret { secret: Box<SecretRow>, created: bool },
+    /// The end of the agent's connection, then these acts.
+    Forget { agent: AgentName, acts: Vec<Act> },
 }
 
 pub(crate) fn command(
@@ -43,8 +47,12 @@ pub(crate) fn command(
         Command::Cancel { deployment, number } => cancel(world, by, deployment, number),
         Command::SaveService { service, save } => save_service(world, service, save),
         Command::DeleteService { name } => delete_service(world, by, &name),
+        Command::SetSecret { secret } => secrets::set(world, *secret),
+        Command::DeleteSecret { service, name } => secrets::delete(world, by, service, name),
         Command::StopInstance { id } => stop_instance(world, by, id),
         Command::DeleteSandbox { name } => delete_sandbox(world, by, &name),
+        Command::DrainAgent { name, draining } => fleet::drain(world, by, &name, draining),
+        Command::ForgetAgent { name, force } => fleet::forget(world, by, &name, force),
     }
 }
 
@@ -77,6 +85,7 @@ fn deploy(
     }
     // It may have been deleted since the caller looked.
     world.service(&command.service)?;
+    secrets::check_plain(world, &command.service, &command.env)?;
     let waiting = world.open.values().filter(|open| open.deployment.agent.is_none()).count();
     if waiting >= limits.queue_size {
         return Err(PlatformError::QueueFull { limit: limits.queue_size });
@@ -135,6 +144,7 @@ fn save_service(world: &World, service: Box<Service>, save: Save) -> Result<Verd
     if known == Some(&*service) {
         return Ok(Verdict::Do(Vec::new(), Reply::Saved { created: false }));
     }
+    secrets::check_plain(world, &service.name, &service.env)?;
     let prefix = service.prefix();
     let taken = world.services.values().find(|other| other.name != service.name && other.prefix() == prefix);
     if let Some(other) = taken {

@@ -41,6 +41,14 @@ fn queued(world: &World, open: &Open, now: Timestamp) -> Option<String> {
         let (service, sandbox) = (&open.deployment.service, &open.deployment.sandbox);
         return Some(format!("{service} in {sandbox} is being deployed (#{})", first.deployment.number));
     }
+    let (drained, connected): (Vec<&Agent>, Vec<&Agent>) =
+        connected.into_iter().partition(|agent| agent.row.draining);
+    if connected.is_empty() {
+        return Some(match drained.as_slice() {
+            [one] => format!("its agent {} is being drained", one.row.name),
+            several => format!("its agents {} are being drained", names(several)),
+        });
+    }
     let load = Load::of(world);
     let sound = connected.iter().copied().filter(|agent| agent.degraded.is_none());
     let (asked, resting): (Vec<&Agent>, Vec<&Agent>) = sound.partition(|agent| agent.is_fit(now));

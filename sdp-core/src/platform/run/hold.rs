@@ -76,7 +76,9 @@ impl Run {
                 Some(Input::Follow { answer, .. }) => drop(answer.send(Err(error.clone().into()))),
                 // All deadlines begin anew after the hold; it comes again each second.
                 Some(Input::Report { report: Report::Stalled { .. }, .. }) => {}
-                Some(input @ (Input::Report { .. } | Input::Gone { .. })) => self.waiting.push_back(input),
+                Some(input @ (Input::Report { .. } | Input::Gone { .. } | Input::Disconnect { .. })) => {
+                    self.waiting.push_back(input);
+                }
                 // These change nothing that is stored, and say nothing to an agent.
                 Some(
                     input @ (Input::Read(_)

@@ -12,7 +12,7 @@ use crate::say;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The backup is a folder, readable by its owner alone, that any tool can copy elsewhere:
-  sdp.db        the database: catalog, sandboxes, deployments, events, hashes of tokens; no credentials
+  sdp.db        the database: catalog, sandboxes, deployments, events, hashes of tokens, sealed secrets
   logs/         the job logs
   backup.json   what is in it, with checksums
 It is checked before it gets its name; exit code 0 means that it is whole and on disk.")]
@@ -32,7 +32,8 @@ impl Backup {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Stop the server, move everything out of its data_dir, restore, start the server. What happened after the backup
+Stop the server, move everything out of its data_dir, restore, put the key file back (seal.key, unless
+secrets.key_file names another place; no backup has it), start the server. What happened after the backup
 is forgotten: agents drop jobs and remove instances that the server does not know any more when they connect.
 The backup is checked first, and is left as it is.
 Run it as the server's user, who owns what it makes: sudo -u sdp-server sdp-server restore ... That user must be able
@@ -48,6 +49,12 @@ impl Restore {
         let restored = tokio::task::spawn_blocking(move || backup::restore(&self.from, &data_dir)).await??;
         let made_at = restored.made_at;
         say(&format!("{}: as it was at {made_at:.0}: {restored}", config.data_dir.display()));
+        if restored.sealed > 0 {
+            say(
+                "Before the server is started, put its former key file back (secrets.key_file, by default seal.key in data_dir): \
+                 with a new key people must log in again, and services' secrets be set again.",
+            );
+        }
         Ok(())
     }
 }

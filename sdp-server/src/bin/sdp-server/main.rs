@@ -3,6 +3,7 @@
 mod apply;
 mod audit;
 mod backup;
+mod enrol;
 mod sign_in;
 mod token;
 
@@ -28,7 +29,7 @@ const EXAMPLES: &str = "\
 Examples:
   sdp-server --config /etc/sdp/server.toml                     run the server
   sdp-server --config /etc/sdp/server.toml --check-config      say whether the configuration is valid
-  sdp-server token create agent vm-1 --config /etc/sdp/server.toml > vm-1.token
+  sdp-server enrol vm-1 --config /etc/sdp/server.toml > vm-1.enrolment            # for `sdp-agent enrol` on the VM
   sdp-server sign-in alice --config /etc/sdp/server.toml
   sdp-server backup /backups/sdp-$(date +%F) --config /etc/sdp/server.toml        while it runs, or not
   sdp-server restore /backups/sdp-2026-05-04 --config /etc/sdp/server.toml       into an empty data_dir, as the server's user
@@ -88,6 +89,8 @@ enum Errand {
     /// Make, list and revoke API tokens, on the server's host. Works while the server runs.
     #[command(subcommand)]
     Token(token::Token),
+    /// Print what an agent enrols with (`sdp-agent enrol`), once, within an hour, and nothing else. Works while the server runs.
+    Enrol(enrol::Enrol),
     /// Print a link that signs a browser in once, on the server's host. Works while the server runs.
     SignIn(sign_in::SignIn),
     /// Look at the audit, on the server's host.
@@ -130,6 +133,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         }
         Some(Errand::Apply(apply)) => apply.run().await,
         Some(Errand::SignIn(sign_in)) => sign_in.run(&config()?).await,
+        Some(Errand::Enrol(enrol)) => enrol.run(&config()?).await,
         Some(Errand::Token(token)) => token.run(&config()?).await,
         Some(Errand::Audit(audit)) => audit.run(&config()?).await,
         Some(Errand::Backup(backup)) => backup.run(&config()?).await,

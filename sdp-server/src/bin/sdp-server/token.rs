@@ -99,7 +99,7 @@ impl Token {
                     say(&format!("{name:<24} {kind:<6} {owner:<16} {service:<16} {made:.0} {ends}"));
                 }
             }
-            Self::Revoke { name } => access.delete_token(&name).await?,
+            Self::Revoke { name } => drop(access.delete_token(&name).await?),
         }
         Ok(())
     }

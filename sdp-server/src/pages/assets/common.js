@@ -260,13 +260,19 @@ function disarm(button) {
 async function press(button) {
   button.setAttribute('aria-busy', 'true');
   button.disabled = true;
+  let stays = true;
   try {
-    const options = { method: 'POST', headers: {} };
+    const options = { method: button.dataset.post ? 'POST' : 'DELETE', headers: {} };
     if (button.dataset.body) {
       options.headers['content-type'] = 'application/json';
       options.body = button.dataset.body;
     }
-    const answer = await api(button.dataset.post, options);
+    const answer = await api(button.dataset.post ?? button.dataset.delete, options);
+    if (button.dataset.then) {
+      stays = false;
+      location.assign(button.dataset.then);
+      return;
+    }
     if (answer?.log_url && button.dataset.go) {
       location.assign(pathOf(answer.log_url));
       return;
@@ -280,7 +286,7 @@ async function press(button) {
   } finally {
     button.removeAttribute('aria-busy');
     button.disabled = false;
-    refresh();
+    if (stays) refresh();
   }
 }
 
@@ -291,7 +297,7 @@ export function pathOf(url) {
 }
 
 document.addEventListener('click', (event) => {
-  const button = event.target.closest?.('button[data-post]');
+  const button = event.target.closest?.('button[data-post], button[data-delete]');
   if (!button || button.disabled) return;
   // What takes something away asks once more, in place.
   if (button.dataset.arm && !button.hasAttribute('data-armed')) {

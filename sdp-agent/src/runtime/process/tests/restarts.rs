@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use futures_util::StreamExt as _;
+use sdp_core::secret::Secret;
 use sdp_core::wire::RestartCause;
 
 use super::*;
@@ -331,5 +332,27 @@ async fn who_takes_more_memory_than_it_may_is_started_again_and_that_is_the_reas
         panic!("{status:?}")
     };
     assert!(exit.out_of_memory, "{exit:?}");
+    fixture.runtime.stop_all().await;
+}
+
+#[tokio::test]
+async fn the_next_life_hides_what_a_service_was_given_and_nobody_else_can_read_it() {
+    let fixture = Fixture::new();
+    let script =
+        "echo $DB | base64; echo x >> lives; echo \"given $DB in life $(wc -l < lives)\"; sleep 1000";
+    let mut spec = fixture.shell(script);
+    spec.secrets = [("DB".to_owned(), Secret::new("hunter2-hunter2"))].into();
+    spec.redactor = crate::secrets::redactor(spec.secrets.values());
+    spec.health = HealthCheck::Uptime { seconds: 0 };
+    assert!(!format!("{spec:?}").contains("hunter2"));
+    let (instance, _) = fixture.ready(spec).await;
+    fixture.printed(instance, "in life 1").await;
+    let folder = fixture.folder.path().join("instances").join(instance.to_string());
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&folder), mode(&folder.join("instance.json"))), (0o700, 0o600));
+    let fixture = fixture.restart().await;
+    fixture.printed(instance, "in life 2").await;
+    let lines = fixture.runtime.output(instance, 100).await.unwrap();
+    assert!(lines.iter().all(|line| line.contains("[redacted]")), "{lines:?}");
     fixture.runtime.stop_all().await;
 }
