@@ -187,7 +187,8 @@ impl RedactStream {
             && let Some(feed) = memchr::memrchr(b'\n', &self.held[certain..])
         {
             let to = certain + feed + 1;
-            let is_seen = to > self.out && undecided < text.len() && plain.original(undecided) < to;
+            let shown = undecided + self.masked;
+            let is_seen = to > self.out && shown < text.len() && plain.original(shown) < to;
             self.emit(to, &plain, &secrets, text.len(), out);
             self.after_mask &= !is_seen;
         }
@@ -195,7 +196,8 @@ impl RedactStream {
         self.out = self.out.saturating_sub(certain);
     }
 
-    /// Hands over `held` up to a place, with these secrets (in plain places, up to `limit`) masked.
+    /// Hands over `held` up to a place, with these secrets (in plain places, up to `limit`) masked; what goes on where a mask was
+    /// handed over last has that one.
     fn emit(
         &mut self,
         to: usize,
@@ -219,7 +221,7 @@ impl RedactStream {
                 continue;
             }
             out.extend_from_slice(&self.held[at..from.max(at)]);
-            if !(start == 0 && self.after_mask) {
+            if !(self.after_mask && (start == 0 || from <= at)) {
                 out.extend_from_slice(MASK.as_bytes());
             }
             let hidden = &self.held[from.max(at)..until];

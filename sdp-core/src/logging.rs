@@ -5,15 +5,14 @@ use tracing::{Level, Metadata};
 /// Whether a line may be written, if the filter lets it through.
 ///
 /// What libraries say at `TRACE` are the bytes that they send and receive: credentials, tokens and variables among them. So no filter
-/// shows that, and of the client of a container engine nothing below `INFO`, for it writes the variables of services at
-/// `DEBUG`. What SDP itself says has no limit: it never says such things.
+/// shows that, and of the clients of container engines and WebSockets nothing below `INFO`, for what they debug has the same in it. What SDP itself says has no limit: it never says such things.
 ///
 /// To be given to `tracing_subscriber::filter::filter_fn`, over the filter that somebody chose.
 #[must_use]
 pub fn may_show(metadata: &Metadata<'_>) -> bool {
     let most = match metadata.target().split("::").next().unwrap_or_default() {
         name if name == "sdp" || name.starts_with("sdp_") => Level::TRACE,
-        "bollard" => Level::INFO,
+        "bollard" | "tungstenite" | "tokio_tungstenite" => Level::INFO,
         _ => Level::DEBUG,
     };
     *metadata.level() <= most

@@ -195,11 +195,6 @@ fn start_log(setup: &Setup) {
     let filter = std::env::var("SDP_SERVER_LOG").unwrap_or_default();
     let filter = EnvFilter::try_new(if filter.is_empty() { "info" } else { &filter })
         .unwrap_or_else(|_| EnvFilter::new("info"));
-    // What the socket writes when it debugs has credentials and secrets of services in it.
-    let filter = match "tungstenite=info".parse() {
-        Ok(quiet) => filter.add_directive(quiet),
-        Err(_) => filter,
-    };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
