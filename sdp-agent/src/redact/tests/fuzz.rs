@@ -315,7 +315,7 @@ fn variable(name: &str) -> Option<u64> {
 
 #[test]
 fn an_oracle_cannot_read_what_was_taken_out_and_all_else_is_as_it_was() {
-    const TEXTS: u64 = 50;
+    const TEXTS: u64 = 80;
     let cases = variable("SDP_REDACT_CASES").unwrap_or(20_000);
     let seed = variable("SDP_REDACT_SEED").unwrap_or(1);
     for round in 0..cases.div_ceil(TEXTS) {
