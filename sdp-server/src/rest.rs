@@ -91,6 +91,19 @@ fn check_credential(credential: &Option<GitCredential>) -> Result<(), Refused> {
     Ok(())
 }
 
+/// No name of a branch is longer.
+const PART_LIMIT: usize = 250;
+
+/// A part of a name that is looked for in a list.
+fn check_part(part: Option<&str>) -> Result<(), Refused> {
+    if part.is_some_and(|part| part.chars().count() > PART_LIMIT) {
+        return Err(
+            Refused::new("invalid_query", "the query cannot be used").detail("q: at most 250 characters")
+        );
+    }
+    Ok(())
+}
+
 /// What redeploy, rollback and restart carry.
 fn again(key: Option<IdempotencyKey>, path: &str, body: AgainRequest) -> Result<Again, Refused> {
     check_credential(&body.git_credential)?;

@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 use url::Url;
 
 pub(crate) use crate::samples::{Files, bare, commit};
@@ -67,6 +68,8 @@ pub(crate) fn run_test_logged_with(
     let subscriber =
         tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(move || writer.clone()).finish();
     let subscriber = subscriber.with(filter_fn(sdp_core::logging::may_show));
+    // Many libraries log with the crate `log`: as in the programs, what they say comes here, too.
+    tracing_subscriber::registry().try_init().ok();
     let dispatch = tracing::Dispatch::new(subscriber);
     let on_threads = dispatch.clone();
     // For this runtime's threads alone: other tests of the same process have logs of their own.

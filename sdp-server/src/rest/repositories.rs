@@ -6,6 +6,7 @@ use sdp_core::api::{Problem, RepositoryList};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::check_part;
 use crate::app::App;
 use crate::edge::{Caller, Query};
 use crate::problem::Refused;
@@ -34,6 +35,7 @@ pub(crate) async fn list(
     caller: Caller,
     Query(query): Query<RepositoryQuery>,
 ) -> Result<Json<RepositoryList>, Refused> {
+    check_part(query.q.as_deref())?;
     // The host that people log in with; what one may see depends on who one is there.
     let host = app.config().login.repository.clone();
     let credential = match &host {

@@ -10,7 +10,7 @@ use sdp_core::platform::Save;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::located;
+use super::{check_part, located};
 use crate::app::App;
 use crate::edge::audit::touched;
 use crate::edge::{Caller, JsonBody, Named, Query};
@@ -98,9 +98,6 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// No name of a branch is longer.
-const BRANCH_PART_LIMIT: usize = 250;
-
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -126,11 +123,7 @@ pub(crate) async fn branches(
     Named(name): Named<ServiceName>,
     Query(query): Query<BranchQuery>,
 ) -> Result<Json<BranchList>, Refused> {
-    if query.q.as_ref().is_some_and(|part| part.chars().count() > BRANCH_PART_LIMIT) {
-        return Err(
-            Refused::new("invalid_query", "the query cannot be used").detail("q: at most 250 characters")
-        );
-    }
+    check_part(query.q.as_deref())?;
     // What one may see depends on who one is at the git host.
     let service = app.platform().service(&name).await?;
     let credential = app.platform().credential_of(&caller.principal, &service.repo).await?;

@@ -198,6 +198,7 @@ async fn wrong_ids_and_queries_are_problems() {
         ("/api/v1/audit?before=9223372036854775808", "invalid_query"),
         (&format!("/api/v1/audit?who={}", "a".repeat(301)), "invalid_query"),
         ("/api/v1/audit/export?after=9223372036854775808", "invalid_query"),
+        (&format!("/api/v1/repositories?q={}", "a".repeat(251)), "invalid_query"),
         (&format!("/api/v1/services/hello/branches?q={}", "a".repeat(251)), "invalid_query"),
     ] {
         refused(host.get(path), 422, code).await;

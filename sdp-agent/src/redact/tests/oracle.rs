@@ -5,8 +5,10 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 
+type Decode = fn(&[u8]) -> Vec<u8>;
+
 /// What somebody who sees the text could make of it: each of these decodings, and those of what JSON, a URL or XML hid.
-const DECODINGS: [(&str, fn(&[u8]) -> Vec<u8>); 11] = [
+const DECODINGS: [(&str, Decode); 11] = [
     ("percent", |text| percent(text, false)),
     ("form", |text| percent(text, true)),
     ("backslash", backslash),
@@ -57,7 +59,7 @@ impl Oracle {
             if !matches!(name, "percent" | "backslash" | "XML") {
                 continue;
             }
-            for (inner, decode) in [("backslash", backslash as fn(&[u8]) -> Vec<u8>), ("base64", base64)] {
+            for (inner, decode) in [("backslash", backslash as Decode), ("base64", base64)] {
                 if let Some(found) = self.find_in(&visible(&decode(&decoded))) {
                     return Some(format!("{inner} in {name}: {found}"));
                 }
