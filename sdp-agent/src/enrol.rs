@@ -7,7 +7,7 @@
 //! works once, so whatever could fail here is tried before it is used: the file is there, with mode 0600, when the server is asked. It is
 //! sent to the configured server alone, over the same certificates as the agent's link, and to none that redirects.
 //!
-//! Limits: [`ANSWER_WITHIN`] for the answer, [`MAX_ANSWER`] bytes of it. If it is lost on its way the enrolment may be used up: then it takes
+//! Limits: `ANSWER_WITHIN` for the answer, `MAX_ANSWER` bytes of it. If it is lost on its way the enrolment may be used up: then it takes
 //! another one, and with that the token that nobody has is worthless.
 
 use std::ffi::OsString;

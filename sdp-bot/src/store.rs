@@ -1,7 +1,7 @@
 //! What the bot must not forget: how far it has read the feed, where its messages sit, and who of this chat has which
 //! account. A small SQLite of its own.
 //!
-//! Called by [`crate::follow`] and [`crate::people`]. A message is recorded before it is posted (an intent, without a place) and again when its
+//! Called by [`crate::follow`] and `people`. A message is recorded before it is posted (an intent, without a place) and again when its
 //! place is known, so that after a restart nothing that was promised is missing. Every call runs on a blocking thread.
 //!
 //! Limit: the newest [`KEEP`] messages are kept, and one user of the chat for each account.

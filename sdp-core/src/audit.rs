@@ -2,7 +2,7 @@
 //!
 //! The server writes one for each request that was to change something, whether it did or was refused, before it answers;
 //! the commands on its host that write to the database, one each; the store, in the same transaction as the event, for what SDP
-//! ends by itself ([`automatic`]). Each entry's digest is over the one before and its own fields, so that a row that was
+//! ends by itself (`automatic`). Each entry's digest is over the one before and its own fields, so that a row that was
 //! changed or taken out later is found ([`Audit::verify`]); who can write the database can also write a whole new chain.
 //!
 //! ```text

@@ -145,7 +145,7 @@ fn people_log_in_at_their_git_host_and_deploy_what_is_theirs() {
         // The host is asked once with the wrong password; nobody is told what was wrong.
         for (user, password) in [("alice", BOB), ("nobody", ALICE)] {
             let before = host.asked().len();
-            let (status, problem) = log_in(sdp, user, password).await.err().expect("refused");
+            let (status, problem) = log_in(sdp, user, password).await.expect_err("refused");
             assert_eq!((status, &problem["code"]), (401, &json!("login_wrong")));
             let asked = host.asked()[before..].iter().filter(|line| line.starts_with(user)).count();
             assert_eq!(asked, 1, "{:?}", host.asked());
