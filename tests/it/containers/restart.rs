@@ -22,7 +22,8 @@ fn a_container_outlives_its_agent_and_answers_from_the_same_place_afterwards() {
         sdp.stop_agent().await;
         assert_eq!(Engine::containers(sdp), before.0, "it runs without its agent");
         sdp.start_agent().await;
-        assert_eq!(sdp.get(&url).await.2, "paid / with its files");
+        // The router of its next life is told the routes after it has said hello.
+        sdp.until("it answers", async |sdp| sdp.get(&url).await.2 == "paid / with its files").await;
         let after = sdp.admin.instances(&InstanceFilter::default()).await.expect("a list");
         assert_eq!((Engine::containers(sdp), after), before);
         // It is still replaced and removed like any other.
