@@ -66,7 +66,7 @@ fn a_containers_secrets_are_hidden_by_the_agent_that_finds_it_again() {
         sdp.stop_agent().await;
         sdp.start_agent().await;
         assert_eq!(Engine::containers(sdp).first(), Some(&container), "the same container");
-        assert_eq!(sdp.get(&url).await.2, DB);
+        sdp.until("it answers", async |sdp| sdp.get(&url).await.2 == DB).await;
         assert_hidden(&printed(sdp, "encoded", before + 1).await);
     });
 }
