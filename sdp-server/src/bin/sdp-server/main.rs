@@ -30,7 +30,9 @@ Examples:
   sdp-server --config /etc/sdp/server.toml                     run the server
   sdp-server --config /etc/sdp/server.toml --check-config      say whether the configuration is valid
   sdp-server enrol vm-1 --config /etc/sdp/server.toml > vm-1.enrolment            # for `sdp-agent enrol` on the VM
-  sdp-server sign-in alice --config /etc/sdp/server.toml
+  sdp-server sign-in ops --config /etc/sdp/server.toml         a link that signs a browser in as this admin token, or as a person
+  sdp-server token create deploy ci --service payments --expires-in 90 --config /etc/sdp/server.toml > ci.token
+  sdp-server audit verify --config /etc/sdp/server.toml        that no entry was changed or taken out
   sdp-server backup /backups/sdp-$(date +%F) --config /etc/sdp/server.toml        while it runs, or not
   sdp-server restore /backups/sdp-2026-05-04 --config /etc/sdp/server.toml       into an empty data_dir, as the server's user
   sdp-server apply catalog.toml --server https://sdp.example.com --token-file admin.token
@@ -39,6 +41,11 @@ A configuration:
   listen     = \"127.0.0.1:8080\"
   public_url = \"https://sdp.example.com\"        # how people reach it
   data_dir   = \"/var/lib/sdp\"
+  [login]                                        # people log in with their git account
+  repository = \"https://git.example.com/team/login.git\"  # who can read it is somebody; it must not be public
+  admins     = [\"alice\"]
+  [secrets]
+  key_file   = \"/etc/sdp/seal.key\"             # seals git credentials and services' secrets; keep a copy, apart from backups
   [limits]
   build      = \"45m\"
   requests_per_minute = 1200                     # of each person and each token; writes_per_minute = 120 of them
