@@ -11,7 +11,7 @@
 //! another one, and with that the token that nobody has is worthless.
 
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -255,6 +255,11 @@ impl Unfinished {
         hidden.push(name);
         hidden.push(format!(".{}", std::process::id()));
         let path = token_file.with_file_name(hidden);
+        // What an attempt of the same process id has left, that was killed.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         Ok(Self { path, file })
     }

@@ -113,6 +113,8 @@ A configuration:
   [spool]
   per_deployment_mib = 256                # a longer log keeps its beginning and its end
 
+  [secrets]
+  folder   = "/etc/sdp/secrets"           # services' secrets that are files
   [router]                                # only where this agent is to route
   kind     = "builtin"
   listen   = "127.0.0.1:8081"

@@ -230,6 +230,8 @@ impl Command {
             Self::Deploy(_) => Some("deploy"),
             Self::Act { verb, .. } => Some(verb.as_str()),
             Self::SandboxDelete(_) => Some("sandbox delete"),
+            Self::Drain { draining: true, .. } => Some("agents drain"),
+            Self::Drain { draining: false, .. } => Some("agents resume"),
             _ => None,
         }
     }

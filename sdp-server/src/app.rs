@@ -271,6 +271,10 @@ pub async fn start(
     let platform = Platform::start(config.platform()).await?;
     let begun = platform.newest_event();
     let access = Access::of(&platform);
+    if config.login.repository.is_none() {
+        // Kept from when people logged in here.
+        access.forget_credentials().await?;
+    }
     let admin_token = match access.bootstrap().await {
         Ok(made) => made.map(|made| made.token),
         Err(error) => {

@@ -56,7 +56,7 @@ pub fn logged_out(me: &Me, account_page: &Url) -> Message {
         None => text.plain("."),
     };
     Message::new(Tone::Good, text)
-        .line(Text::from("Your git credential is forgotten, unless a browser is still signed in."))
+        .line(Text::from("Your git credential is forgotten, unless you are still logged in elsewhere."))
         .line(Text::new().dim("browsers ").link(account_page))
 }
 

@@ -202,15 +202,30 @@ impl Access {
         Ok(())
     }
 
+    /// Forgets all git credentials: where nobody logs in, a name in chat is no proof of whose they are.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn forget_credentials(&self) -> Result<(), AccessError> {
+        let done = self.store.write(|connection| {
+            connection.execute("DELETE FROM credential", [])?;
+            Ok(())
+        });
+        Ok(done.await?)
+    }
+
     /// Drops what has expired: sessions, bindings, links, codes, tokens, and the credentials of those who are not logged in any
     /// more. The server calls it now and then; whoever asks before it gets the same answers.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn sweep(&self) -> Result<(), AccessError> {
-        let now = Timestamp::now().as_millisecond();
+        let at = Timestamp::now();
+        let now = at.as_millisecond();
         let swept = self.store.write(move |connection| {
-            for table in ["session", "binding", "login_link", "sign_in_code", "token", "enrolment"] {
+            super::token::sweep(connection, at)?;
+            super::binding::sweep(connection, at)?;
+            for table in ["session", "login_link", "sign_in_code", "enrolment"] {
                 connection.execute(&format!("DELETE FROM {table} WHERE expires_ms <= ?1"), [now])?;
             }
             let sql = format!(

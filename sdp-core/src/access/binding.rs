@@ -217,6 +217,14 @@ pub(super) fn bind(
     Ok(info)
 }
 
+/// Drops the bindings that have expired, and ends the sessions that were made through them.
+pub(super) fn sweep(connection: &Connection, now: Timestamp) -> Result<(), StoreError> {
+    let mut statement = connection.prepare("DELETE FROM binding WHERE expires_ms <= ?1 RETURNING id")?;
+    let gone: Vec<String> =
+        statement.query_map([now.as_millisecond()], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    gone.iter().try_for_each(|id| end_through(connection, id))
+}
+
 /// Ends what was bound through a bot's token.
 pub(super) fn delete_of_bot(connection: &Connection, bot: &str) -> Result<(), StoreError> {
     let mut statement = connection.prepare("DELETE FROM binding WHERE bot = ?1 RETURNING id, account")?;

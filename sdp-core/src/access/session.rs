@@ -213,7 +213,10 @@ impl Access {
                      FROM session LEFT JOIN account ON account.name = session.account
                                   LEFT JOIN token ON token.name = session.token
                      WHERE (session.hash = ?1 OR (session.before = ?1 AND session.before_ms > ?2))
-                       AND session.expires_ms > ?2",
+                       AND session.expires_ms > ?2
+                       AND (token.expires_ms IS NULL OR token.expires_ms > ?2)
+                       AND (session.binding IS NULL
+                            OR EXISTS (SELECT 1 FROM binding WHERE id = session.binding AND binding.expires_ms > ?2))",
                 )?
                 .query_row(params![&wanted[..], now_ms], found)
                 .optional()?;
@@ -266,7 +269,11 @@ impl Access {
     pub async fn session_holds(&self, id: SessionId) -> Result<bool, AccessError> {
         let now = Timestamp::now().as_millisecond();
         let found = self.store.read(move |connection| {
-            let sql = "SELECT 1 FROM session WHERE id = ?1 AND expires_ms > ?2";
+            let sql = "SELECT 1 FROM session LEFT JOIN token ON token.name = session.token
+                       WHERE session.id = ?1 AND session.expires_ms > ?2
+                         AND (token.expires_ms IS NULL OR token.expires_ms > ?2)
+                         AND (session.binding IS NULL
+                              OR EXISTS (SELECT 1 FROM binding WHERE id = session.binding AND binding.expires_ms > ?2))";
             let found = connection
                 .prepare_cached(sql)?
                 .query_row(params![id.to_string(), now], |_| Ok(()))
@@ -321,6 +328,10 @@ impl Access {
     /// # Errors
     /// When the database fails.
     pub async fn sign_out(&self, value: &str) -> Result<(), AccessError> {
+        // Anybody may ask for this: what is no session costs no write, and wakes nobody.
+        if self.session(value).await?.is_none() {
+            return Ok(());
+        }
         let hash = hash(value);
         let now = Timestamp::now();
         let done = self.store.write(move |connection| {

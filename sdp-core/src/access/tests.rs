@@ -335,3 +335,48 @@ async fn a_forgotten_person_leaves_nothing_that_opens_a_door() {
     let nobodys = access.issue_token(new("later", None)).await.expect_err("nobody's");
     assert_eq!(nobodys.code(), "unknown_person");
 }
+
+#[tokio::test]
+async fn what_expires_leaves_nothing_to_its_successor() {
+    let (access, _folder) = with_vault().await;
+    let of = ChatUser { bot: name("slack"), user: "U1".parse().expect("valid") };
+    let bot = |ends: Option<Timestamp>| NewToken {
+        name: name("slack"),
+        kind: TokenKind::Bot,
+        owner: None,
+        service: None,
+        expires_at: ends,
+    };
+    access.issue_token(bot(Some(Timestamp::now() + LINK_LIFE))).await.expect("made");
+    let (link, _) = access.create_login_link(&of).await.expect("made");
+    log_in(&access, "alice", Some(link.expose())).await.expect("logged in");
+    let bound = access.bound(&of).await.expect("asked").expect("bound");
+    let begun = Begun {
+        principal: Principal::person(bound.account.clone()),
+        account: Some(bound.account.clone()),
+        token: Some(name("slack")),
+        binding: Some(bound.id),
+    };
+    let session = async || {
+        let code = access.create_sign_in_code(&begun, "/").await.expect("made").code;
+        access.sign_in(code.expose(), Origin::default()).await.expect("asked").expect("works").session
+    };
+    let holds = async |value: &Secret| access.session(value.expose()).await.expect("asked").is_some();
+    let (first, second) = (session().await, session().await);
+    assert!(holds(&first).await && holds(&second).await);
+
+    // The binding ends, before and after it is swept.
+    let set = |sql: &'static str| access.store.write(move |connection| Ok(connection.execute(sql, [])?));
+    set("UPDATE binding SET expires_ms = 1").await.expect("set");
+    assert!(!holds(&first).await);
+    access.sweep().await.expect("swept");
+    set("UPDATE binding SET expires_ms = 9999999999999").await.expect("set");
+    assert!(!holds(&second).await, "it has ended with its binding");
+
+    // The token ends: another one of its name speaks for nobody.
+    let (link, _) = access.create_login_link(&of).await.expect("made");
+    log_in(&access, "alice", Some(link.expose())).await.expect("logged in");
+    set("UPDATE token SET expires_ms = 1").await.expect("set");
+    access.issue_token(bot(None)).await.expect("its name is free");
+    assert_eq!(access.bound(&of).await.expect("asked"), None);
+}

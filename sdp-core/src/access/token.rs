@@ -89,10 +89,13 @@ impl Access {
                     return Ok(None);
                 }
                 // A name is free again when what it named has expired.
-                connection.execute(
+                let expired = connection.execute(
                     "DELETE FROM token WHERE name = ?1 AND expires_ms <= ?2",
                     params![row.name.as_str(), now.as_millisecond()],
                 )?;
+                if expired > 0 {
+                    end_through(connection, row.name.as_str())?;
+                }
                 insert(connection, &row, &hash, now).map(Some)
             })
             .await?;
@@ -154,10 +157,7 @@ impl Access {
                     return Ok(Found::Last);
                 }
                 connection.execute("DELETE FROM token WHERE name = ?1", [name])?;
-                // What was made through it: its own sessions, and those of the people that it spoke for.
-                connection.execute("DELETE FROM session WHERE token = ?1", [name])?;
-                connection.execute("DELETE FROM sign_in_code WHERE token = ?1", [name])?;
-                super::binding::delete_of_bot(connection, name)?;
+                end_through(connection, name)?;
                 Ok(Found::Deleted(self::kind(&kind)?))
             })
             .await?;
@@ -225,6 +225,22 @@ impl Access {
         }
         Ok(Some(token))
     }
+}
+
+/// Ends what was made through a token that is gone: its own sessions, and whom it spoke for. Another token of the same name
+/// inherits nothing.
+fn end_through(connection: &Connection, name: &str) -> Result<(), StoreError> {
+    connection.execute("DELETE FROM session WHERE token = ?1", [name])?;
+    connection.execute("DELETE FROM sign_in_code WHERE token = ?1", [name])?;
+    super::binding::delete_of_bot(connection, name)
+}
+
+/// Drops the tokens that have expired, with all that was made through them.
+pub(super) fn sweep(connection: &Connection, now: Timestamp) -> Result<(), StoreError> {
+    let mut statement = connection.prepare("DELETE FROM token WHERE expires_ms <= ?1 RETURNING name")?;
+    let gone: Vec<String> =
+        statement.query_map([now.as_millisecond()], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    gone.iter().try_for_each(|name| end_through(connection, name))
 }
 
 /// How many admin tokens there are that are nobody's and work, but for one.

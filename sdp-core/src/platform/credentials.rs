@@ -11,6 +11,7 @@ use rusqlite::Connection;
 
 use super::{Platform, PlatformError};
 use crate::access;
+use crate::deployment::{State, Step};
 use crate::id::DeploymentNumber;
 use crate::name::{PersonName, RepoUrl};
 use crate::principal::Principal;
@@ -72,6 +73,12 @@ pub(super) fn again(
     let mut found = HashMap::new();
     for (deployment, job) in &snapshot.deployments {
         let Some(person) = &job.credential_of else { continue };
+        // What is fetched already needs it no more.
+        if let State::Running { step } = deployment.state
+            && !matches!(step, Step::Resolve | Step::Fetch)
+        {
+            continue;
+        }
         if let Some(credential) = access::credential(connection, vault, person, &job.service.repo, now)? {
             found.insert(deployment.number, credential);
         }

@@ -52,6 +52,12 @@ impl Login {
         {
             return wrong("login.repository", "a git host must vouch for people: an https:// URL");
         }
+        if self.trust_bot && self.repository.is_some() {
+            return wrong(
+                "login.trust_bot",
+                "either people log in with a repository, or the chat's names are taken for people's",
+            );
+        }
         if self.binding_days == 0 || self.binding_days > 3650 {
             return wrong("login.binding_days", "1 to 3650");
         }

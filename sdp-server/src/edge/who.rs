@@ -25,7 +25,7 @@ pub(crate) enum Who {
     Admin,
     /// People with an account, in a browser or through a bot: what is theirs alone.
     Me,
-    /// As `Me`, and operators with an admin token: no token makes tokens but an operator's.
+    /// People with an account in a browser, and operators with an admin token: no other token makes tokens, not a bot's either.
     Tokens,
     /// A bot that names the user of its chat, whether that one has an account or not.
     Chat,
@@ -126,7 +126,7 @@ impl Who {
             Self::Develop => rank >= Rank::Developer && !limited,
             Self::Admin => rank >= Rank::Admin && !limited,
             Self::Me => account && through != Through::Token,
-            Self::Tokens => (account && through != Through::Token) || operator,
+            Self::Tokens => (account && through == Through::Session) || operator,
             Self::Chat => speaks_for != SpeaksFor::Nobody,
             Self::Issue => speaks_for == SpeaksFor::Person || operator,
             Self::Agent => rank == Rank::Agent,
@@ -341,9 +341,9 @@ mod tests {
         ····O·P·······A· GET    /api/v1/people
         ····O·P·······A· PUT    /api/v1/people/{person}
         ····O·P·······A· DELETE /api/v1/people/{person}
-        ····O····ve·VDA· GET    /api/v1/tokens
-        ····O····ve·VDA· POST   /api/v1/tokens
-        ····O····ve·VDA· DELETE /api/v1/tokens/{token}
+        ····O·······VDA· GET    /api/v1/tokens
+        ····O·······VDA· POST   /api/v1/tokens
+        ····O·······VDA· DELETE /api/v1/tokens/{token}
         ·rd1OpPbsvenVDAN GET    /api/v1/openapi.json
         ard1OpPbsvenVDAN GET    /healthz
         ard1OpPbsvenVDAN GET    /readyz

@@ -238,6 +238,7 @@ async fn logins_are_counted_by_address_and_by_user_name_before_a_git_host_is_ask
     let host = Host::start_with(|config| {
         config.limits.login_attempts_per_minute = 3;
         config.proxy.trusted = vec!["127.0.0.1/32".parse().expect("a network")];
+        config.login.trust_bot = false;
         config.login.repository = Some("https://git.example.com/team/all.git".parse().expect("a repository"));
     })
     .await;

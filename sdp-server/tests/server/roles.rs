@@ -177,9 +177,9 @@ async fn every_route_lets_in_whom_the_table_names() {
     ····O·P······A DELETE /api/v1/services/{service}/secrets/{name}
     ····O·P······A PUT /api/v1/services/{service}/secrets/{name}
     ····O····ve··· POST /api/v1/sign-in-links
-    ····O····veVDA GET /api/v1/tokens
-    ····O····veVDA POST /api/v1/tokens
-    ····O····veVDA DELETE /api/v1/tokens/{token}
+    ····O······VDA GET /api/v1/tokens
+    ····O······VDA POST /api/v1/tokens
+    ····O······VDA DELETE /api/v1/tokens/{token}
     ·rd1OpPbsveVDA GET /metrics
     ");
     host.stop().await;

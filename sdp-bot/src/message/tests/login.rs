@@ -99,7 +99,7 @@ fn logging_out_says_what_is_left() {
     text += &login::nobody_logs_in(&Me { login: false, ..me(None, Role::Viewer) }).to_plain();
     assert_snapshot!(text, @r"
     ✓ Logged out: in this chat you are not alice any more.
-      Your git credential is forgotten, unless a browser is still signed in.
+      Your git credential is forgotten, unless you are still logged in elsewhere.
       browsers https://sdp.example.com/account
     i You were not logged in.
       [Log in] login

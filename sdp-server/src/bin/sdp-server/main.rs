@@ -45,7 +45,7 @@ A configuration:
   repository = \"https://git.example.com/team/login.git\"  # who can read it is somebody; it must not be public
   admins     = [\"alice\"]
   [secrets]
-  key_file   = \"/etc/sdp/seal.key\"             # seals git credentials and services' secrets; keep a copy, apart from backups
+  key_file   = \"/var/lib/sdp/seal.key\"         # seals git credentials and services' secrets; keep a copy, apart from backups
   [limits]
   build      = \"45m\"
   requests_per_minute = 1200                     # of each person and each token; writes_per_minute = 120 of them
