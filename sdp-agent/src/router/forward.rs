@@ -286,6 +286,7 @@ fn upstream_request(
     let mut sent = parts.headers.clone();
     let trailers = headers::accepts_trailers(&sent);
     headers::strip_hop_by_hop(&mut sent);
+    headers::strip_sessions(&mut sent);
     // The router says 100 itself when the service begins to take the body.
     sent.remove(header::EXPECT);
     let origin = Origin {

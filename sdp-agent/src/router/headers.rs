@@ -46,6 +46,30 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// Whether a list-valued header contains this, whatever its case.
+/// Takes the session of SDP's own pages out of what a browser sends: cookies know no ports, so where server and router share a
+/// host's name, every service would be handed it.
+pub(crate) fn strip_sessions(headers: &mut HeaderMap) {
+    let is_session = |pair: &[u8]| {
+        let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+        name == b"sdp" || name == b"__Host-sdp"
+    };
+    let sent: Vec<HeaderValue> = headers.get_all(header::COOKIE).iter().cloned().collect();
+    if !sent.iter().any(|value| value.as_bytes().split(|byte| *byte == b';').any(is_session)) {
+        return;
+    }
+    headers.remove(header::COOKIE);
+    for value in sent {
+        let kept: Vec<&[u8]> =
+            value.as_bytes().split(|byte| *byte == b';').filter(|pair| !is_session(pair)).collect();
+        let kept = kept.join(&b';');
+        if let Ok(kept) = HeaderValue::from_bytes(kept.trim_ascii())
+            && !kept.is_empty()
+        {
+            headers.append(header::COOKIE, kept);
+        }
+    }
+}
+
 fn lists(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
     headers
         .get_all(name)
@@ -185,6 +209,20 @@ mod tests {
         let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["accept", "host"]);
+    }
+
+    #[test]
+    fn no_service_is_handed_the_session_of_a_browser() {
+        for (sent, kept) in [
+            ("sdp=abc", None),
+            ("a=1; sdp=abc; b=2", Some("a=1; b=2")),
+            ("__Host-sdp=abc; sdp-sandbox=alice", Some("sdp-sandbox=alice")),
+            ("sdpx=1; x=sdp", Some("sdpx=1; x=sdp")),
+        ] {
+            let mut headers = map(&[("cookie", sent)]);
+            strip_sessions(&mut headers);
+            assert_eq!(headers.get("cookie").map(|value| value.to_str().expect("text")), kept, "{sent}");
+        }
     }
 
     #[test]
