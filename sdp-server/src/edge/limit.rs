@@ -96,12 +96,12 @@ struct Askers {
 impl Askers {
     fn of(caller: &Caller) -> Self {
         let Standing { rank, through, speaks_for, .. } = caller.standing;
+        // Who in a chat is called as a person need not be that person.
+        if let (SpeaksFor::Stranger, Some(of)) = (speaks_for, &caller.chat_user) {
+            let stranger = Key::Stranger(of.bot.clone(), of.user.clone());
+            return Self { own: Some(stranger), bot: Some(Key::Token(of.bot.clone())) };
+        }
         match &caller.principal {
-            // Who in a chat is called as a person need not be that person.
-            Principal::Bot { name, person } if speaks_for == SpeaksFor::Stranger => {
-                let stranger = Key::Stranger(name.clone(), person.clone());
-                Self { own: Some(stranger), bot: Some(Key::Token(name.clone())) }
-            }
             Principal::Bot { name, person } => {
                 Self { own: Some(Key::Person(person.clone())), bot: Some(Key::Token(name.clone())) }
             }

@@ -52,6 +52,15 @@ fn bot_for(name: &str, speaks_for: SpeaksFor) -> Caller {
     caller(Principal::Bot { name, person }, Rank::Developer, Through::Bot, speaks_for)
 }
 
+/// As `authenticate` makes it of a user of the chat who has no account: the bot's principal, and for whom it speaks.
+fn stranger(user: &str) -> Caller {
+    let bot: sdp_core::name::TokenName = "chat".parse().expect("a name");
+    let principal = Principal::Token { name: bot.clone() };
+    let chat_user = sdp_core::access::ChatUser { bot, user: user.parse().expect("a name") };
+    let caller = caller(principal, Rank::Viewer, Through::Bot, SpeaksFor::Stranger);
+    Caller { chat_user: Some(chat_user), ..caller }
+}
+
 fn from(text: &str) -> ClientAddress {
     ClientAddress(text.parse().expect("an address"))
 }
@@ -76,7 +85,7 @@ fn each_has_buckets_of_their_own_and_a_bot_larger_ones() {
         "and takes nothing of the bot's any more"
     );
     assert_eq!(ask(&bot_for("bob", SpeaksFor::Person), false), 6);
-    assert_eq!(ask(&bot_for("alice", SpeaksFor::Stranger), false), 6, "a stranger of that name is another");
+    assert_eq!(ask(&stranger("alice"), false), 6, "a stranger of that name is another");
     assert_eq!(ask(&chat(), false), 60 - 12, "what it did for others is in its own");
     assert_eq!(ask(&token("vm-1", Rank::Agent, Through::Token), true), 1000, "agents have none");
     clock.advance(Duration::from_secs(10));
