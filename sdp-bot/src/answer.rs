@@ -25,7 +25,7 @@ impl Asker {
         };
         let wanted = CreateDeployment { service, git_ref, sandbox, env, git_credential: None };
         // The key makes it safe to ask again when the connection breaks before the answer is there.
-        let key = IdempotencyKey::parse(format!("bot-{}", Uuid::new_v4())).ok();
+        let key = self.key.clone().or_else(|| IdempotencyKey::parse(format!("bot-{}", Uuid::new_v4())).ok());
         let created = match self.client.deploy(&wanted, key.as_ref()).await {
             Err(ClientError::Broken { .. }) if key.is_some() => {
                 self.client.deploy(&wanted, key.as_ref()).await

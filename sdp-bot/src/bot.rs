@@ -1,15 +1,16 @@
 //! What somebody typed, from the words to the answer: parse, ask the server on their behalf, say what came of it.
 //!
-//! Called by whoever plays the chat; one call per command, each in a task of the caller's. Everything is said through the
-//! [`Chat`]; a deployment is handed to the [`Follower`], which posts its message and keeps it true. What is for the eyes of
-//! whoever asked alone is whispered.
+//! Called by whoever plays the chat; one call per command, each in a task of the caller's. A deployment is handed to the
+//! [`Follower`], which posts its message and keeps it true. Everything else is an [`Answer`], which a chat with ways of its
+//! own to answer shows itself ([`Bot::answer`]); for the others it is said through the [`Chat`] ([`Bot::hear`]).
 
 #[cfg(test)]
 mod tests;
 
 use sdp_core::api::{DeploymentCreated, Instance, Me};
 use sdp_core::client::{Client, ClientError};
-use sdp_core::name::{PersonName, SandboxName};
+use sdp_core::id::{DeploymentNumber, DeploymentRef};
+use sdp_core::name::{IdempotencyKey, PersonName, SandboxName};
 use sdp_core::principal::Role;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, timeout};
@@ -35,6 +36,18 @@ pub struct Said {
     pub conversation: Conversation,
     /// What.
     pub text: String,
+    /// The deployment in whose thread it was said: what a verb without an object means.
+    pub about: Option<DeploymentRef>,
+    /// Names what was said, the same each time that a chat delivers it: then a deployment is begun once.
+    pub key: Option<IdempotencyKey>,
+}
+
+impl Said {
+    /// Something typed once, in no thread.
+    #[must_use]
+    pub fn new(person: Option<PersonName>, conversation: Conversation, text: impl Into<String>) -> Self {
+        Self { person, conversation, text: text.into(), about: None, key: None }
+    }
 }
 
 /// What came of it.
@@ -47,6 +60,29 @@ pub enum Heard {
     },
     /// A deployment is under way and its message is there; this tells when it has ended, and whether it succeeded.
     Following(oneshot::Receiver<bool>),
+    /// What a service prints is there; it is kept up to date for as long as this runs.
+    Watching(Box<Watch>),
+}
+
+/// What is to be said to somebody.
+#[derive(Debug)]
+pub enum Answer {
+    /// An answer.
+    Say {
+        /// Its words.
+        message: Box<Message>,
+        /// Why it could not be done, as a stable code; none: it could.
+        refused: Option<String>,
+    },
+    /// An answer for the eyes of whoever asked alone.
+    Whisper(Box<Message>),
+    /// A deployment is under way, and its message on the way to the conversation.
+    Following {
+        /// Its short number.
+        number: DeploymentNumber,
+        /// Tells when it has ended, and whether it succeeded.
+        ended: oneshot::Receiver<bool>,
+    },
     /// What a service prints is there; it is kept up to date for as long as this runs.
     Watching(Box<Watch>),
 }
@@ -107,6 +143,8 @@ impl From<Message> for Trouble {
 pub(crate) struct Asker {
     pub(crate) person: Option<PersonName>,
     pub(crate) client: Client,
+    /// Names what they asked for, if their chat may deliver it more than once.
+    pub(crate) key: Option<IdempotencyKey>,
     people: People,
 }
 
@@ -175,45 +213,67 @@ impl Bot {
     /// # Errors
     /// [`ChatGone`]: nobody can see anything any more.
     pub async fn hear(&self, said: Said) -> Result<Heard, ChatGone> {
-        let Said { person, conversation, text } = said;
-        let client = match &person {
-            Some(person) => self.client.on_behalf_of(person.clone()),
-            None => self.client.clone(),
-        };
-        let asker = Asker { person, client, people: self.people.clone() };
+        let (person, conversation) = (said.person.clone(), said.conversation.clone());
+        Ok(match self.answer(said).await? {
+            Answer::Following { ended, .. } => Heard::Following(ended),
+            Answer::Watching(watch) => Heard::Watching(watch),
+            Answer::Say { message, refused } => {
+                let seen = self.chat.say(&conversation, *message).await?;
+                Heard::Answered { ok: refused.is_none() && seen.is_ok() }
+            }
+            Answer::Whisper(message) => {
+                let seen = match &person {
+                    Some(person) => self.chat.whisper(&conversation, person, *message).await?,
+                    None => self.chat.say(&conversation, *message).await?,
+                };
+                Heard::Answered { ok: seen.is_ok() }
+            }
+        })
+    }
+
+    /// Does what somebody typed; what came of it is for the caller to say, but for a deployment's own message.
+    ///
+    /// # Errors
+    /// [`ChatGone`]: nobody can see anything any more.
+    pub async fn answer(&self, said: Said) -> Result<Answer, ChatGone> {
+        let Said { person, conversation, text, about, key } = said;
+        let asker = Asker { key, ..self.asker(person) };
         let mut wanted = None;
-        let reaction = match command::parse(&text) {
+        let reaction = match command::parse_about(&text, about) {
             Ok(command) => {
                 wanted = command.acts();
                 self.react(command, &asker).await
             }
             Err(mistake) => Err(mistake.into()),
         };
-        let (message, ok) = match reaction {
+        let (message, refused) = match reaction {
             Ok(Reaction::Follow(created)) => return self.follow(*created, asker, conversation).await,
             Ok(Reaction::Watch(instance, lines)) => {
                 match self.watch(*instance, lines, &asker, &conversation).await? {
-                    Ok(watch) => return Ok(Heard::Watching(Box::new(watch))),
-                    Err(error) => (say::refused(&error), false),
+                    Ok(watch) => return Ok(Answer::Watching(Box::new(watch))),
+                    Err(Some(error)) => (say::refused(&error), Some(error.code().to_owned())),
+                    Err(None) => return Err(ChatGone),
                 }
             }
-            Ok(Reaction::Whisper(message)) => {
-                match &asker.person {
-                    Some(person) => self.chat.whisper(&conversation, person, *message).await?,
-                    None => self.chat.say(&conversation, *message).await?,
-                }
-                return Ok(Heard::Answered { ok: true });
-            }
-            Ok(Reaction::Say(message)) => (message, true),
-            Err(Trouble::Mistake(mistake)) => (say::mistake(&mistake), false),
+            Ok(Reaction::Whisper(message)) => return Ok(Answer::Whisper(message)),
+            Ok(Reaction::Say(message)) => (message, None),
+            Err(Trouble::Mistake(mistake)) => (say::mistake(&mistake), Some(mistake.code.to_owned())),
             Err(Trouble::Server(error)) => {
                 tracing::info!(code = error.code(), error = %error, "a command could not be done");
-                (asker.refused(&error, wanted).await, false)
+                (asker.refused(&error, wanted).await, Some(error.code().to_owned()))
             }
-            Err(Trouble::Cannot(message)) => (*message, false),
+            Err(Trouble::Cannot(message)) => (*message, Some("not_possible".to_owned())),
         };
-        self.chat.say(&conversation, message).await?;
-        Ok(Heard::Answered { ok })
+        Ok(Answer::Say { message: Box::new(message), refused })
+    }
+
+    /// Somebody who asks.
+    pub(crate) fn asker(&self, person: Option<PersonName>) -> Asker {
+        let client = match &person {
+            Some(person) => self.client.on_behalf_of(person.clone()),
+            None => self.client.clone(),
+        };
+        Asker { person, client, key: None, people: self.people.clone() }
     }
 
     async fn react(&self, command: Command, asker: &Asker) -> Result<Reaction, Trouble> {
@@ -263,14 +323,17 @@ impl Bot {
         lines: u32,
         asker: &Asker,
         conversation: &Conversation,
-    ) -> Result<Result<Watch, ClientError>, ChatGone> {
+    ) -> Result<Result<Watch, Option<ClientError>>, ChatGone> {
         let plain = output::page_of(&asker.client, instance.id);
         let (stream, link) =
             tokio::join!(asker.client.follow_output(instance.id, lines), self.link(asker, plain.path()));
         let page = link.unwrap_or(plain);
         match stream {
-            Ok(stream) => Watch::begin(&self.chat, conversation, stream, instance, page, lines).await.map(Ok),
-            Err(error) => Ok(Err(error)),
+            Ok(stream) => {
+                let begun = Watch::begin(&self.chat, conversation, stream, instance, page, lines).await?;
+                Ok(begun.map_err(|_unseen| None))
+            }
+            Err(error) => Ok(Err(Some(error))),
         }
     }
 
@@ -279,11 +342,12 @@ impl Bot {
         created: DeploymentCreated,
         asker: Asker,
         conversation: Conversation,
-    ) -> Result<Heard, ChatGone> {
+    ) -> Result<Answer, ChatGone> {
+        let number = created.number;
         let log_link = self.link(&asker, created.log_url.path()).await;
-        let (ended, following) = oneshot::channel();
-        let track = Track { conversation, person: asker.person, created, log_link, ended };
+        let (told, ended) = oneshot::channel();
+        let track = Track { conversation, person: asker.person, created, log_link, ended: told };
         self.tracks.send(track).await.map_err(|_| ChatGone)?;
-        Ok(Heard::Following(following))
+        Ok(Answer::Following { number, ended })
     }
 }

@@ -1,14 +1,19 @@
 //! The seam between the bot and a chat: what a chat must be able to do, as a queue of requests.
 //!
-//! [`crate::follow`] and [`crate::answer`] hold a [`Chat`] and ask it to post, update, reply or whisper; whoever plays the
-//! chat (today [`crate::console`]) reads the [`Request`]s and answers each. Slack joins by reading the same queue from a task
-//! of its own, with its own pace and retries: nothing in `thread`, `message` or `follow` changes. There is no trait,
-//! because nothing is called; there is only a queue.
+//! [`crate::follow`] and [`crate::bot`] hold a [`Chat`] and ask it to post, update, reply or whisper; whoever plays the
+//! chat ([`crate::console`], [`crate::slack`]) reads the [`Request`]s, has its own pace and retries, and answers each when it
+//! can be seen. There is no trait, because nothing is called; there is only a queue.
 //!
-//! Limit: at most [`QUEUE`] requests wait; then the asker waits. A chat that has gone answers with [`ChatGone`].
+//! A chat may be slow: [`crate::follow`] hands a request over and goes on ([`Chat::send`]), the others wait for the answer.
+//! A chat reads its queue promptly all the same, and where a newer state of a message comes before the older one was shown,
+//! it shows the newer one alone ([`Unseen::Superseded`]).
+//!
+//! Limit: at most [`QUEUE`] requests wait to be read; then the asker waits. A chat that has gone answers with [`ChatGone`].
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use sdp_core::id::DeploymentId;
 use sdp_core::name::PersonName;
 use tokio::sync::{mpsc, oneshot};
@@ -41,6 +46,38 @@ pub struct Abilities {
     pub watched: bool,
 }
 
+/// What is answered when people can see it.
+pub type Seen<T> = Result<T, Unseen>;
+
+/// Why something was not shown, though the chat goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unseen {
+    /// A newer state of the same message took its place before it was shown.
+    #[error("a newer state took its place")]
+    Superseded,
+    /// The message or its conversation is not there any more, or the chat does not take it.
+    #[error("the chat does not take it")]
+    Impossible,
+}
+
+/// Names a reply, so that it can be found again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// In the thread of which deployment.
+    pub about: DeploymentId,
+    /// Its key within the thread.
+    pub key: String,
+}
+
+/// What a chat finds of a deployment whose message may be there although nobody wrote down where, or what was told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recalled {
+    /// Where its message sits.
+    pub place: Option<Place>,
+    /// Keys of the replies that are in its thread.
+    pub told: BTreeSet<String>,
+}
+
 /// What a chat is asked to do. Each request is answered when people can see it.
 #[derive(Debug)]
 pub enum Request {
@@ -48,6 +85,8 @@ pub enum Request {
     Post {
         /// Where.
         conversation: Conversation,
+        /// Who asked: where nothing may be posted there, it is told to them alone.
+        person: Option<PersonName>,
         /// What.
         message: Message,
         /// The deployment whose message it is, so that replies and edits will follow; it goes into the message's metadata
@@ -56,7 +95,7 @@ pub enum Request {
         /// Whether edits and replies will follow; otherwise it is said once.
         changes: bool,
         /// Where it sits then.
-        done: oneshot::Sender<Place>,
+        done: oneshot::Sender<Seen<Place>>,
     },
     /// A message in place of the one that is there.
     Update {
@@ -67,7 +106,7 @@ pub enum Request {
         /// Whether it will hardly change again.
         last: bool,
         /// Done.
-        done: oneshot::Sender<()>,
+        done: oneshot::Sender<Seen<()>>,
     },
     /// A message in the thread of another.
     Reply {
@@ -75,8 +114,10 @@ pub enum Request {
         place: Place,
         /// What.
         message: Message,
+        /// Its name, which goes into its metadata where a chat has that.
+        name: Reply,
         /// Done.
-        done: oneshot::Sender<()>,
+        done: oneshot::Sender<Seen<()>>,
     },
     /// A message that only one person sees.
     Whisper {
@@ -87,7 +128,22 @@ pub enum Request {
         /// What.
         message: Message,
         /// Done.
-        done: oneshot::Sender<()>,
+        done: oneshot::Sender<Seen<()>>,
+    },
+    /// What is there already of a deployment that was to be shown when the bot ended.
+    Recall {
+        /// Which.
+        about: DeploymentId,
+        /// Where it was to be posted.
+        conversation: Conversation,
+        /// Who asked.
+        person: Option<PersonName>,
+        /// Where its message sits, if that is known: then only its replies are looked for.
+        place: Option<Place>,
+        /// It cannot be older than this.
+        since: Timestamp,
+        /// What was found.
+        done: oneshot::Sender<Recalled>,
     },
 }
 
@@ -112,57 +168,60 @@ impl Chat {
         (Self { requests, abilities }, queue)
     }
 
+    /// Hands a request over, without waiting for what comes of it.
+    ///
+    /// # Errors
+    /// [`ChatGone`].
+    pub async fn send<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<oneshot::Receiver<T>, ChatGone> {
+        let (done, answer) = oneshot::channel();
+        self.requests.send(request(done)).await.map_err(|_| ChatGone)?;
+        Ok(answer)
+    }
+
     /// Says something, once.
     ///
     /// # Errors
     /// [`ChatGone`].
-    pub async fn say(&self, conversation: &Conversation, message: Message) -> Result<(), ChatGone> {
+    pub async fn say(&self, conversation: &Conversation, message: Message) -> Result<Seen<()>, ChatGone> {
         let conversation = conversation.clone();
-        self.ask(|done| Request::Post { conversation, message, about: None, changes: false, done })
-            .await
-            .map(drop)
-    }
-
-    /// Posts a deployment's message.
-    ///
-    /// # Errors
-    /// [`ChatGone`].
-    pub async fn post(
-        &self,
-        conversation: &Conversation,
-        message: Message,
-        about: DeploymentId,
-    ) -> Result<Place, ChatGone> {
-        let conversation = conversation.clone();
-        self.ask(|done| Request::Post { conversation, message, about: Some(about), changes: true, done })
-            .await
+        let said = self.ask(|done| Request::Post {
+            conversation,
+            person: None,
+            message,
+            about: None,
+            changes: false,
+            done,
+        });
+        Ok(said.await?.map(drop))
     }
 
     /// Posts an answer that will be edited.
     ///
     /// # Errors
     /// [`ChatGone`].
-    pub async fn show(&self, conversation: &Conversation, message: Message) -> Result<Place, ChatGone> {
+    pub async fn show(&self, conversation: &Conversation, message: Message) -> Result<Seen<Place>, ChatGone> {
         let conversation = conversation.clone();
-        self.ask(|done| Request::Post { conversation, message, about: None, changes: true, done }).await
+        self.ask(|done| Request::Post {
+            conversation,
+            person: None,
+            message,
+            about: None,
+            changes: true,
+            done,
+        })
+        .await
     }
 
     /// Edits a message.
     ///
     /// # Errors
     /// [`ChatGone`].
-    pub async fn update(&self, place: &Place, message: Message, last: bool) -> Result<(), ChatGone> {
+    pub async fn update(&self, place: &Place, message: Message, last: bool) -> Result<Seen<()>, ChatGone> {
         let place = place.clone();
         self.ask(|done| Request::Update { place, message, last, done }).await
-    }
-
-    /// Replies in a message's thread.
-    ///
-    /// # Errors
-    /// [`ChatGone`].
-    pub async fn reply(&self, place: &Place, message: Message) -> Result<(), ChatGone> {
-        let place = place.clone();
-        self.ask(|done| Request::Reply { place, message, done }).await
     }
 
     /// Says something to one person only.
@@ -174,14 +233,12 @@ impl Chat {
         conversation: &Conversation,
         person: &PersonName,
         message: Message,
-    ) -> Result<(), ChatGone> {
+    ) -> Result<Seen<()>, ChatGone> {
         let (conversation, person) = (conversation.clone(), person.clone());
         self.ask(|done| Request::Whisper { conversation, person, message, done }).await
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, ChatGone> {
-        let (done, answer) = oneshot::channel();
-        self.requests.send(request(done)).await.map_err(|_| ChatGone)?;
-        answer.await.map_err(|_| ChatGone)
+        self.send(request).await?.await.map_err(|_| ChatGone)
     }
 }

@@ -222,6 +222,24 @@ pub fn parse(text: &str) -> Result<Command, Mistake> {
     grammar::parse(text)
 }
 
+/// The same, said in a deployment's thread: a verb alone is about that deployment.
+///
+/// # Errors
+/// [`Mistake`]: no command, and why.
+pub fn parse_about(text: &str, about: Option<DeploymentRef>) -> Result<Command, Mistake> {
+    if let Some(about) = about
+        && text.split_whitespace().count() == 1
+        && let Ok(
+            command @ (Command::Act { on: Target::Deployment(_), .. }
+            | Command::Logs { of: Target::Deployment(_), .. }
+            | Command::Status(Some(StatusOf::Deployment(_)))),
+        ) = parse(&format!("{text} {about}"))
+    {
+        return Ok(command);
+    }
+    parse(text)
+}
+
 impl Command {
     /// What it changes, as it is typed; none: it only looks.
     #[must_use]

@@ -34,7 +34,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::bot::{Bot, Heard, Said};
-use crate::chat::{Abilities, Chat, ChatGone, Conversation, Place, Request};
+use crate::chat::{Abilities, Chat, ChatGone, Conversation, Place, Recalled, Request};
 use crate::follow::FollowError;
 use crate::output::Watch;
 use crate::store::{Store, StoreError};
@@ -348,8 +348,7 @@ impl<W: AsyncWrite + Send + Unpin> Console<W> {
     }
 
     fn begin(&mut self, bot: &Bot, text: String) {
-        let said =
-            Said { person: self.person.clone(), conversation: Conversation("console".to_owned()), text };
+        let said = Said::new(self.person.clone(), Conversation("console".to_owned()), text);
         let bot = bot.clone();
         // Whoever types goes on; a script waits for the end.
         let to_the_end = self.look == Look::Script;
@@ -371,23 +370,27 @@ impl<W: AsyncWrite + Send + Unpin> Console<W> {
     fn show(&mut self, request: Request) {
         // Whoever asked may have gone; what it asked for is shown all the same.
         let _nobody_waits = match request {
-            Request::Post { message, changes: true, done, .. } => done.send(self.board.post(message)).is_ok(),
+            Request::Post { message, changes: true, done, .. } => {
+                done.send(Ok(self.board.post(message))).is_ok()
+            }
             Request::Post { message, changes: false, done, .. } => {
                 self.board.answer(&message);
-                done.send(Place(String::new())).is_ok()
+                done.send(Ok(Place(String::new()))).is_ok()
             }
             Request::Update { place, message, last, done } => {
                 self.board.update(&place, message, last);
-                done.send(()).is_ok()
+                done.send(Ok(())).is_ok()
             }
-            Request::Reply { place, message, done } => {
+            Request::Reply { place, message, done, .. } => {
                 self.board.reply(&place, message);
-                done.send(()).is_ok()
+                done.send(Ok(())).is_ok()
             }
             Request::Whisper { message, done, .. } => {
                 self.board.answer(&message);
-                done.send(()).is_ok()
+                done.send(Ok(())).is_ok()
             }
+            // A terminal remembers nothing.
+            Request::Recall { done, .. } => done.send(Recalled::default()).is_ok(),
         };
     }
 

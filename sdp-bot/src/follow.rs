@@ -1,19 +1,24 @@
 //! One feed, all threads: whatever happens to a deployment that somebody asked for here is shown where they asked.
 //!
 //! ```text
-//!   Track (a deployment was taken) ──▶ post ──▶ Tracked ◀── feed: events
-//!                                        ▲         │  ◀── learnt: views, a failure's last lines, usual durations
-//!                     store: where it sits, told   ├──▶ reply (at once)
-//!                                                  └──▶ edit (coalesced: at most one per message and `edit_every`)
+//!   Track (a deployment was taken) ──▶ Tracked ◀── feed: events
+//!                                         │    ◀── learnt: views, a failure's last lines, usual durations
+//!                                         ├──▶ post ─────┐
+//!                                         ├──▶ reply ────┼──▶ chat ──▶ seen: where it sits, what was told ──▶ store
+//!                                         └──▶ edit ─────┘    (coalesced: at most one per message and `edit_every`)
 //! ```
-//! One task ([`Follower::run`]) owns everything; nothing is shared. Invariants: a reply is told once, also across restarts; the
-//! last state of a message is always sent; a message that may still change is in the store. A view asked for after a
-//! thread is registered closes the gap between the two.
+//! One task ([`Follower::run`]) owns everything; nothing is shared, and nothing waits for a slow chat: what was handed over is
+//! remembered in `Tracked` until it was seen. Invariants: a reply is told once, also across restarts (the chat is asked what
+//! is there before anything is said again); the last state of a message is always sent; a message that may still change is
+//! in the store. A view asked for after a thread is registered closes the gap between the two.
+//!
+//! Deployments that nobody asked for in a chat (CI's) are told where [`Channels`] say.
 //!
 //! Limits: [`MAX_THREADS`] threads are followed, the oldest finished ones give way; [`MAX_LEARNING`] questions to the server
 //! at once; after [`AWAY_AFTER`] without the server the messages say so.
 
 mod learn;
+mod tell;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,10 +27,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use sdp_core::api::{DeploymentCreated, DeploymentView};
 use sdp_core::client::{Client, ClientError, EventFilter, FeedItem, FeedStream};
-use sdp_core::deployment::{Outcome, State};
+use sdp_core::deployment::State;
 use sdp_core::event::{Event, EventKind};
 use sdp_core::id::{DeploymentId, EventSeq};
-use sdp_core::name::PersonName;
+use sdp_core::name::{PersonName, ServiceName};
+use sdp_core::principal::Principal;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -34,9 +40,10 @@ use url::Url;
 
 use crate::chat::{Chat, ChatGone, Conversation, Place};
 use crate::store::{Kept, Store, StoreError};
-use crate::thread::{Due, Thread};
+use crate::thread::Thread;
 
 use learn::{Learnt, patiently};
+use tell::Told;
 
 /// How many threads are followed.
 pub const MAX_THREADS: usize = 1000;
@@ -66,6 +73,19 @@ pub struct Track {
     pub ended: oneshot::Sender<bool>,
 }
 
+/// Where deployments are told that nobody asked for in a chat.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Channels {
+    /// Those of these services.
+    pub services: HashMap<ServiceName, Conversation>,
+}
+
+impl Channels {
+    fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+}
+
 /// Following has ended although nobody asked for that.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -84,6 +104,7 @@ pub struct Follower {
     client: Client,
     chat: Chat,
     store: Store,
+    channels: Channels,
     tracks: mpsc::Receiver<Track>,
     threads: HashMap<DeploymentId, Tracked>,
     feed: Option<FeedStream>,
@@ -91,6 +112,8 @@ pub struct Follower {
     cursor: Option<EventSeq>,
     cursor_saved: (Option<EventSeq>, Instant),
     away_since: Option<(Timestamp, Instant)>,
+    /// What was handed to the chat and not seen yet.
+    telling: JoinSet<Result<Told, ChatGone>>,
     learning: JoinSet<Learnt>,
     learning_slots: Arc<Semaphore>,
     next_tick: Option<Instant>,
@@ -99,12 +122,19 @@ pub struct Follower {
 #[derive(Debug)]
 struct Tracked {
     thread: Thread,
+    conversation: Conversation,
     person: Option<PersonName>,
-    place: Place,
+    /// None: its message is on its way.
+    place: Option<Place>,
     ended: Option<oneshot::Sender<bool>>,
+    /// Of what its message says.
     fingerprint: i64,
+    /// Of the newest edit that was handed over and not seen yet.
+    sent: Option<i64>,
+    /// Replies that were handed over and not seen yet.
+    telling: BTreeSet<String>,
     dirty: bool,
-    /// Whether the edit that is called the last one was sent.
+    /// Whether the edit that is called the last one was seen.
     closed: bool,
     next_edit: Instant,
     asking: Asking,
@@ -118,6 +148,13 @@ struct Asking {
     failure: bool,
 }
 
+impl Tracked {
+    /// Whether it is told to its end, and all of it was seen.
+    fn is_settled(&self) -> bool {
+        self.thread.is_told() && !self.dirty && self.sent.is_none() && self.telling.is_empty()
+    }
+}
+
 impl Follower {
     /// A follower and the queue of what it is to follow.
     #[must_use]
@@ -127,17 +164,26 @@ impl Follower {
             client,
             chat,
             store,
+            channels: Channels::default(),
             tracks: queue,
             threads: HashMap::new(),
             feed: None,
             cursor: None,
             cursor_saved: (None, Instant::now()),
             away_since: None,
+            telling: JoinSet::new(),
             learning: JoinSet::new(),
             learning_slots: Arc::new(Semaphore::new(MAX_LEARNING)),
             next_tick: None,
         };
         (follower, tracks)
+    }
+
+    /// Tells deployments that nobody asked for in a chat, too.
+    #[must_use]
+    pub fn telling(mut self, channels: Channels) -> Self {
+        self.channels = channels;
+        self
     }
 
     /// Follows until `shutdown`, until the chat has gone, or until nobody can ask for anything more and all is told.
@@ -148,7 +194,7 @@ impl Follower {
         self.restore().await?;
         let mut open = true;
         loop {
-            if !open && self.threads.values().all(|tracked| tracked.thread.is_told() && !tracked.dirty) {
+            if !open && self.threads.values().all(Tracked::is_settled) {
                 break;
             }
             let wake = self.next_wake();
@@ -163,6 +209,11 @@ impl Follower {
                     Ok(learnt) => self.learnt(learnt).await,
                     Err(error) => { tracing::error!(%error, "a question to the server broke off"); Ok(()) }
                 },
+                Some(told) = self.telling.join_next(), if !self.telling.is_empty() => match told {
+                    Ok(Ok(told)) => self.told(told).await,
+                    Ok(Err(gone)) => Err(gone),
+                    Err(error) => { tracing::error!(%error, "telling broke off"); Ok(()) }
+                },
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => self.woken().await,
             };
             if step == Err(ChatGone) {
@@ -172,13 +223,14 @@ impl Follower {
         }
         self.save_cursor(true).await;
         self.learning.shutdown().await;
+        self.telling.shutdown().await;
         Ok(())
     }
 
     /// After a restart: every message that may still change is brought up to date, whatever happened meanwhile.
     async fn restore(&mut self) -> Result<(), FollowError> {
         let kept = self.store.open_messages().await?;
-        if !kept.is_empty() {
+        if !kept.is_empty() || !self.channels.is_empty() {
             self.cursor = self.store.cursor().await?;
         }
         for kept in kept {
@@ -190,6 +242,8 @@ impl Follower {
         }
         if let Some(cursor) = self.cursor {
             self.begin_feed(cursor);
+        } else if !self.channels.is_empty() {
+            self.feed = Some(self.client.feed_from_now(EventFilter::default()));
         }
         Ok(())
     }
@@ -208,17 +262,26 @@ impl Follower {
             }
         };
         let survives = self.chat.abilities.places_survive;
-        let place = kept.place.filter(|_| survives);
-        if place.is_none() && view.deployment.is_ended() && (!survives || kept.told.contains("end")) {
+        let kept = Kept { place: kept.place.filter(|_| survives), ..kept };
+        if kept.place.is_none() && view.deployment.is_ended() && (!survives || kept.told.contains("end")) {
             Self::note_store(self.store.close(kept.deployment).await);
             return Ok(());
         }
-        let told = if place.is_some() { kept.told } else { BTreeSet::new() };
+        // What was being said when the bot ended may be there although it was not written down.
+        if survives && (kept.place.is_none() || !kept.told.contains("end")) {
+            return self.recall(kept, view).await;
+        }
+        self.resume(kept, view).await
+    }
+
+    /// Takes up a message as it was left.
+    async fn resume(&mut self, kept: Kept, view: DeploymentView) -> Result<(), ChatGone> {
+        let told = if kept.place.is_some() { kept.told } else { BTreeSet::new() };
         let mut thread = Thread::new(view.deployment.clone(), view.log_url.clone(), told);
         thread.catch_up(view);
         let (ended, _) = oneshot::channel();
-        self.show(thread, kept.conversation, kept.person, place.map(|place| (place, kept.fingerprint)), ended)
-            .await
+        let place = kept.place.map(|place| (place, kept.fingerprint));
+        self.show(thread, kept.conversation, kept.person, place, ended).await
     }
 
     async fn track(&mut self, track: Track) -> Result<(), ChatGone> {
@@ -229,7 +292,12 @@ impl Follower {
             known.ended.get_or_insert(ended);
             return self.advance(id).await;
         }
-        Self::note_store(self.store.intend(id, conversation.clone(), person.clone()).await);
+        match self.store.intend(id, conversation.clone(), person.clone()).await {
+            // Its thread was told to the end long ago, and the same request came again.
+            Ok(false) => return Ok(()),
+            Ok(true) => {}
+            Err(error) => Self::note_store(Err(error)),
+        }
         let version = created.deployment.version;
         let mut thread = Thread::new(created.deployment, created.log_url, BTreeSet::new());
         thread.facts.log_link = log_link;
@@ -255,21 +323,20 @@ impl Follower {
             _ => person.clone(),
         };
         let (place, fingerprint) = match place {
-            Some(place) => place,
-            None => {
-                let root = thread.root(Timestamp::now());
-                let fingerprint = root.fingerprint();
-                (self.chat.post(&conversation, root, id).await?, fingerprint)
-            }
+            Some((place, fingerprint)) => (Some(place), fingerprint),
+            None => (None, 0),
         };
         // What the feed gave while this was on its way here is in the view that is asked for below.
         thread.await_view();
         let tracked = Tracked {
             thread,
+            conversation,
             person,
             place,
             ended: Some(ended),
             fingerprint,
+            sent: None,
+            telling: BTreeSet::new(),
             dirty: false,
             closed: false,
             next_edit: Instant::now() + self.chat.abilities.edit_every,
@@ -277,6 +344,7 @@ impl Follower {
         };
         self.give_way().await;
         self.threads.insert(id, tracked);
+        self.post(id).await?;
         self.save(id).await;
         self.ask_view(id);
         self.ask_usual(id);
@@ -289,7 +357,7 @@ impl Follower {
         if self.threads.len() < MAX_THREADS {
             return;
         }
-        let told = self.threads.iter().filter(|(_, tracked)| tracked.thread.is_told() && !tracked.dirty);
+        let told = self.threads.iter().filter(|(_, tracked)| tracked.is_settled());
         if let Some(oldest) = told.map(|(id, _)| *id).min() {
             self.threads.remove(&oldest);
             Self::note_store(self.store.close(oldest).await);
@@ -348,6 +416,13 @@ impl Follower {
                 | EventKind::AgentResumed {}
                 | EventKind::AgentForgotten {}
         );
+        if let EventKind::DeploymentRequested { service, .. } = &event.kind
+            && let Some(id) = event.about.deployment
+            && !matches!(event.by, Principal::Bot { .. })
+            && let Some(conversation) = self.channels.services.get(service).cloned()
+        {
+            self.tell_of(id, conversation);
+        }
         for id in self.ids() {
             let Some(tracked) = self.threads.get_mut(&id) else { continue };
             let queued = matches!(tracked.thread.deployment().state, State::Queued {});
@@ -401,66 +476,13 @@ impl Follower {
         Ok(())
     }
 
-    /// Tells what is due, and edits the message if it may be edited now; otherwise that is done when its time has come.
-    async fn advance(&mut self, id: DeploymentId) -> Result<(), ChatGone> {
-        let mut told = false;
-        let mut ask_failure = false;
-        if let Some(tracked) = self.threads.get_mut(&id) {
-            tracked.dirty = true;
-            for due in tracked.thread.due() {
-                match due {
-                    Due::Reply { key, message } => {
-                        self.chat.reply(&tracked.place, message).await?;
-                        tracked.thread.was_told(key);
-                        told = true;
-                    }
-                    Due::LearnFailure => ask_failure = !std::mem::replace(&mut tracked.asking.failure, true),
-                }
-            }
-        }
-        if told {
-            self.save(id).await;
-        }
-        if ask_failure {
-            self.ask_failure(id);
-        }
-        self.edit(id).await
-    }
-
-    async fn edit(&mut self, id: DeploymentId) -> Result<(), ChatGone> {
-        let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
-        if tracked.dirty && Instant::now() >= tracked.next_edit {
-            let root = tracked.thread.root(Timestamp::now());
-            let fingerprint = root.fingerprint();
-            tracked.dirty = false;
-            let last = tracked.thread.is_told();
-            if fingerprint != tracked.fingerprint || last && !tracked.closed {
-                self.chat.update(&tracked.place, root, last).await?;
-                tracked.fingerprint = fingerprint;
-                tracked.closed = last;
-                tracked.next_edit = Instant::now() + self.chat.abilities.edit_every;
-                self.save(id).await;
-            }
-        }
-        let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
-        if tracked.dirty || !tracked.thread.is_told() {
-            return Ok(());
-        }
-        if let Some(ended) = tracked.ended.take() {
-            let succeeded = matches!(tracked.thread.deployment().outcome(), Some(Outcome::Succeeded {}));
-            // Whoever asked may have gone.
-            let _nobody_waits = ended.send(succeeded);
-        }
-        if tracked.thread.is_over() {
-            self.save(id).await;
-            self.threads.remove(&id);
-        }
-        Ok(())
-    }
-
     /// When something has to be done though nothing happens: an edit that had to wait, a growing time, an absence.
     fn next_wake(&mut self) -> Option<Instant> {
-        let edits = self.threads.values().filter(|tracked| tracked.dirty).map(|tracked| tracked.next_edit);
+        let edits = self
+            .threads
+            .values()
+            .filter(|tracked| tracked.dirty && tracked.place.is_some())
+            .map(|tracked| tracked.next_edit);
         let away = self.away_since.map(|(_, began)| began + AWAY_AFTER).filter(|at| *at > Instant::now());
         self.next_tick = match self.chat.abilities.tick {
             Some(tick) if self.threads.values().any(|tracked| tracked.thread.ticks()) => {
@@ -492,10 +514,9 @@ impl Follower {
 
     async fn save(&mut self, id: DeploymentId) {
         let Some(tracked) = self.threads.get(&id) else { return };
-        let over = tracked.thread.is_over() && !tracked.dirty;
-        let saved =
-            self.store.save(id, tracked.place.clone(), tracked.thread.told(), tracked.fingerprint, over);
-        let saved = saved.await;
+        let Some(place) = tracked.place.clone() else { return };
+        let over = tracked.thread.is_over() && tracked.is_settled();
+        let saved = self.store.save(id, place, tracked.thread.told(), tracked.fingerprint, over).await;
         Self::note_store(saved);
     }
 

@@ -18,7 +18,7 @@ use sdp_core::id::InstanceId;
 use tokio::time::{Instant, sleep_until, timeout};
 use url::Url;
 
-use crate::chat::{Chat, ChatGone, Conversation, Place};
+use crate::chat::{Chat, ChatGone, Conversation, Place, Seen, Unseen};
 use crate::message::output as say;
 
 /// How long a message is kept up to date.
@@ -129,7 +129,7 @@ impl Watch {
         instance: Instance,
         page: Url,
         lines: u32,
-    ) -> Result<Self, ChatGone> {
+    ) -> Result<Seen<Self>, ChatGone> {
         let mut shown = Shown::new(instance, page, usize::try_from(lines).unwrap_or(usize::MAX));
         let first = async {
             while shown.phase == Phase::Live {
@@ -144,8 +144,14 @@ impl Watch {
         drop(timeout(POST_WITHIN, first).await);
         // What was there before is no loss.
         shown.left_out = 0;
-        let place = chat.show(conversation, say::followed(&shown)).await?;
-        Ok(Self { chat: chat.clone(), place, stream, shown, until: Instant::now() + WATCH_FOR })
+        let shows = |place| Self {
+            chat: chat.clone(),
+            place,
+            stream,
+            until: Instant::now() + WATCH_FOR,
+            shown: shown.clone(),
+        };
+        Ok(chat.show(conversation, say::followed(&shown)).await?.map(shows))
     }
 
     /// Keeps the message up to date, until it has ended or the time is over.
@@ -160,13 +166,16 @@ impl Watch {
             tokio::select! {
                 () = sleep_until(self.until) => self.shown.phase = Phase::Paused,
                 () = sleep_until(next_edit), if dirty => {
-                    self.chat.update(&self.place, say::followed(&self.shown), false).await?;
+                    match self.chat.update(&self.place, say::followed(&self.shown), false).await? {
+                        Ok(()) | Err(Unseen::Superseded) => {}
+                        Err(Unseen::Impossible) => return Ok(()),
+                    }
                     next_edit = Instant::now() + every;
                     dirty = false;
                 }
                 item = self.stream.next() => dirty |= self.shown.take(item),
             }
         }
-        self.chat.update(&self.place, say::followed(&self.shown), true).await
+        self.chat.update(&self.place, say::followed(&self.shown), true).await.map(drop)
     }
 }

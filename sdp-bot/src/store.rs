@@ -40,8 +40,13 @@ CREATE TABLE account (name TEXT PRIMARY KEY, chat_user TEXT NOT NULL) STRICT;
 PRAGMA user_version = 2;
 ";
 
+const SCHEMA_3: &str = "
+CREATE INDEX message_place ON message (place) WHERE place IS NOT NULL;
+PRAGMA user_version = 3;
+";
+
 /// The newest version that this program knows.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 /// The store could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +81,14 @@ pub struct Kept {
     pub told: BTreeSet<String>,
     /// What it said last.
     pub fingerprint: i64,
+}
+
+impl Kept {
+    /// A message that is to be posted.
+    #[must_use]
+    pub fn intended(deployment: DeploymentId, conversation: Conversation) -> Self {
+        Self { deployment, conversation, person: None, place: None, told: BTreeSet::new(), fingerprint: 0 }
+    }
 }
 
 /// The bot's memory; clones share it.
@@ -116,6 +129,9 @@ impl Store {
         }
         if version < 2 {
             transaction.execute_batch(SCHEMA_2)?;
+        }
+        if version < 3 {
+            transaction.execute_batch(SCHEMA_3)?;
         }
         transaction.commit()?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)) })
@@ -193,7 +209,21 @@ impl Store {
         Ok(user.and_then(|user| user.parse().ok()))
     }
 
-    /// Records that a message is going to be posted.
+    /// The deployment whose message sits there.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn message_at(&self, place: Place) -> Result<Option<DeploymentId>, StoreError> {
+        let id: Option<String> = self
+            .call(move |db| {
+                let sql = "SELECT deployment FROM message WHERE place = ?1";
+                db.query_row(sql, [place.0], |row| row.get(0)).optional()
+            })
+            .await?;
+        Ok(id.and_then(|id| id.parse().ok()))
+    }
+
+    /// Records that a message is going to be posted; whether that is new.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -202,9 +232,9 @@ impl Store {
         deployment: DeploymentId,
         conversation: Conversation,
         person: Option<PersonName>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         self.call(move |db| {
-            db.execute(
+            let new = db.execute(
                 "INSERT OR IGNORE INTO message (deployment, conversation, person) VALUES (?1, ?2, ?3)",
                 params![deployment.to_string(), conversation.0, person.as_ref().map(PersonName::as_str)],
             )?;
@@ -214,7 +244,7 @@ impl Store {
                  (SELECT deployment FROM message ORDER BY deployment DESC LIMIT ?1)",
                 [KEEP],
             )
-            .map(drop)
+            .map(|_| new > 0)
         })
         .await
     }

@@ -98,19 +98,15 @@ fn refused(status: u16, code: &str) -> (u16, Value) {
 
 /// Types something as a user of the chat; what is said, and to whom if not to all.
 async fn typed(bot: &Bot, queue: &mut mpsc::Receiver<Request>, text: &str) -> (String, Option<String>) {
-    let said = Said {
-        person: Some("U024BE7LH".parse().unwrap()),
-        conversation: Conversation("C1".into()),
-        text: text.into(),
-    };
+    let said = Said::new(Some("U024BE7LH".parse().unwrap()), Conversation("C1".into()), text);
     let listen = async {
         match queue.recv().await.expect("it says something") {
             Request::Post { message, done, .. } => {
-                done.send(crate::chat::Place("p".into())).unwrap();
+                done.send(Ok(crate::chat::Place("p".into()))).unwrap();
                 (message.to_plain(), None)
             }
             Request::Whisper { message, person, done, .. } => {
-                done.send(()).unwrap();
+                done.send(Ok(())).unwrap();
                 (message.to_plain(), Some(person.to_string()))
             }
             other => panic!("{other:?}"),
@@ -240,8 +236,7 @@ async fn whoever_is_not_signed_in_by_a_link_gets_the_plain_one() {
     let (chat, _queue) = chat();
     let (bot, _follower) = Bot::new(far.client.clone(), chat, Store::in_memory().unwrap());
     let person: PersonName = "U024BE7LH".parse().unwrap();
-    let client = far.client.on_behalf_of(person.clone());
-    let asker = Asker { person: Some(person), client, people: bot.people.clone() };
+    let asker = bot.asker(Some(person));
     let (status, problem) = refused(403, "login_needed");
     far.answers("POST /api/v1/sign-in-links", status, problem);
     assert_eq!(bot.link(&asker, "/deployments/7").await, None);

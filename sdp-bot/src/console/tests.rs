@@ -1,7 +1,6 @@
 //! What a terminal shows: the bytes go through a small model of a terminal.
 
 use insta::assert_snapshot;
-use sdp_core::id::DeploymentId;
 
 use super::*;
 use crate::message::{Message, Tone};
@@ -302,7 +301,7 @@ async fn a_chat_that_has_gone_is_told_to_whoever_asks() {
     };
     let (chat, requests) = Chat::new(abilities);
     drop(requests);
-    let asked = chat.post(&Conversation("c".into()), reply("x"), DeploymentId::new()).await;
+    let asked = chat.show(&Conversation("c".into()), reply("x")).await;
     assert_eq!(asked, Err(ChatGone));
 }
 

@@ -28,6 +28,9 @@ pub(super) enum Learnt {
     Usual(DeploymentId, Option<Duration>),
     Instance(DeploymentId, Result<Box<Instance>, ClientError>),
     Restored(Box<Kept>, Result<Box<DeploymentView>, ClientError>),
+    /// One that nobody asked for in a chat.
+    Found(Box<Kept>, Result<Box<DeploymentView>, ClientError>),
+    Nothing,
 }
 
 #[derive(Debug, Default)]
@@ -102,6 +105,12 @@ impl Follower {
                 self.restored(*kept, view).await?;
                 id
             }
+            Learnt::Found(kept, Ok(view)) => return self.resume(*kept, *view).await,
+            Learnt::Found(kept, Err(error)) => {
+                tracing::warn!(deployment.id = %kept.deployment, code = error.code(), "a deployment could not be looked up");
+                return Ok(());
+            }
+            Learnt::Nothing => return Ok(()),
             Learnt::View(id, view) => {
                 let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
                 tracked.asking.view = false;

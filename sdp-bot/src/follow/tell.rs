@@ -1,0 +1,227 @@
+//! What is handed to the chat, and what becomes of it: the message, its edits, the replies in its thread.
+//!
+//! ```text
+//!   due, root ──▶ Request ──▶ chat … ──▶ Told ──▶ where it sits, what was told, what it says ──▶ store, and what is due next
+//! ```
+//! The follower's loop never waits for the chat: each request's answer is awaited in a small task of its own. Of each thread at
+//! most one of each reply and a few edits are under way; of those the newest counts.
+
+use jiff::Timestamp;
+use sdp_core::api::DeploymentView;
+use sdp_core::deployment::Outcome;
+use sdp_core::id::DeploymentId;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::learn::{Learnt, patiently};
+use super::{Conversation, Follower};
+use crate::chat::{ChatGone, Place, Recalled, Reply, Request, Seen, Unseen};
+use crate::store::Kept;
+use crate::thread::Due;
+
+/// What came of a request to the chat.
+#[derive(Debug)]
+pub(super) enum Told {
+    Posted(DeploymentId, i64, Seen<Place>),
+    Replied(DeploymentId, String, Seen<()>),
+    Edited(DeploymentId, i64, bool, Seen<()>),
+    Recalled(Box<Kept>, Box<DeploymentView>, Recalled),
+}
+
+impl Follower {
+    fn await_answer<T: Send + 'static>(
+        &mut self,
+        answer: oneshot::Receiver<T>,
+        told: impl FnOnce(T) -> Told + Send + 'static,
+    ) {
+        self.telling.spawn(async move { answer.await.map(told).map_err(|_| ChatGone) });
+    }
+
+    /// Looks into the chat for what may be there already.
+    pub(super) async fn recall(&mut self, kept: Kept, view: DeploymentView) -> Result<(), ChatGone> {
+        let answer = self
+            .chat
+            .send(|done| Request::Recall {
+                about: kept.deployment,
+                conversation: kept.conversation.clone(),
+                person: kept.person.clone(),
+                place: kept.place.clone(),
+                since: view.deployment.requested_at,
+                done,
+            })
+            .await?;
+        self.await_answer(answer, |recalled| Told::Recalled(Box::new(kept), Box::new(view), recalled));
+        Ok(())
+    }
+
+    /// A deployment that nobody asked for in a chat is told as if it had been.
+    pub(super) fn tell_of(&mut self, id: DeploymentId, conversation: Conversation) {
+        if self.threads.contains_key(&id) {
+            return;
+        }
+        let (client, store) = (self.client.clone(), self.store.clone());
+        self.learn(async move {
+            let kept = Kept::intended(id, conversation.clone());
+            match store.intend(id, conversation, None).await {
+                Ok(true) => {
+                    let view = patiently(|| client.deployment(id.into())).await;
+                    Learnt::Found(Box::new(kept), view.map(Box::new))
+                }
+                Ok(false) => Learnt::Nothing,
+                Err(error) => {
+                    Self::note_store(Err(error));
+                    Learnt::Nothing
+                }
+            }
+        });
+    }
+
+    /// Posts the thread's root, unless it is there already.
+    pub(super) async fn post(&mut self, id: DeploymentId) -> Result<(), ChatGone> {
+        let Some(tracked) = self.threads.get_mut(&id).filter(|tracked| tracked.place.is_none()) else {
+            return Ok(());
+        };
+        let message = tracked.thread.root(Timestamp::now());
+        let fingerprint = message.fingerprint();
+        let (conversation, person) = (tracked.conversation.clone(), tracked.person.clone());
+        let answer = self
+            .chat
+            .send(|done| Request::Post {
+                conversation,
+                person,
+                message,
+                about: Some(id),
+                changes: true,
+                done,
+            })
+            .await?;
+        self.await_answer(answer, move |seen| Told::Posted(id, fingerprint, seen));
+        Ok(())
+    }
+
+    /// Tells what is due, and edits the message if it may be edited now; otherwise that is done when its time has come.
+    pub(super) async fn advance(&mut self, id: DeploymentId) -> Result<(), ChatGone> {
+        if let Some(tracked) = self.threads.get_mut(&id) {
+            tracked.dirty = true;
+        }
+        self.tell_due(id).await?;
+        self.edit(id).await
+    }
+
+    async fn tell_due(&mut self, id: DeploymentId) -> Result<(), ChatGone> {
+        let mut ask_failure = false;
+        let mut handed = Vec::new();
+        if let Some(tracked) = self.threads.get_mut(&id) {
+            for due in tracked.thread.due() {
+                match (due, &tracked.place) {
+                    (Due::LearnFailure, _) => {
+                        ask_failure = !std::mem::replace(&mut tracked.asking.failure, true);
+                    }
+                    (Due::Reply { key, message }, Some(place)) if tracked.telling.insert(key.clone()) => {
+                        let (place, name) = (place.clone(), Reply { about: id, key: key.clone() });
+                        let answer =
+                            self.chat.send(|done| Request::Reply { place, message, name, done }).await?;
+                        handed.push((key, answer));
+                    }
+                    (Due::Reply { .. }, _) => {}
+                }
+            }
+        }
+        for (key, answer) in handed {
+            self.await_answer(answer, move |seen| Told::Replied(id, key, seen));
+        }
+        if ask_failure {
+            self.ask_failure(id);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn edit(&mut self, id: DeploymentId) -> Result<(), ChatGone> {
+        let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
+        if let Some(place) = tracked.place.clone()
+            && tracked.dirty
+            && Instant::now() >= tracked.next_edit
+        {
+            let message = tracked.thread.root(Timestamp::now());
+            let fingerprint = message.fingerprint();
+            tracked.dirty = false;
+            let last = tracked.thread.is_told();
+            let newest = tracked.sent.unwrap_or(tracked.fingerprint);
+            if fingerprint != newest || last && !tracked.closed && tracked.sent.is_none() {
+                tracked.sent = Some(fingerprint);
+                tracked.next_edit = Instant::now() + self.chat.abilities.edit_every;
+                let answer = self.chat.send(|done| Request::Update { place, message, last, done }).await?;
+                self.await_answer(answer, move |seen| Told::Edited(id, fingerprint, last, seen));
+            }
+        }
+        self.settle(id).await
+    }
+
+    /// Says that it has ended, and lets go of what nothing can happen to any more.
+    async fn settle(&mut self, id: DeploymentId) -> Result<(), ChatGone> {
+        let Some(tracked) = self.threads.get_mut(&id).filter(|tracked| tracked.is_settled()) else {
+            return Ok(());
+        };
+        if let Some(ended) = tracked.ended.take() {
+            let succeeded = matches!(tracked.thread.deployment().outcome(), Some(Outcome::Succeeded {}));
+            // Whoever asked may have gone.
+            let _nobody_waits = ended.send(succeeded);
+        }
+        if tracked.thread.is_over() {
+            self.save(id).await;
+            self.threads.remove(&id);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn told(&mut self, told: Told) -> Result<(), ChatGone> {
+        let (id, seen) = match told {
+            Told::Recalled(mut kept, view, recalled) => {
+                kept.place = kept.place.or(recalled.place);
+                kept.told.extend(recalled.told);
+                return self.resume(*kept, *view).await;
+            }
+            Told::Posted(id, fingerprint, seen) => {
+                let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
+                let seen = seen.map(|place| {
+                    tracked.place = Some(place);
+                    tracked.fingerprint = fingerprint;
+                    tracked.next_edit = Instant::now() + self.chat.abilities.edit_every;
+                    // It may have waited for long.
+                    tracked.dirty = true;
+                });
+                (id, seen)
+            }
+            Told::Replied(id, key, seen) => {
+                let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
+                tracked.telling.remove(&key);
+                // What a chat does not take is not said again.
+                tracked.thread.was_told(key);
+                (id, seen)
+            }
+            Told::Edited(id, fingerprint, last, seen) => {
+                let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
+                if tracked.sent == Some(fingerprint) {
+                    tracked.sent = None;
+                }
+                if seen.is_ok() {
+                    tracked.fingerprint = fingerprint;
+                    tracked.closed |= last;
+                }
+                (id, seen)
+            }
+        };
+        if seen == Err(Unseen::Impossible) {
+            tracing::warn!(deployment.id = %id, "a message is not there any more, or cannot be; it is not followed further");
+            self.threads.remove(&id);
+            Self::note_store(self.store.close(id).await);
+            return Ok(());
+        }
+        if let Some(tracked) = self.threads.get_mut(&id) {
+            tracked.dirty |= tracked.thread.is_told() && !tracked.closed && tracked.sent.is_none();
+        }
+        self.save(id).await;
+        self.tell_due(id).await?;
+        self.edit(id).await
+    }
+}
