@@ -8,11 +8,13 @@
 
 pub mod agents;
 pub mod answer;
+pub mod confirm;
 pub mod deployment;
 pub mod down;
 pub mod elsewhere;
 pub mod help;
 mod hint;
+pub mod home;
 pub mod login;
 pub mod output;
 #[cfg(test)]

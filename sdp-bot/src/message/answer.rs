@@ -293,7 +293,7 @@ fn instance_row(instance: &Instance, name: &str, branches: &Branches, now: Times
 }
 
 /// Whether its address leads to it.
-fn serves(state: &InstanceState) -> bool {
+pub(super) fn serves(state: &InstanceState) -> bool {
     matches!(state, InstanceState::Live {} | InstanceState::Unhealthy {})
 }
 
@@ -302,7 +302,7 @@ pub(super) fn count(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
 
-fn state_word(state: &InstanceState) -> &'static str {
+pub(super) fn state_word(state: &InstanceState) -> &'static str {
     match state {
         InstanceState::Starting {} => "starting",
         InstanceState::Live {} => "running",

@@ -77,7 +77,7 @@ fn actions(
 
 /// What may go better: the branch as it is now, not the commit that has failed. Only where the same commit was meant, and
 /// nothing speaks against it, is it that one.
-fn again(message: Message, deployment: &Deployment, failure: Option<&Failure>) -> Message {
+pub(super) fn again(message: Message, deployment: &Deployment, failure: Option<&Failure>) -> Message {
     let may_go_well = failure.is_none_or(|failure| failure.reason.is_retryable());
     let same_was_meant = deployment.kind != DeployKind::Deploy || !deployment.env.is_empty();
     if may_go_well && same_was_meant && deployment.commit.is_some() {
@@ -223,7 +223,7 @@ fn queued(facts: &Facts) -> Text {
     }
 }
 
-fn failed(failure: &Failure) -> Text {
+pub(super) fn failed(failure: &Failure) -> Text {
     match failure.step {
         Some(step) => Text::new().strong(format!("failed in {step}")),
         None => Text::new().strong("failed"),
@@ -272,7 +272,7 @@ fn crash(exit_code: Option<i32>, signal: Option<i32>) -> String {
     }
 }
 
-fn doing(step: Step) -> &'static str {
+pub(super) fn doing(step: Step) -> &'static str {
     match step {
         Step::Resolve => "resolving",
         Step::Fetch => "fetching",
