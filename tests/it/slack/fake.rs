@@ -34,6 +34,7 @@ mod model;
 mod payload;
 mod person;
 mod render;
+mod rich;
 mod socket;
 mod tests;
 mod view;
@@ -295,7 +296,8 @@ impl Slack {
 
     /// Everything that anybody sees, and the last calls.
     pub(crate) fn everything(&self) -> String {
-        self.shared.look(|world| format!("{}complaints: {:#?}", render::everything(&world.model), world.complaints))
+        self.shared
+            .look(|world| format!("{}complaints: {:#?}", render::everything(&world.model), world.complaints))
     }
 
     /// What Slack would have refused or told a person so far; a test that takes them accepts them.

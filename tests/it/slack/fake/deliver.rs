@@ -65,7 +65,8 @@ impl Delivery {
             Kind::Interactive | Kind::Options => "interactive",
             Kind::Event => "events_api",
         };
-        let answered = ["view_submission", "block_suggestion"].contains(&self.payload["type"].as_str().unwrap_or(""));
+        let answered =
+            ["view_submission", "block_suggestion"].contains(&self.payload["type"].as_str().unwrap_or(""));
         let mut envelope = json!({
             "envelope_id": self.envelope_id, "payload": self.payload, "type": kind,
             "accepts_response_payload": self.kind == Kind::Slash || answered,
@@ -138,7 +139,8 @@ impl Shared {
             None => effects::acknowledged(world, &delivery, &body),
             Some(error) => {
                 let what = &delivery.payload;
-                let text = [&what["text"], &what["type"]].into_iter().find_map(Value::as_str).unwrap_or_default();
+                let text =
+                    [&what["text"], &what["type"]].into_iter().find_map(Value::as_str).unwrap_or_default();
                 let late = format!("{:?} {text:?} was not acknowledged: {error}", delivery.kind);
                 world.complaints.push(late);
             }

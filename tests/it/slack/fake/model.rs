@@ -419,8 +419,7 @@ impl Model {
             format!("{place}{}: {}", only.unwrap_or_default(), message.words())
         });
         let views = self.views.iter().filter(|view| !view.mark.is_read());
-        let views =
-            views.map(|view| format!("form of {}: {}", self.user_name(&view.user), view.title()));
+        let views = views.map(|view| format!("form of {}: {}", self.user_name(&view.user), view.title()));
         messages.chain(views).collect()
     }
 }

@@ -98,6 +98,7 @@ fn block(model: Option<&Model>, view: Option<&View>, block: &Value) -> String {
             let label = text(model, &block["label"]);
             format!("{label}{needed}: {}{}", shown(&block["element"]), error.unwrap_or_default())
         }
+        "rich_text" => super::rich::text(model, block),
         "divider" => "---".to_owned(),
         "markdown" => block["text"].as_str().unwrap_or_default().to_owned(),
         other => format!("({other})"),
@@ -105,7 +106,7 @@ fn block(model: Option<&Model>, view: Option<&View>, block: &Value) -> String {
 }
 
 fn body(model: Option<&Model>, view: Option<&View>, text: &str, blocks: &[Value]) -> String {
-    if blocks.is_empty() || blocks.iter().all(|block| block["type"] == "rich_text") {
+    if blocks.is_empty() {
         return plain(model, text);
     }
     blocks.iter().map(|shown| block(model, view, shown)).collect::<Vec<_>>().join("\n")
@@ -171,10 +172,16 @@ pub(super) fn view(model: &Model, view: &View) -> String {
     if view.body["type"] == "home" {
         return format!("home of {who}\n{shown}\n");
     }
-    let buttons = ["close", "submit"].map(|field| view.body[field]["text"].as_str().map(|text| format!("[{text}]")));
+    let buttons =
+        ["close", "submit"].map(|field| view.body[field]["text"].as_str().map(|text| format!("[{text}]")));
     let buttons: Vec<String> = buttons.into_iter().flatten().collect();
     let state = if view.open { "" } else { " (closed)" };
-    format!("┌ {} · form of {who}{state}\n│ {}\n└ {}\n", view.title(), shown.replace('\n', "\n│ "), buttons.join(" "))
+    format!(
+        "┌ {} · form of {who}{state}\n│ {}\n└ {}\n",
+        view.title(),
+        shown.replace('\n', "\n│ "),
+        buttons.join(" ")
+    )
 }
 
 /// Everything, for the one who has to find out why a test fails.
@@ -243,7 +250,8 @@ fn stable(word: &str) -> String {
     let parts = |by: char| word.split(by).map(|part| (part.len(), part.bytes().all(|b| b.is_ascii_digit())));
     let are = |found: &mut dyn Iterator<Item = (usize, bool)>, lengths: &[usize]| {
         let found: Vec<_> = found.collect();
-        found.iter().all(|(_, digits)| *digits) && found.iter().map(|(length, _)| *length).eq(lengths.iter().copied())
+        found.iter().all(|(_, digits)| *digits)
+            && found.iter().map(|(length, _)| *length).eq(lengths.iter().copied())
     };
     if [&[1, 2][..], &[2, 2], &[2, 2, 2]].iter().any(|lengths| are(&mut parts(':'), lengths)) {
         return "HH:MM".to_owned();
@@ -259,7 +267,11 @@ fn stable(word: &str) -> String {
     }
     let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     let is_commit = (7..=40).contains(&word.len()) && word.bytes().all(hex);
-    if is_commit && word.bytes().any(|byte| byte.is_ascii_digit()) { "COMMIT".to_owned() } else { word.to_owned() }
+    if is_commit && word.bytes().any(|byte| byte.is_ascii_digit()) {
+        "COMMIT".to_owned()
+    } else {
+        word.to_owned()
+    }
 }
 
 fn edits(text: &str) -> String {

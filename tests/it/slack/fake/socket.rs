@@ -114,7 +114,8 @@ impl World {
         let is = |pending: &Pending| pending.link == link && pending.envelope == id;
         let Some(at) = self.links.pending.iter().position(is) else {
             if !self.links.sent.iter().any(|(to, sent)| *to == link && sent == id) {
-                self.complaints.push(format!("{id:?} was acknowledged on a socket that it never came through"));
+                self.complaints
+                    .push(format!("{id:?} was acknowledged on a socket that it never came through"));
             }
             return;
         };
