@@ -295,7 +295,8 @@ impl Slack {
 
     /// Everything that anybody sees, and the last calls.
     pub(crate) fn everything(&self) -> String {
-        self.shared.look(|world| format!("{}complaints: {:#?}", render::everything(&world.model), world.complaints))
+        self.shared
+            .look(|world| format!("{}complaints: {:#?}", render::everything(&world.model), world.complaints))
     }
 
     /// What Slack would have refused or told a person so far; a test that takes them accepts them.
@@ -391,7 +392,7 @@ impl Slack {
     pub(crate) fn post(&self, delivery: &Delivery) -> Post {
         self.shared.look(|world| {
             let urls = world.urls.as_ref().expect("the app has addresses");
-            callback::post(delivery, urls.of(delivery.kind), world.model.now().as_secs(), 0, "")
+            callback::post(delivery, urls.of(delivery.kind), world.model.wall().as_secs(), 0, "")
         })
     }
 

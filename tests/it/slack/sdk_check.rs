@@ -114,7 +114,11 @@ async fn act(slack: &Slack, asked: &Value) -> Value {
             Value::Null
         }
         "disconnect" => {
-            slack.disconnect(if text("reason") == "warning" { Reason::Warning } else { Reason::RefreshRequested });
+            slack.disconnect(if text("reason") == "warning" {
+                Reason::Warning
+            } else {
+                Reason::RefreshRequested
+            });
             Value::Null
         }
         "cut" => {

@@ -113,8 +113,17 @@ pub(super) fn check_view(view: &Value) -> Vec<String> {
         check.say("/view/type", "must be a valid enum value");
     }
     let allowed: &[&str] = &[
-        "type", "blocks", "title", "submit", "close", "private_metadata", "callback_id", "external_id",
-        "clear_on_close", "notify_on_close", "submit_disabled",
+        "type",
+        "blocks",
+        "title",
+        "submit",
+        "close",
+        "private_metadata",
+        "callback_id",
+        "external_id",
+        "clear_on_close",
+        "notify_on_close",
+        "submit_disabled",
     ];
     check.fields("/view", view, allowed);
     check.blocks(list(view, "blocks"), 100);
@@ -331,7 +340,11 @@ impl Check {
                 let most = element["max_length"].as_u64().unwrap_or(3000);
                 self.at_most(&inner("initial_value"), &element["initial_value"], most as usize);
             }
-            "users_select" | "conversations_select" | "channels_select" | "datepicker" | "timepicker"
+            "users_select"
+            | "conversations_select"
+            | "channels_select"
+            | "datepicker"
+            | "timepicker"
             | "image" => {}
             other => self.say(at, &format!("unsupported type: {other}")),
         }

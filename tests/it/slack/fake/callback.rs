@@ -89,7 +89,11 @@ impl Post {
         self
     }
 
-    pub(crate) async fn send(&self, http: &reqwest::Client, within: Duration) -> Result<Answered, reqwest::Error> {
+    pub(crate) async fn send(
+        &self,
+        http: &reqwest::Client,
+        within: Duration,
+    ) -> Result<Answered, reqwest::Error> {
         let mut request = http.post(&self.url).timeout(within).body(self.body.clone());
         for (name, value) in &self.headers {
             request = request.header(name, value);

@@ -65,7 +65,8 @@ impl Delivery {
             Kind::Interactive | Kind::Options => "interactive",
             Kind::Event => "events_api",
         };
-        let answered = ["view_submission", "block_suggestion"].contains(&self.payload["type"].as_str().unwrap_or(""));
+        let answered =
+            ["view_submission", "block_suggestion"].contains(&self.payload["type"].as_str().unwrap_or(""));
         let mut envelope = json!({
             "envelope_id": self.envelope_id, "payload": self.payload, "type": kind,
             "accepts_response_payload": self.kind == Kind::Slash || answered,
@@ -91,7 +92,7 @@ impl Shared {
                 return Way::Socket(acknowledged);
             }
             let Some(urls) = &world.urls else { return Way::None };
-            let (url, time) = (urls.of(delivery.kind), world.model.now().as_secs());
+            let (url, time) = (urls.of(delivery.kind), world.model.wall().as_secs());
             Way::Http(Box::new(callback::post(delivery, url, time, attempt, why)))
         })
     }
@@ -138,7 +139,8 @@ impl Shared {
             None => effects::acknowledged(world, &delivery, &body),
             Some(error) => {
                 let what = &delivery.payload;
-                let text = [&what["text"], &what["type"]].into_iter().find_map(Value::as_str).unwrap_or_default();
+                let text =
+                    [&what["text"], &what["type"]].into_iter().find_map(Value::as_str).unwrap_or_default();
                 let late = format!("{:?} {text:?} was not acknowledged: {error}", delivery.kind);
                 world.complaints.push(late);
             }

@@ -49,8 +49,7 @@ impl Person {
         let event = self.shared.change(|world| {
             let channel = world.model.place(channel);
             let message = world.model.post(&channel, &self.id, &format!("<@{BOT_USER}> {text}"));
-            message.thread =
-                thread.map(|root| root.thread.clone().unwrap_or_else(|| root.ts.clone()));
+            message.thread = thread.map(|root| root.thread.clone().unwrap_or_else(|| root.ts.clone()));
             let elements = json!([
                 { "type": "user", "user_id": BOT_USER }, { "type": "text", "text": format!(" {text}") },
             ]);
@@ -108,7 +107,8 @@ impl Person {
         let (payload, url, confirm) = self.shared.look_mut(|world| {
             let shown = blocks_at(world, &spot);
             let from = near.map_or(0, |words| {
-                let says = |block: &Value| super::render::words("", std::slice::from_ref(block)).contains(words);
+                let says =
+                    |block: &Value| super::render::words("", std::slice::from_ref(block)).contains(words);
                 shown.iter().position(says).unwrap_or_else(|| panic!("{words:?} is nowhere in {spot:?}"))
             });
             let is = |found: &blocks::Found<'_>| {
@@ -166,7 +166,8 @@ impl Person {
         let ack = self.shared.deliver(self.shared.new_delivery(Kind::Options, payload)).await.well();
         let offered: Vec<Value> = blocks::options(&ack.body).cloned().collect();
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let shown = offered.iter().map(|option| (text(&option["text"]["text"]), text(&option["value"]))).collect();
+        let shown =
+            offered.iter().map(|option| (text(&option["text"]["text"]), text(&option["value"]))).collect();
         self.shared.change(|world| {
             known_mut(&mut world.model.views, &view.id).offered.insert(action.to_owned(), offered);
         });
@@ -230,9 +231,8 @@ impl Person {
                 let key = (found.block_id().to_owned(), found.action_id().to_owned());
                 let state = view.state.get(&key).and_then(Value::as_object);
                 let empty = |value: &Value| value.is_null() || value == "" || *value == json!([]);
-                let filled = state.is_some_and(|state| {
-                    state.iter().any(|(field, value)| field != "type" && !empty(value))
-                });
+                let filled = state
+                    .is_some_and(|state| state.iter().any(|(field, value)| field != "type" && !empty(value)));
                 assert!(!needed || filled, "{} is required", found.block["label"]["text"]);
             }
             let mut payload = payload::submission(&world.model, view, org);

@@ -171,10 +171,16 @@ pub(super) fn view(model: &Model, view: &View) -> String {
     if view.body["type"] == "home" {
         return format!("home of {who}\n{shown}\n");
     }
-    let buttons = ["close", "submit"].map(|field| view.body[field]["text"].as_str().map(|text| format!("[{text}]")));
+    let buttons =
+        ["close", "submit"].map(|field| view.body[field]["text"].as_str().map(|text| format!("[{text}]")));
     let buttons: Vec<String> = buttons.into_iter().flatten().collect();
     let state = if view.open { "" } else { " (closed)" };
-    format!("┌ {} · form of {who}{state}\n│ {}\n└ {}\n", view.title(), shown.replace('\n', "\n│ "), buttons.join(" "))
+    format!(
+        "┌ {} · form of {who}{state}\n│ {}\n└ {}\n",
+        view.title(),
+        shown.replace('\n', "\n│ "),
+        buttons.join(" ")
+    )
 }
 
 /// Everything, for the one who has to find out why a test fails.
@@ -243,7 +249,8 @@ fn stable(word: &str) -> String {
     let parts = |by: char| word.split(by).map(|part| (part.len(), part.bytes().all(|b| b.is_ascii_digit())));
     let are = |found: &mut dyn Iterator<Item = (usize, bool)>, lengths: &[usize]| {
         let found: Vec<_> = found.collect();
-        found.iter().all(|(_, digits)| *digits) && found.iter().map(|(length, _)| *length).eq(lengths.iter().copied())
+        found.iter().all(|(_, digits)| *digits)
+            && found.iter().map(|(length, _)| *length).eq(lengths.iter().copied())
     };
     if [&[1, 2][..], &[2, 2], &[2, 2, 2]].iter().any(|lengths| are(&mut parts(':'), lengths)) {
         return "HH:MM".to_owned();
@@ -259,7 +266,11 @@ fn stable(word: &str) -> String {
     }
     let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     let is_commit = (7..=40).contains(&word.len()) && word.bytes().all(hex);
-    if is_commit && word.bytes().any(|byte| byte.is_ascii_digit()) { "COMMIT".to_owned() } else { word.to_owned() }
+    if is_commit && word.bytes().any(|byte| byte.is_ascii_digit()) {
+        "COMMIT".to_owned()
+    } else {
+        word.to_owned()
+    }
 }
 
 fn edits(text: &str) -> String {

@@ -87,7 +87,8 @@ fn own<'a>(world: &'a mut World, channel: &str, ts: &str) -> Result<&'a mut Mess
     if !world.model.channels.contains_key(channel) {
         return Err("channel_not_found".into());
     }
-    let found = world.model.at_mut(channel, ts).filter(|found| found.whispered_to.is_none() && !found.deleted);
+    let found =
+        world.model.at_mut(channel, ts).filter(|found| found.whispered_to.is_none() && !found.deleted);
     Ok(found.ok_or("message_not_found")?)
 }
 

@@ -98,8 +98,7 @@ fn page<'a>(
     };
     let with_metadata = arguments.flag("include_all_metadata") == Some(true);
     let shown = fitting.iter().skip(start).take(limit);
-    let shown: Vec<Value> =
-        shown.map(|message| payload::message(model, message, with_metadata)).collect();
+    let shown: Vec<Value> = shown.map(|message| payload::message(model, message, with_metadata)).collect();
     let next = fitting.get(start + limit);
     let mut answer = json!({ "messages": shown, "has_more": next.is_some(), "pin_count": 0 });
     if let Some(next) = next {
