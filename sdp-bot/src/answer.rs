@@ -4,6 +4,7 @@
 //! do what, which names exist, what a state allows.
 
 mod act;
+pub(crate) mod home;
 mod login;
 mod look;
 

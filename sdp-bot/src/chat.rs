@@ -103,6 +103,8 @@ pub enum Request {
         place: Place,
         /// What it says now.
         message: Message,
+        /// The deployment whose message it is.
+        about: Option<DeploymentId>,
         /// Whether it will hardly change again.
         last: bool,
         /// Done.
@@ -221,7 +223,7 @@ impl Chat {
     /// [`ChatGone`].
     pub async fn update(&self, place: &Place, message: Message, last: bool) -> Result<Seen<()>, ChatGone> {
         let place = place.clone();
-        self.ask(|done| Request::Update { place, message, last, done }).await
+        self.ask(|done| Request::Update { place, message, about: None, last, done }).await
     }
 
     /// Says something to one person only.

@@ -222,7 +222,15 @@ pub fn parse(text: &str) -> Result<Command, Mistake> {
     grammar::parse(text)
 }
 
-/// The same, said in a deployment's thread: a verb alone is about that deployment.
+/// Reads the variables of a form, `KEY=value` on each line, by the same rules as in a command.
+///
+/// # Errors
+/// [`Mistake`]: which line is none, or that there is a secret; it repeats no value.
+pub fn parse_variables(text: &str) -> Result<BTreeMap<EnvName, String>, Mistake> {
+    grammar::variables(text)
+}
+
+/// Reads a command that was said in a deployment's thread: a verb alone is about that deployment.
 ///
 /// # Errors
 /// [`Mistake`]: no command, and why.

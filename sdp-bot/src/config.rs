@@ -9,6 +9,7 @@
 //! | `person` | `SDP_BOT_PERSON` | who types in the console |
 //! | `data_dir` | `SDP_BOT_DATA_DIR` | folder for the bot's own database; without one it remembers nothing after it ends |
 //! | `log` | `SDP_BOT_LOG` | what is logged, e.g. `info` or `sdp_bot=debug` |
+//! | `[slack]` | | see [`crate::slack::config`] |
 //!
 //! A token never stands in the file itself: files like this one are copied and checked in.
 
@@ -18,6 +19,8 @@ use sdp_core::name::PersonName;
 use sdp_core::secret::Secret;
 use serde::Deserialize;
 use url::Url;
+
+use crate::slack::SlackConfig;
 
 /// The largest configuration or token file, in bytes.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -38,6 +41,8 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// What is logged.
     pub log: Option<String>,
+    /// How the bot is set up for Slack.
+    pub slack: Option<SlackConfig>,
 }
 
 /// The configuration cannot be used.
@@ -151,12 +156,17 @@ impl Config {
                 hint: "give --token-file, SDP_TOKEN_FILE, SDP_TOKEN, or token_file in the configuration file",
             });
         };
-        let token = read_file(path)?;
-        if token.trim().is_empty() {
-            return Err(ConfigError::Invalid { path: path.clone(), problem: "it is empty".to_owned() });
-        }
-        Ok(Secret::new(token.trim()))
+        read_secret(path)
     }
+}
+
+/// A secret from a file of its own.
+pub(crate) fn read_secret(path: &Path) -> Result<Secret, ConfigError> {
+    let secret = read_file(path)?;
+    if secret.trim().is_empty() {
+        return Err(ConfigError::Invalid { path: path.to_owned(), problem: "it is empty".to_owned() });
+    }
+    Ok(Secret::new(secret.trim()))
 }
 
 fn read_file(path: &Path) -> Result<String, ConfigError> {

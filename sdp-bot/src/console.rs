@@ -377,7 +377,7 @@ impl<W: AsyncWrite + Send + Unpin> Console<W> {
                 self.board.answer(&message);
                 done.send(Ok(Place(String::new()))).is_ok()
             }
-            Request::Update { place, message, last, done } => {
+            Request::Update { place, message, last, done, .. } => {
                 self.board.update(&place, message, last);
                 done.send(Ok(())).is_ok()
             }

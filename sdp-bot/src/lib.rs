@@ -4,7 +4,7 @@
 //!   what somebody typed ─▶ command (grammar, pure) ─▶ answer (asks the server) ─▶ message (every word, pure) ─▶ chat
 //!   one event feed ─▶ follow ─▶ thread (fold, pure) ─▶ message ──────────────────────────────────────────────▶ chat
 //! ```
-//! [`chat`] is the seam: the [`console`] is a chat; Slack will be another. [`store`] keeps where messages sit, so that a
+//! [`chat`] is the seam: the [`console`] is a chat, and [`slack`] is one. [`store`] keeps where messages sit, so that a
 //! restarted bot brings every unfinished message up to date.
 
 pub mod answer;
@@ -17,6 +17,7 @@ pub mod follow;
 pub mod message;
 pub mod output;
 mod people;
+pub mod slack;
 pub mod store;
 pub mod text;
 pub mod thread;

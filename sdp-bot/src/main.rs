@@ -1,4 +1,4 @@
-//! The bot as a program: a console on the terminal, or one command for scripts.
+//! The bot as a program: in Slack, a console on the terminal, or one command for scripts.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,6 +7,8 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use sdp_bot::config::Config;
 use sdp_bot::console::{self, Look, Options};
+use sdp_bot::slack::{self, SlackConfig};
+use sdp_bot::store::Store;
 use sdp_core::client::Client;
 use sdp_core::name::PersonName;
 use sdp_core::secret::Secret;
@@ -29,7 +31,8 @@ use url::Url;
   sdp-bot --server https://sdp.example.com --token-file bot.token --as alice
   sdp-bot exec 'deploy hello main' --server https://sdp.example.com --token-file ci.token
   echo 'status' | sdp-bot console --config bot.toml
-  sdp-bot --config bot.toml --check-config"
+  sdp-bot slack --config bot.toml
+  sdp-bot slack --config bot.toml --check-config"
 )]
 struct Cli {
     #[command(flatten)]
@@ -41,7 +44,7 @@ struct Cli {
 #[derive(Args)]
 #[expect(clippy::doc_markdown, reason = "shown as it stands by --help")]
 struct Settings {
-    /// Configuration file (TOML: server, token_file, ca_file, person, data_dir, log).
+    /// Configuration file (TOML: server, token_file, ca_file, person, data_dir, log, and the part [slack]).
     #[arg(long, global = true, value_name = "FILE", env = "SDP_BOT_CONFIG")]
     config: Option<PathBuf>,
     /// Say whether the configuration can be used, and end.
@@ -69,6 +72,8 @@ struct Settings {
 
 #[derive(Subcommand)]
 enum What {
+    /// Play the bot in Slack, as the part [slack] of the configuration says (README: In Slack).
+    Slack,
     /// Play the chat on this terminal; piped input is run line by line, each command to its end (the default).
     Console,
     /// Run one command, print its story, and exit with 0 if it succeeded, else 1.
@@ -101,12 +106,26 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         person: person.or(config.person),
         data_dir: data_dir.or(config.data_dir),
         log: config.log,
+        slack: config.slack,
     };
     // An option is meant for this one call: it wins over the variable.
     let from_env = std::env::var("SDP_TOKEN").ok().filter(|_| token_file.is_none()).map(Secret::new);
     let authorities = config.authorities()?;
     let client = Client::with_authorities(config.server()?, config.token(from_env)?, authorities.as_bytes())?;
-    let filter = EnvFilter::try_new(config.log.as_deref().unwrap_or("off")).context("log")?;
+    let in_slack = matches!(cli.what, Some(What::Slack));
+    // A service's log is read by whoever runs it; a terminal is for whoever types.
+    let usual = if in_slack { "info" } else { "off" };
+    let filter = EnvFilter::try_new(config.log.as_deref().unwrap_or(usual)).context("log")?;
+    let slack = match config.slack.clone().or(in_slack.then(SlackConfig::default)) {
+        Some(slack) if in_slack || check_config => Some(slack.resolve(|name| std::env::var(name).ok())?),
+        _ => None,
+    };
+    if in_slack && config.data_dir.is_none() {
+        anyhow::bail!(
+            "data_dir is missing: give --data-dir, SDP_BOT_DATA_DIR, or data_dir in the configuration file; there the bot keeps \
+             where its messages sit, so that a restart neither loses nor doubles any"
+        );
+    }
     if check_config {
         say(&format!("the configuration can be used; the server is {}", client.base()));
         return Ok(0);
@@ -132,14 +151,22 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         signals.spawn(on_signal(shutdown.clone()));
         let output = tokio::io::stdout();
         let ended = match cli.what.unwrap_or(What::Console) {
+            What::Slack => {
+                let (Some(slack), Some(path)) = (slack, store) else {
+                    anyhow::bail!("the part [slack] is missing")
+                };
+                let store = Store::open(&path).with_context(|| format!("cannot use {}", path.display()))?;
+                let ended = slack::run(client, slack, authorities.as_bytes(), store, shutdown).await;
+                ended.map(|()| console::Ended::default()).map_err(anyhow::Error::from)
+            }
             What::Console => {
                 let options = Options { store, ..Options::detect(config.person) };
-                console::run(client, console::stdin(), output, options, shutdown).await
+                console::run(client, console::stdin(), output, options, shutdown).await.map_err(Into::into)
             }
             What::Exec { command } => {
                 let detected = Options::detect(config.person);
                 let options = Options { look: Look::Script, store: None, ..detected };
-                console::exec(client, &command.join(" "), output, options, shutdown).await
+                console::exec(client, &command.join(" "), output, options, shutdown).await.map_err(Into::into)
             }
         };
         signals.shutdown().await;

@@ -8,10 +8,13 @@
 
 pub mod agents;
 pub mod answer;
+pub mod confirm;
 pub mod deployment;
 pub mod down;
+pub mod elsewhere;
 pub mod help;
 mod hint;
+pub mod home;
 pub mod login;
 pub mod output;
 #[cfg(test)]
@@ -22,7 +25,7 @@ use std::time::Duration;
 use serde::Serialize;
 use url::Url;
 
-use crate::text::{MAX_SPAN, Text, clean};
+use crate::text::{MAX_SPAN, Span, Text, clean};
 
 /// The most lines that a block of output has.
 pub const MAX_BLOCK_LINES: usize = 200;
@@ -116,6 +119,28 @@ impl Message {
     pub fn open(mut self, label: &'static str, url: &Url) -> Self {
         self.actions.push(Action { label, does: Does::Open(url.clone()) });
         self
+    }
+
+    /// Several messages as one: each begins with its mark, but for the first.
+    #[must_use]
+    pub fn joined(messages: impl IntoIterator<Item = Self>) -> Self {
+        let mut messages = messages.into_iter();
+        let mut all = messages.next().unwrap_or_else(|| Self::new(Tone::Note, Text::new()));
+        for next in messages {
+            all.lines.push(Text::new().plain(format!("{} ", next.tone.mark())).then(next.title));
+            all.lines.extend(next.lines);
+            all.notice = all.notice.or(next.notice);
+            all.block.extend(next.block);
+            all.actions.extend(next.actions);
+        }
+        all
+    }
+
+    /// Whether somebody is called by it.
+    #[must_use]
+    pub fn calls_somebody(&self) -> bool {
+        let mut spans = self.lines.iter().chain([&self.title]).flat_map(Text::spans);
+        spans.any(|span| matches!(span, Span::Mention(_)))
     }
 
     /// A number that changes when anything of it changes, the same after a restart (FNV-1a over its JSON).

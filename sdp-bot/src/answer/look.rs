@@ -76,7 +76,7 @@ impl Asker {
 
     /// Which deployments started these instances, so that people see branches and not only commits. What cannot be
     /// looked up is left out.
-    async fn branches_of(&self, instances: &[Instance]) -> HashMap<DeploymentId, Deployment> {
+    pub(super) async fn branches_of(&self, instances: &[Instance]) -> HashMap<DeploymentId, Deployment> {
         let mut found = HashMap::new();
         for instance in instances.iter().take(MAX_LOOKED_UP) {
             if let Ok(view) = self.client.deployment(instance.deployment.into()).await {

@@ -253,6 +253,30 @@ fn checked(name: &str, value: &str) -> Result<(EnvName, String), Mistake> {
     Ok((parsed, value.to_owned()))
 }
 
+/// `KEY=value`, one on each line. What is wrong is said without what was typed: it may be a secret.
+pub(super) fn variables(text: &str) -> Result<BTreeMap<EnvName, String>, Mistake> {
+    let mut env = BTreeMap::new();
+    for (n, line) in text.lines().enumerate().map(|(n, line)| (n + 1, line.trim())) {
+        if line.is_empty() {
+            continue;
+        }
+        if looks_like_a_secret(line) {
+            return Err(secret());
+        }
+        let word = Word { text: line.to_owned(), quoted: false };
+        let Some((name, value)) = variable(&word) else {
+            let problem = format!("Line {n} is not KEY=value with a key in capitals.");
+            return Err(Mistake::new("incomplete_command", problem));
+        };
+        let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+        let (name, value) = checked(name, value)?;
+        if env.insert(name.clone(), value).is_some() {
+            return Err(Mistake::new("incomplete_command", format!("{name} is there twice.")));
+        }
+    }
+    Ok(env)
+}
+
 fn status(rest: Rest<'_>) -> Result<Command, Mistake> {
     let words = match rest.all() {
         [word, rest @ ..] if is_in(word) && !rest.is_empty() => rest,

@@ -150,7 +150,10 @@ impl Follower {
             if fingerprint != newest || last && !tracked.closed && tracked.sent.is_none() {
                 tracked.sent = Some(fingerprint);
                 tracked.next_edit = Instant::now() + self.chat.abilities.edit_every;
-                let answer = self.chat.send(|done| Request::Update { place, message, last, done }).await?;
+                let answer = self
+                    .chat
+                    .send(|done| Request::Update { place, message, about: Some(id), last, done })
+                    .await?;
                 self.await_answer(answer, move |seen| Told::Edited(id, fingerprint, last, seen));
             }
         }

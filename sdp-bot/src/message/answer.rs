@@ -199,6 +199,8 @@ pub fn deployment_status(view: &DeploymentView, left: Option<&Instance>, now: Ti
             std::collections::BTreeSet::new(),
         );
         thread.facts.queue_position = view.queue_position;
+        thread.facts.behind.clone_from(&view.behind);
+        thread.facts.starts_in_seconds = view.starts_in_seconds;
         thread.facts.waiting_for.clone_from(&view.waiting_for);
         if let Some(left) = left {
             thread.instance_is(left);
@@ -291,7 +293,7 @@ fn instance_row(instance: &Instance, name: &str, branches: &Branches, now: Times
 }
 
 /// Whether its address leads to it.
-fn serves(state: &InstanceState) -> bool {
+pub(super) fn serves(state: &InstanceState) -> bool {
     matches!(state, InstanceState::Live {} | InstanceState::Unhealthy {})
 }
 
@@ -300,7 +302,7 @@ pub(super) fn count(n: usize, one: &str, many: &str) -> String {
     format!("{n} {}", if n == 1 { one } else { many })
 }
 
-fn state_word(state: &InstanceState) -> &'static str {
+pub(super) fn state_word(state: &InstanceState) -> &'static str {
     match state {
         InstanceState::Starting {} => "starting",
         InstanceState::Live {} => "running",

@@ -41,9 +41,7 @@ pub fn nobody_logs_in(me: &Me) -> Message {
             Message::new(Tone::Note, text.plain(" You are ").strong(person).plain(" all the same."))
                 .line(Text::new().dim("you may ").plain(may(me.role)))
         }
-        None => Message::new(Tone::Bad, text.plain(" You may look but not act.")).line(
-            Text::new().dim("next ").plain("ask an administrator, for the server's [login] configuration"),
-        ),
+        None => Message::new(Tone::Bad, text.plain(" You may look but not act.")).line(ask_an_admin()),
     }
 }
 
@@ -101,15 +99,7 @@ pub fn whoami(me: &Me, server: &Url) -> Message {
                 .strong(user)
                 .plain(" here, and nobody to SDP yet: you may look but not act.");
             let message = Message::new(Tone::Plain, text);
-            if me.login {
-                message.line(how()).offer("Log in", "login")
-            } else {
-                message.line(
-                    Text::new()
-                        .dim("next ")
-                        .plain("ask an administrator, for the server's [login] configuration"),
-                )
-            }
+            if me.login { message.line(how()).offer("Log in", "login") } else { message.line(ask_an_admin()) }
         }
         (None, None) => {
             let text = "You are nobody by name: this token speaks for itself, and no sandbox is yours";
@@ -155,11 +145,15 @@ pub fn may_only_look(me: &Me, account_page: &Url) -> Message {
     )
 }
 
-fn how() -> Text {
+pub(super) fn ask_an_admin() -> Text {
+    Text::new().dim("next ").plain("ask an administrator, for the server's [login] configuration")
+}
+
+pub(super) fn how() -> Text {
     Text::new().dim("next ").code("/sdp login").plain(" gives you a link to log in with your git account")
 }
 
-fn may(role: Role) -> &'static str {
+pub(super) fn may(role: Role) -> &'static str {
     match role {
         Role::Developer => "look and act (developer)",
         Role::Admin => "do everything (admin)",
