@@ -393,7 +393,7 @@ impl Slack {
     pub(crate) fn post(&self, delivery: &Delivery) -> Post {
         self.shared.look(|world| {
             let urls = world.urls.as_ref().expect("the app has addresses");
-            callback::post(delivery, urls.of(delivery.kind), world.model.now().as_secs(), 0, "")
+            callback::post(delivery, urls.of(delivery.kind), world.model.wall().as_secs(), 0, "")
         })
     }
 

@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 import urllib.parse
+import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from queue import Queue
 
@@ -17,6 +18,8 @@ from slack_sdk.socket_mode.response import SocketModeResponse
 from slack_sdk.webhook import WebhookClient
 
 URL, BOT_TOKEN, APP_TOKEN, SECRET = sys.argv[1:5]
+# Blocks without a text are tried, too.
+warnings.simplefilter("ignore")
 web = WebClient(token=BOT_TOKEN, base_url=URL + "/", retry_handlers=[])
 
 
@@ -26,13 +29,13 @@ def act(do, **more):
     return json.loads(sys.stdin.readline())
 
 
-def refused(error, call, *arguments, **more):
+def refused(expected, call, *arguments, **more):
     try:
         answer = call(*arguments, **more)
     except SlackApiError as problem:
-        assert problem.response["error"] == error, (error, problem.response)
+        assert problem.response["error"] == expected, (expected, problem.response)
         return problem.response
-    raise AssertionError(f"{error} was expected: {answer.data}")
+    raise AssertionError(f"{expected} was expected: {answer.data}")
 
 
 def button(label, **more):
@@ -114,9 +117,10 @@ def posts_and_edits():
 def history(root):
     for count in range(5):
         web.chat_postMessage(channel="CDEV", text=f"message {count}")
-    pages = list(web.conversations_history(channel="CDEV", limit=2, include_all_metadata=True))
-    messages = [message for page in pages for message in page["messages"]]
-    assert len(pages) == 3 and [len(page["messages"]) for page in pages] == [2, 2, 2], pages
+    # The client goes on by the cursor itself.
+    pages = [page["messages"] for page in web.conversations_history(channel="CDEV", limit=2, include_all_metadata=True)]
+    messages = [message for page in pages for message in page]
+    assert [len(page) for page in pages] == [2, 2, 2], pages
     assert [message["ts"] for message in messages] == sorted((m["ts"] for m in messages), reverse=True)
     assert messages[-1]["metadata"]["event_payload"]["number"] == 412 and messages[-1]["reply_count"] == 1
     plain = web.conversations_history(channel="CDEV", latest=messages[0]["ts"], oldest=root)["messages"]
@@ -293,9 +297,12 @@ def socket(client):
     # Told to go, and cut: each time the client comes back.
     act("disconnect", reason="warning")
     act("links", **{"open": 1, "asked for": 2})
+    # It may sit in a read of the old socket for 3 s: what is not acknowledged comes again.
+    assert act("mention", channel="#dev", text="still here")["failed"] is None
     assert act("slash", channel="#dev", text="still here")["failed"] is None
     act("cut")
     act("links", **{"open": 1, "asked for": 3})
+    assert act("mention", channel="#dev", text="here again")["failed"] is None
     assert act("slash", channel="#dev", text="here again")["failed"] is None
     client.close()
     act("links", **{"open": 0, "asked for": 3})

@@ -92,7 +92,7 @@ impl Shared {
                 return Way::Socket(acknowledged);
             }
             let Some(urls) = &world.urls else { return Way::None };
-            let (url, time) = (urls.of(delivery.kind), world.model.now().as_secs());
+            let (url, time) = (urls.of(delivery.kind), world.model.wall().as_secs());
             Way::Http(Box::new(callback::post(delivery, url, time, attempt, why)))
         })
     }

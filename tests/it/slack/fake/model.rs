@@ -194,7 +194,12 @@ impl Model {
     }
 
     pub(crate) fn now(&self) -> Duration {
-        self.epoch + self.started.elapsed() + self.skipped
+        self.wall() + self.skipped
+    }
+
+    /// The time by the bot's clock, by which requests are signed.
+    pub(super) fn wall(&self) -> Duration {
+        self.epoch + self.started.elapsed()
     }
 
     pub(super) fn pass(&mut self, time: Duration) {
@@ -393,7 +398,7 @@ impl Model {
         &self.opens
     }
 
-    /// How many sockets have said hello and are open.
+    /// How many sockets are open and have said hello; those that were told to go do not count.
     pub(crate) fn links(&self) -> usize {
         self.links
     }

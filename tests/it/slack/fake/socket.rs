@@ -135,6 +135,11 @@ impl World {
             link.to.try_send(ToLink::Text(reason.message())).ok();
             link.to.try_send(ToLink::Close { within }).ok();
         }
+        self.count();
+    }
+
+    fn count(&mut self) {
+        self.model.links = self.links.open.iter().filter(|link| !link.leaving).count();
     }
 
     pub(super) fn cut_links(&mut self) {
@@ -155,14 +160,14 @@ impl World {
         });
         to.try_send(ToLink::Text(hello.to_string())).ok();
         self.links.open.push(Link { id, to, line, leaving: false });
-        self.model.links = self.links.open.len();
+        self.count();
         id
     }
 
     fn forget(&mut self, id: u64) {
         self.links.open.retain(|link| link.id != id);
         self.links.pending.retain(|pending| pending.link != id);
-        self.model.links = self.links.open.len();
+        self.count();
     }
 }
 
