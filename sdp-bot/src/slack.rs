@@ -23,6 +23,8 @@ mod place;
 mod receive;
 mod render;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod web;
 
 use std::sync::Arc;

@@ -20,7 +20,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use sdp_core::api::{DeploymentView, Instance};
+use sdp_core::api::{Ahead, DeploymentView, Instance};
 use sdp_core::deployment::{Deployment, Outcome, State};
 use sdp_core::event::{Event, EventKind};
 use sdp_core::name::{CommitId, PersonName};
@@ -49,6 +49,10 @@ pub struct Facts {
     pub log_link: Option<Url>,
     /// Its place in the queue.
     pub queue_position: Option<u32>,
+    /// What is right before it there.
+    pub behind: Option<Ahead>,
+    /// In how many seconds it will probably be begun.
+    pub starts_in_seconds: Option<u64>,
     /// What it waits for.
     pub waiting_for: Option<String>,
     /// How often what it left running was started again.
@@ -165,6 +169,8 @@ impl Thread {
             log_url,
             log_link: None,
             queue_position: None,
+            behind: None,
+            starts_in_seconds: None,
             waiting_for: None,
             restarts: None,
             health: Health::Unknown,
@@ -289,9 +295,13 @@ impl Thread {
         if view.deployment.version >= self.deployment.version {
             changed = self.deployment != view.deployment
                 || self.facts.queue_position != queue_position
-                || self.facts.waiting_for != view.waiting_for;
+                || self.facts.waiting_for != view.waiting_for
+                || self.facts.behind != view.behind
+                || self.facts.starts_in_seconds != view.starts_in_seconds;
             self.deployment = view.deployment;
             self.facts.queue_position = queue_position;
+            self.facts.behind = view.behind;
+            self.facts.starts_in_seconds = view.starts_in_seconds;
             self.facts.waiting_for = view.waiting_for;
         }
         self.give_up_view() || changed

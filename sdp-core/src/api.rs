@@ -21,6 +21,7 @@ pub use crate::deployment::Deployment;
 pub use crate::event::Event;
 use crate::id::{DeploymentId, DeploymentNumber};
 use crate::name::{AgentName, EnvName, GitRef, Label, RepoUrl, SandboxName, ServiceName};
+use crate::principal::Principal;
 pub use crate::sandbox::{Instance, LastRestart, Sandbox};
 use crate::secret::GitCredential;
 pub use crate::wire::{Load, OutputLine, Preflight, RefInfo};
@@ -114,6 +115,13 @@ pub struct DeploymentView {
     pub log_url: Url,
     /// Its place in the queue from 1, if it is queued.
     pub queue_position: Option<u32>,
+    /// The deployment right before it in the queue.
+    #[serde(default)]
+    pub behind: Option<Ahead>,
+    /// In how many seconds it will probably be begun, if it is queued and that can be told: from how long what comes before it
+    /// usually takes.
+    #[serde(default)]
+    pub starts_in_seconds: Option<u64>,
     /// Lines of log so far.
     pub log_lines: u64,
     /// If it was superseded: the deployment that took its place.
@@ -121,6 +129,20 @@ pub struct DeploymentView {
     /// What it waits for, if it waits: a clause without a full stop, such as `payments in alice is being deployed (#12)`.
     #[serde(default)]
     pub waiting_for: Option<String>,
+}
+
+/// A deployment that is to be sent before another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Ahead {
+    /// Its short number.
+    pub number: DeploymentNumber,
+    /// Its service.
+    pub service: ServiceName,
+    /// Its sandbox.
+    pub sandbox: SandboxName,
+    /// Who asked for it.
+    pub requested_by: Principal,
 }
 
 /// One page of a list.

@@ -19,6 +19,7 @@ mod credentials;
 mod decide;
 mod error;
 mod input;
+mod line;
 mod listings;
 mod output;
 mod repositories;
@@ -39,6 +40,7 @@ use tokio::task::JoinSet;
 
 pub use config::{ListingLimits, PlatformConfig, VaultKey};
 pub use error::PlatformError;
+pub use line::Line;
 pub use output::{Followed, OutputFollow};
 pub use request::{Again, Deploy, DeploymentFilter, Idempotency, InstanceFilter, Save, StateFilter};
 pub use stats::{DiskSpace, INSTANCE_STATES, OPEN_STATES, PlatformStats};

@@ -7,19 +7,19 @@
 //! ```
 //! The invariant: [`Server::ended`] returns only when every task that `start` began has ended.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sdp_core::access::{Access, AccessError};
 use sdp_core::api::DeploymentView;
 use sdp_core::audit::Audit;
-use sdp_core::deployment::{Deployment, Outcome};
+use sdp_core::deployment::{Deployment, Outcome, State};
 use sdp_core::id::{BootId, DeploymentNumber, EventSeq};
-use sdp_core::name::AgentName;
-use sdp_core::platform::{Platform, PlatformError};
+use sdp_core::name::{AgentName, ServiceName};
+use sdp_core::platform::{DeploymentFilter, Line, Platform, PlatformError, StateFilter};
 use sdp_core::secret::Secret;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -63,6 +63,8 @@ struct Inner {
     /// Makes TLS of what connects, if the server does that itself.
     tls: Option<Acceptor>,
     limits: Limiter,
+    /// How long services usually take, as it was asked last; as many as there are services.
+    usual: Mutex<HashMap<ServiceName, (Instant, Option<Duration>)>>,
     /// What was found when readiness was looked at last.
     found: Found,
     /// Please finish.
@@ -161,7 +163,14 @@ impl App {
 
     /// A deployment with what the server knows beside its events.
     pub(crate) async fn view(&self, deployment: Deployment) -> Result<DeploymentView, PlatformError> {
-        let queue_position = self.platform().queue_position(deployment.id).await?;
+        let line = match deployment.state {
+            State::Queued {} => self.platform().line(deployment.id).await?,
+            _ => None,
+        };
+        let starts_in_seconds = match &line {
+            Some(line) => self.starts_in(line).await.map(|length| length.as_secs()),
+            None => None,
+        };
         let waiting_for = match deployment.is_ended() {
             true => None,
             false => self.platform().waiting_for(deployment.id).await?,
@@ -172,7 +181,9 @@ impl App {
         };
         Ok(DeploymentView {
             log_url: self.log_url(deployment.number),
-            queue_position,
+            queue_position: line.as_ref().map(|line| line.position),
+            behind: line.and_then(|line| line.behind),
+            starts_in_seconds,
             log_lines: self.platform().logs().lines(deployment.id),
             superseded_by,
             waiting_for,
@@ -180,6 +191,53 @@ impl App {
         })
     }
 }
+
+impl App {
+    /// In how long a deployment will probably be begun.
+    async fn starts_in(&self, line: &Line) -> Option<Duration> {
+        let services: BTreeSet<&ServiceName> = line.services().collect();
+        let mut usual = HashMap::new();
+        for service in services {
+            usual.insert(service, self.usual(service).await?);
+        }
+        line.starts_in(|service| usual.get(service).copied())
+    }
+
+    /// How long a service usually takes from the first step on: the median of the last successful ones, asked for once a minute.
+    async fn usual(&self, service: &ServiceName) -> Option<Duration> {
+        let known = self.inner.usual.lock().unwrap_or_else(PoisonError::into_inner).get(service).copied();
+        if let Some((at, usual)) = known
+            && at.elapsed() < USUAL_FOR
+        {
+            return usual;
+        }
+        let filter = DeploymentFilter {
+            service: Some(service.clone()),
+            state: Some(StateFilter::Ended),
+            limit: USUAL_OF,
+            ..DeploymentFilter::default()
+        };
+        let past = self.platform().deployments(filter).await.unwrap_or_default();
+        let mut lengths: Vec<Duration> = past
+            .iter()
+            .filter(|past| matches!(past.outcome(), Some(Outcome::Succeeded {})))
+            .filter_map(|past| {
+                let began = past.steps.first()?.started_at;
+                past.ended_at?.duration_since(began).try_into().ok()
+            })
+            .collect();
+        lengths.sort_unstable();
+        let usual = lengths.get(lengths.len() / 2).copied();
+        let mut all = self.inner.usual.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(service.clone(), (Instant::now(), usual));
+        usual
+    }
+}
+
+/// How long it is believed how long a service usually takes.
+const USUAL_FOR: Duration = Duration::from_secs(60);
+/// Of how many of its last deployments that is told.
+const USUAL_OF: u32 = 10;
 
 /// How often expired sessions, bindings and tokens are dropped, and with them the credentials of those who are logged in no more.
 const SWEEP: Duration = Duration::from_secs(10 * 60);
@@ -296,6 +354,7 @@ pub async fn start(
             metrics_token,
             tls,
             limits,
+            usual: Mutex::default(),
             found: Found::default(),
             drain: shutdown,
             abort: CancellationToken::new(),

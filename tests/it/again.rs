@@ -33,16 +33,16 @@ fn rollback_starts_the_kept_build_though_the_repository_is_gone() {
         std::fs::rename(sdp.repository("hello"), sdp.repository("elsewhere")).expect("moved");
 
         let place = second.deployment.id.into();
-        let back = sdp.admin.rollback(place, &AgainRequest::default()).await.expect("taken");
+        let back = sdp.admin.rollback(place, &AgainRequest::default(), None).await.expect("taken");
         let back = succeeded(sdp, &back).await;
         assert_eq!((back.kind, back.reused_build), (DeployKind::Rollback, Some(true)));
         assert_eq!(sdp.get(&url).await.2, "one");
-        let forward = sdp.admin.redeploy(place, &AgainRequest::default()).await.expect("taken");
+        let forward = sdp.admin.redeploy(place, &AgainRequest::default(), None).await.expect("taken");
         assert_eq!(succeeded(sdp, &forward).await.reused_build, Some(true));
         assert_eq!(sdp.get(&url).await.2, "two");
         let instance = sdp.admin.instances(&InstanceFilter::default()).await.expect("a list").remove(0);
         let restarted =
-            sdp.admin.restart_instance(instance.id, &AgainRequest::default()).await.expect("taken");
+            sdp.admin.restart_instance(instance.id, &AgainRequest::default(), None).await.expect("taken");
         assert_eq!(succeeded(sdp, &restarted).await.kind, DeployKind::Restart);
         assert_eq!(sdp.get(&url).await.2, "two");
     });
@@ -62,7 +62,7 @@ fn a_build_that_was_swept_is_built_again_at_its_commit_and_says_so() {
             }
             let back = sdp
                 .admin
-                .redeploy(first.deployment.id.into(), &AgainRequest::default())
+                .redeploy(first.deployment.id.into(), &AgainRequest::default(), None)
                 .await
                 .expect("taken");
             let back = succeeded(sdp, &back).await;

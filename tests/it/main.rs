@@ -25,4 +25,5 @@ mod output;
 mod people;
 mod restart;
 mod secrets;
+mod slack;
 mod tls;

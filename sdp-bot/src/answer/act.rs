@@ -26,7 +26,9 @@ impl Asker {
                         newest.ok_or_else(|| say::never_deployed(&service, &sandbox))?.id.into()
                     }
                 };
-                self.again(self.client.redeploy(deployment, &AgainRequest::default()).await)
+                self.again(
+                    self.client.redeploy(deployment, &AgainRequest::default(), self.key.as_ref()).await,
+                )
             }
             Verb::Rollback => {
                 let deployment = match on {
@@ -41,7 +43,9 @@ impl Asker {
                         newest.ok_or_else(|| say::nothing_to_go_back_to(&service, &sandbox))?.id.into()
                     }
                 };
-                self.again(self.client.rollback(deployment, &AgainRequest::default()).await)
+                self.again(
+                    self.client.rollback(deployment, &AgainRequest::default(), self.key.as_ref()).await,
+                )
             }
         }
     }
@@ -80,12 +84,14 @@ impl Asker {
     async fn restart(&self, on: Target) -> Result<Reaction, Trouble> {
         match self.there(&on).await? {
             // Nothing is there to be replaced; its kept build is started.
-            Some(instance) if instance.state.is_over() => {
-                self.again(self.client.redeploy(instance.deployment.into(), &AgainRequest::default()).await)
-            }
-            Some(instance) => {
-                self.again(self.client.restart_instance(instance.id, &AgainRequest::default()).await)
-            }
+            Some(instance) if instance.state.is_over() => self.again(
+                self.client
+                    .redeploy(instance.deployment.into(), &AgainRequest::default(), self.key.as_ref())
+                    .await,
+            ),
+            Some(instance) => self.again(
+                self.client.restart_instance(instance.id, &AgainRequest::default(), self.key.as_ref()).await,
+            ),
             None => Err(self.nothing_runs(on).await?),
         }
     }

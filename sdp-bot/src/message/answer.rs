@@ -199,6 +199,8 @@ pub fn deployment_status(view: &DeploymentView, left: Option<&Instance>, now: Ti
             std::collections::BTreeSet::new(),
         );
         thread.facts.queue_position = view.queue_position;
+        thread.facts.behind.clone_from(&view.behind);
+        thread.facts.starts_in_seconds = view.starts_in_seconds;
         thread.facts.waiting_for.clone_from(&view.waiting_for);
         if let Some(left) = left {
             thread.instance_is(left);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use sdp_core::api::Ahead;
 use sdp_core::deployment::{DeployKind, Deployment, Outcome, State, Step, StepTime};
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::name::{CommitId, GitRef, PersonName};
@@ -152,7 +153,7 @@ fn state(deployment: &Deployment, facts: &Facts, after: Option<&After>, now: Tim
         _ if !deployment.is_ended() && deployment.cancel_requested_by.is_some() => {
             (Tone::Working, Text::new().strong("cancelling"))
         }
-        State::Queued {} => (Tone::Waiting, queued(facts.queue_position)),
+        State::Queued {} => (Tone::Waiting, queued(facts)),
         State::Running { step } => {
             let text = Text::new().strong(doing(*step));
             let text = match deployment.steps.last() {
@@ -202,11 +203,23 @@ fn state(deployment: &Deployment, facts: &Facts, after: Option<&After>, now: Tim
     }
 }
 
-fn queued(position: Option<u32>) -> Text {
-    match position {
-        None => Text::new().strong("queued"),
+fn queued(facts: &Facts) -> Text {
+    let text = match facts.queue_position {
+        None => return Text::new().strong("queued"),
         Some(0 | 1) => Text::new().strong("queued").plain(", next in line"),
         Some(n) => Text::new().strong("queued").plain(format!(", {} in line", ordinal(n))),
+    };
+    let text = match &facts.behind {
+        Some(Ahead { number, service, requested_by, .. }) => {
+            text.plain(format!(", behind {requested_by}'s #{number} {service}"))
+        }
+        None => text,
+    };
+    // A number of seconds would be more than anybody knows.
+    match facts.starts_in_seconds {
+        None | Some(0) => text,
+        Some(seconds @ 1..60) => text.plain(format!(", about {} s", seconds.div_ceil(10) * 10)),
+        Some(seconds) => text.plain(format!(", about {} min", (seconds + 30) / 60)),
     }
 }
 

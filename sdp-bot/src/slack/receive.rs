@@ -12,6 +12,9 @@
 //!
 //! Limits: [`MAX_BODY`] bytes, within [`SLOW`]; [`MAX_OPEN`] requests at once.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

@@ -351,6 +351,8 @@ fn a_queued_one_says_its_place() {
         deployment: thread.deployment().clone(),
         log_url: thread.facts.log_url.clone(),
         queue_position: Some(2),
+        behind: None,
+        starts_in_seconds: None,
         log_lines: 0,
         superseded_by: None,
         waiting_for: None,
@@ -358,7 +360,21 @@ fn a_queued_one_says_its_place() {
     assert!(thread.catch_up(view.clone()));
     assert!(!thread.catch_up(view.clone()), "nothing new");
     assert!(thread.root(at(1)).title.words().ends_with(": queued, 2nd in line"));
-    view.queue_position = Some(1);
+    view.behind = Some(sdp_core::api::Ahead {
+        number: "411".parse().unwrap(),
+        service: "ledger".parse().unwrap(),
+        sandbox: "bob".parse().unwrap(),
+        requested_by: Principal::Person { name: "bob".parse().unwrap() },
+    });
+    for (seconds, about) in
+        [(0, ""), (12, ", about 20 s"), (59, ", about 60 s"), (89, ", about 1 min"), (170, ", about 3 min")]
+    {
+        view.starts_in_seconds = Some(seconds);
+        assert!(thread.catch_up(view.clone()));
+        let ending = format!(": queued, 2nd in line, behind bob's #411 ledger{about}");
+        assert!(thread.root(at(1)).title.words().ends_with(&ending), "{ending}");
+    }
+    view = DeploymentView { queue_position: Some(1), behind: None, starts_in_seconds: None, ..view };
     assert!(thread.catch_up(view));
     assert!(thread.root(at(1)).title.words().ends_with(": queued, next in line"));
 }
@@ -377,6 +393,8 @@ fn whatever_comes_first_and_however_often_each_reply_is_told_once() {
             deployment: now.deployment().clone(),
             log_url: now.facts.log_url.clone(),
             queue_position: None,
+            behind: None,
+            starts_in_seconds: None,
             log_lines: 0,
             superseded_by: None,
             waiting_for: None,
@@ -408,6 +426,8 @@ fn what_happened_before_it_was_followed_is_not_missed_however_late_the_view_is()
             deployment: then.deployment().clone(),
             log_url: then.facts.log_url.clone(),
             queue_position: None,
+            behind: None,
+            starts_in_seconds: None,
             log_lines: 0,
             superseded_by: None,
             waiting_for: None,
@@ -527,6 +547,8 @@ fn the_status_of_one_that_runs_no_more_says_so() {
         deployment: thread.deployment().clone(),
         log_url: thread.facts.log_url.clone(),
         queue_position: None,
+        behind: None,
+        starts_in_seconds: None,
         log_lines: 0,
         superseded_by: None,
         waiting_for: None,
@@ -576,6 +598,8 @@ fn one_that_waits_says_for_what_until_something_happens() {
         deployment: thread.deployment().clone(),
         log_url: thread.facts.log_url.clone(),
         queue_position: Some(1),
+        behind: None,
+        starts_in_seconds: None,
         log_lines: 0,
         superseded_by: None,
         waiting_for: Some("agent vm-1 is degraded: Docker does not answer".to_owned()),

@@ -197,10 +197,19 @@ impl Client {
         wanted: &CreateDeployment,
         key: Option<&IdempotencyKey>,
     ) -> Result<DeploymentCreated, ClientError> {
-        let mut request = self.request(Method::POST, self.url(&["deployments"])).json(wanted);
-        if let Some(key) = key {
-            request = request.header(IDEMPOTENCY_KEY, key.as_str());
-        }
+        let request = self.request(Method::POST, self.url(&["deployments"])).json(wanted);
+        self.once(request, key).await
+    }
+
+    async fn once(
+        &self,
+        request: reqwest::RequestBuilder,
+        key: Option<&IdempotencyKey>,
+    ) -> Result<DeploymentCreated, ClientError> {
+        let request = match key {
+            Some(key) => request.header(IDEMPOTENCY_KEY, key.as_str()),
+            None => request,
+        };
         self.json(request, REQUEST_TIMEOUT).await
     }
 
@@ -257,22 +266,26 @@ impl Client {
         self.json(self.request(Method::POST, url), REQUEST_TIMEOUT).await
     }
 
-    /// Deploys the same commit again.
+    /// Deploys the same commit again. With a key the request is safe to repeat.
     pub async fn redeploy(
         &self,
         deployment: DeploymentRef,
         again: &AgainRequest,
+        key: Option<&IdempotencyKey>,
     ) -> Result<DeploymentCreated, ClientError> {
-        self.post(&["deployments", &deployment.to_string(), "redeploy"], again).await
+        let url = self.url(&["deployments", &deployment.to_string(), "redeploy"]);
+        self.once(self.request(Method::POST, url).json(again), key).await
     }
 
-    /// Deploys the commit that ran before.
+    /// Deploys the commit that ran before. With a key the request is safe to repeat.
     pub async fn rollback(
         &self,
         deployment: DeploymentRef,
         again: &AgainRequest,
+        key: Option<&IdempotencyKey>,
     ) -> Result<DeploymentCreated, ClientError> {
-        self.post(&["deployments", &deployment.to_string(), "rollback"], again).await
+        let url = self.url(&["deployments", &deployment.to_string(), "rollback"]);
+        self.once(self.request(Method::POST, url).json(again), key).await
     }
 
     /// Lines of a log from number `from` (the first is 1), at most `limit`.
@@ -352,13 +365,15 @@ impl Client {
         self.json(self.request(Method::POST, url), REQUEST_TIMEOUT).await
     }
 
-    /// Starts the running commit anew, in place of the instance.
+    /// Starts the running commit anew, in place of the instance. With a key the request is safe to repeat.
     pub async fn restart_instance(
         &self,
         instance: InstanceId,
         again: &AgainRequest,
+        key: Option<&IdempotencyKey>,
     ) -> Result<DeploymentCreated, ClientError> {
-        self.post(&["instances", &instance.to_string(), "restart"], again).await
+        let url = self.url(&["instances", &instance.to_string(), "restart"]);
+        self.once(self.request(Method::POST, url).json(again), key).await
     }
 
     /// What an instance printed last.

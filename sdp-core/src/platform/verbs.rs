@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use super::input::{Command, DeployCommand, Question, Reply};
-use super::{Again, Deploy, DeploymentFilter, InstanceFilter, Platform, PlatformError, Save, StateFilter};
+use super::{
+    Again, Deploy, DeploymentFilter, InstanceFilter, Line, Platform, PlatformError, Save, StateFilter,
+};
 use crate::catalog::Service;
 use crate::deployment::{DeployKind, Deployment, Outcome};
 use crate::feed::EventFilter;
@@ -175,6 +177,15 @@ impl Platform {
     /// [`PlatformError::Stopping`].
     pub async fn queue_position(&self, id: DeploymentId) -> Result<Option<u32>, PlatformError> {
         self.ask(move |world| world.queue_position(id)).await
+    }
+
+    /// The queue before a deployment; none if it does not wait for an agent.
+    ///
+    /// # Errors
+    /// [`PlatformError::Stopping`].
+    pub async fn line(&self, id: DeploymentId) -> Result<Option<Line>, PlatformError> {
+        let now = self.inner.clock.now();
+        self.ask(move |world| Line::of(world, id, now)).await
     }
 
     /// What a deployment waits for, if it waits: a clause without a full stop, such as `payments in alice is being deployed (#12)`.

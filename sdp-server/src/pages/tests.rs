@@ -114,6 +114,8 @@ impl Story {
                 deployment: self.deployment.clone(),
                 log_url: "http://127.0.0.1/deployments/412".parse().unwrap(),
                 queue_position: Some(2),
+                behind: None,
+                starts_in_seconds: None,
                 log_lines,
                 superseded_by: None,
                 waiting_for: None,

@@ -54,7 +54,7 @@ fn a_site_without_a_public_folder_is_served_from_its_top_and_writes_only_where_i
         let first = Engine::containers(sdp);
         let again = sdp
             .admin
-            .redeploy("1".parse().expect("a number"), &AgainRequest::default())
+            .redeploy("1".parse().expect("a number"), &AgainRequest::default(), None)
             .await
             .expect("taken");
         let view = sdp.wait(again.id.into()).await;

@@ -72,6 +72,17 @@ async fn no_agent_gets_more_than_its_capacity() {
     let third = bench.platform.deployment("3".parse().expect("a number")).await.expect("known");
     assert_eq!(third.state, State::Queued {});
     assert_eq!(bench.platform.queue_position(third.id).await.expect("asks"), Some(1));
+    let fourth = bench.deploy_to("hello", "main", "d").await;
+    let line = bench.platform.line(fourth.id).await.expect("asks").expect("it waits");
+    let behind = line.behind.clone().map(|ahead| (ahead.number, ahead.requested_by));
+    assert_eq!((line.position, behind), (2, Some((third.number, alice()))));
+    // Two at work and one before it, on two places.
+    assert_eq!(line.services().count(), 3);
+    assert!(
+        line.starts_in(|_| Some(Duration::from_secs(60)))
+            .is_some_and(|length| length <= Duration::from_secs(60))
+    );
+    assert_eq!(bench.platform.line(first_id(&bench).await).await.expect("asks"), None);
     let failure = Failure::new(Step::Build, FailureReason::BuildFailed, "exit code 1");
     first.end(&agent, JobResult::Failed { failure }).await;
     assert_eq!(agent.take_job().await.deployment, third.id);
@@ -295,4 +306,8 @@ async fn a_route_that_no_router_takes_fails_the_deploy_and_stops_the_instance() 
     assert_eq!(failure.reason, FailureReason::RouteNotApplied);
     agent.stop(job.spec.instance).await;
     assert!(agent.table.sandboxes.is_empty(), "{:?}", agent.table);
+}
+
+async fn first_id(bench: &Bench) -> crate::id::DeploymentId {
+    bench.platform.deployment("1".parse().expect("a number")).await.expect("known").id
 }
