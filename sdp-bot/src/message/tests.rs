@@ -5,11 +5,10 @@ mod login;
 use std::collections::HashMap;
 
 use insta::assert_snapshot;
-use jiff::Timestamp;
-use sdp_core::api::{AgentView, BranchList, CreateDeployment, Load, Preflight, Problem, SandboxView};
+use sdp_core::api::{AgentView, BranchList, CreateDeployment, Load, Preflight, Problem};
 use sdp_core::client::ClientError;
 use sdp_core::principal::Principal;
-use sdp_core::sandbox::{Instance, InstanceState, Sandbox, StopReason};
+use sdp_core::sandbox::{Instance, InstanceState, StopReason};
 use serde_json::json;
 
 use super::samples::{at, sandbox};

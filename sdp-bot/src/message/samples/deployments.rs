@@ -121,7 +121,10 @@ pub(crate) fn thread(deployment: &Deployment) -> Thread {
 /// All that a chat may have to say beside a deployment.
 fn facts(deployment: &Deployment) -> Facts {
     let mut thread = thread(deployment);
-    thread.facts.queue_position = Some(2);
+    let view = view(deployment);
+    thread.facts.queue_position = view.queue_position;
+    thread.facts.behind = view.behind;
+    thread.facts.starts_in_seconds = view.starts_in_seconds;
     thread.facts.waiting_for = Some("payments in alice is being deployed (#12)".to_owned());
     thread.facts.usual = Some(std::time::Duration::from_secs(130));
     thread.facts.away_since = Some(at(-30));
@@ -129,6 +132,14 @@ fn facts(deployment: &Deployment) -> Facts {
     thread.facts.tail = lines(15);
     thread.facts.serving = Some(Serving { commit: COMMIT.parse().unwrap(), url: Some(page("/serves")) });
     thread.facts
+}
+
+/// As the server shows it.
+fn view(deployment: &Deployment) -> DeploymentView {
+    let ahead = json!({ "number": 411, "service": "payments", "sandbox": "bob", "requested_by": deployment.requested_by });
+    let view = json!({ "deployment": deployment, "log_url": page("/deployments/1"), "queue_position": 3, "behind": ahead,
+        "starts_in_seconds": 190, "log_lines": 200, "superseded_by": null });
+    serde_json::from_value(view).unwrap()
 }
 
 /// What is said about them.
@@ -139,14 +150,7 @@ pub(crate) fn all() -> Vec<Sample> {
         all.push(("deployment::root", bare.root(at(0))));
         all.push(("deployment::root", say::root(&one, &facts(&one), None, at(0))));
         all.push(("answer::cancelling", answer::cancelling(&one)));
-        let view = DeploymentView {
-            deployment: one.clone(),
-            log_url: page("/deployments/1"),
-            queue_position: Some(3),
-            log_lines: 200,
-            superseded_by: None,
-            waiting_for: None,
-        };
+        let view = view(&one);
         all.push(("answer::deployment_status", answer::deployment_status(&view, None, at(0))));
         for left in instances().iter().filter(|_| one.instance.is_some()) {
             all.push(("answer::deployment_status", answer::deployment_status(&view, Some(left), at(0))));
@@ -174,14 +178,6 @@ fn replies() -> Vec<Sample> {
         ("deployment::superseded", say::superseded(DeploymentNumber(413))),
         ("deployment::recovered", say::recovered(&done)),
     ];
-    let view = |deployment: &Deployment| DeploymentView {
-        deployment: deployment.clone(),
-        log_url: page("/deployments/1"),
-        queue_position: None,
-        log_lines: 200,
-        superseded_by: None,
-        waiting_for: None,
-    };
     let line = |n: u64, text: &str| json!({ "n": n, "at": at(0), "step": "build", "stream": "stdout", "text": text });
     let window =
         json!({ "total": 200, "complete": true, "lines": [line(199, "go: <building>"), line(200, "")] });

@@ -3,7 +3,6 @@
 use insta::assert_snapshot;
 use sdp_core::api::{LoginLink, Me};
 use sdp_core::principal::Role;
-use serde_json::json;
 
 use super::super::login;
 use super::super::samples::{at, me, page};
