@@ -34,6 +34,7 @@ mod model;
 mod payload;
 mod person;
 mod render;
+mod rich;
 mod socket;
 mod tests;
 mod view;

@@ -98,6 +98,7 @@ fn block(model: Option<&Model>, view: Option<&View>, block: &Value) -> String {
             let label = text(model, &block["label"]);
             format!("{label}{needed}: {}{}", shown(&block["element"]), error.unwrap_or_default())
         }
+        "rich_text" => super::rich::text(model, block),
         "divider" => "---".to_owned(),
         "markdown" => block["text"].as_str().unwrap_or_default().to_owned(),
         other => format!("({other})"),
@@ -105,7 +106,7 @@ fn block(model: Option<&Model>, view: Option<&View>, block: &Value) -> String {
 }
 
 fn body(model: Option<&Model>, view: Option<&View>, text: &str, blocks: &[Value]) -> String {
-    if blocks.is_empty() || blocks.iter().all(|block| block["type"] == "rich_text") {
+    if blocks.is_empty() {
         return plain(model, text);
     }
     blocks.iter().map(|shown| block(model, view, shown)).collect::<Vec<_>>().join("\n")
