@@ -52,7 +52,7 @@ fn the_form_finds_a_branch_and_deploys_it_where_it_was_opened() {
         assert_snapshot!(slack.view(&form.id), @r"
         ┌ Deploy · form of alice
         │ Service*: [hello ▾]
-        │ Branch, tag or commit: [(The last one there, else the default) ▾]
+        │ Branch, tag or commit: [feature/greeting ▾]
         │ Sandbox: [No Sandbox!]
         │   ! “No Sandbox!” cannot be its name – expected: lower-case letters, digits and hyphens, beginning with a letter, at most 40
         │ Variables: [(LOG_LEVEL=debug)]
@@ -117,9 +117,10 @@ fn home_shows_what_is_mine_and_its_buttons_work() {
         assert_snapshot!(story(&slack.transcript("@alice")), @r"
         @alice
         alice: deploy hello main
-        sdp: :heavy_minus_sign: #1 hello `main` → ualice: stopped by UALICE   (edited)
+        sdp: :white_check_mark: #1 hello `main` → ualice: running after N s   (edited)
              `COMMIT` Change main · Sam Sample
-             [Log] [Redeploy]
+             url http://127.0.0.1:PORT/~ualice/hello/↗
+             [Open] [Log] [Redeploy] [Roll back] [Stop]
           ↳ sdp: :white_check_mark: resolve `main` is `COMMIT` N s
           ↳ sdp: :white_check_mark: fetch Change main · Sam Sample N s
           ↳ sdp: :white_check_mark: build N s

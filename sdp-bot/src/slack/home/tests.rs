@@ -33,7 +33,36 @@ fn a_home_shows_what_runs_and_what_was_deployed_with_what_one_can_do() {
         samples::sandbox("qa-42", Vec::new()),
     ]);
     facts.deployments = vec![samples::running(), samples::failed()];
-    assert_snapshot!(shown(Ok(facts)), @"");
+    assert_snapshot!(shown(Ok(facts)), @r"
+    You are *alice*.
+    your sandbox *alice*
+    you may look and act (developer)
+    [Deploy…]!()
+    ---
+    # Your sandboxes
+    *alice* · made 1 day ago
+    [Delete sandbox]?(sandbox delete alice)
+    :white_check_mark: *payments* `feature/refund` `1a2b3c4d` *running* for 1 hour
+    <http://payments.alice.localhost/>
+    [Open](http://payments.alice.localhost/) [Logs](logs payments in alice) [Redeploy](redeploy 412) [Roll back](rollback payments in alice) [Stop]?(stop payments in alice)
+    :x: *payments* `feature/refund` `1a2b3c4d` *unhealthy*: GET /healthz answered 500
+    <http://payments.alice.localhost/>
+    [Open](http://payments.alice.localhost/) [Logs](logs payments in alice) [Redeploy](redeploy 412) [Roll back](rollback payments in alice) [Stop]?(stop payments in alice)
+    :x: *payments* `feature/refund` `1a2b3c4d` *DOWN*: it crashed (exit code 2)
+    [Logs](logs payments in alice) [Redeploy](redeploy 412) [Roll back](rollback payments in alice) [Stop]?(stop payments in alice)
+    :heavy_minus_sign: *payments* `feature/refund` `1a2b3c4d` *stopped*
+    [Logs](logs payments in alice) [Redeploy](redeploy 412)
+    *qa-42* · made 1 day ago
+    Nothing runs here; all its requests go to the baseline.
+    [Delete sandbox]?(sandbox delete qa-42)
+    ---
+    # Your deployments
+    :large_blue_circle: *#412 payments* `feature/refund` → *alice*: *building*
+    [Log](logs 412) [Cancel](cancel 412)
+    :x: *#412 payments* `feature/refund` → *alice*: *failed in build* less than a minute ago
+    the build ended with an error
+    [Log](logs 412) [Deploy again](deploy payments feature/refund)
+    ");
 }
 
 #[test]
@@ -48,7 +77,29 @@ fn whoever_is_new_is_told_how_to_begin() {
         text += "\n";
     }
     text += &shown(Err(samples::away()));
-    assert_snapshot!(text, @"");
+    assert_snapshot!(text, @r"
+    You are not logged in: you may look but not act.
+    _next_ `/sdp login` gives you a link to log in with your git account
+    [Log in]!(login)
+
+    You are not logged in: you may look but not act.
+    _next_ ask an administrator, for the server's [login] configuration
+
+    You are *alice*.
+    your sandbox *alice*
+    you may look and act (developer)
+    [Deploy…]!()
+    ---
+    # Your sandboxes
+    You have no sandbox yet. One is made when you first deploy.
+    ---
+    # Your deployments
+    Nothing was deployed to your sandboxes yet.
+
+    :x: SDP's server does not answer at the moment. Nothing was done.
+    that is http://sdp answered 502, not as SDP does: Bad Gateway
+    _next_ try again in a minute; what already runs goes on without it
+    ");
 }
 
 #[test]
