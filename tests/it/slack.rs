@@ -4,6 +4,8 @@ mod bot;
 mod deploys;
 mod fake;
 mod forms;
+mod http;
+mod restart;
 mod sdk_check;
 mod trouble;
 

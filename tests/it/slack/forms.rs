@@ -114,6 +114,7 @@ fn home_shows_what_is_mine_and_its_buttons_work() {
                 model.home("alice").filter(|home| !home.buttons().contains(&"Stop".to_owned())).cloned()
             })
             .await;
+        slack.until("its message says so", |model| model.says("@alice", "stopped by").cloned()).await;
         assert_snapshot!(story(&slack.transcript("@alice")), @r"
         @alice
         alice: deploy hello main

@@ -9,14 +9,14 @@ use super::bot::Bot;
 use super::fake::{ALWAYS, Fault, Kind, LinkFault, Message, Reason, Slack};
 use crate::harness::{Sdp, run_test};
 
-async fn all_is_told(slack: &Slack, channel: &'static str) -> Message {
+pub(crate) async fn all_is_told(slack: &Slack, channel: &'static str) -> Message {
     let root = slack.until("it runs", |model| model.says(channel, ": running").cloned()).await;
     slack.until("all is told", |model| model.replies(&root).find(|r| r.says("running after")).cloned()).await;
     root
 }
 
 /// How often each step is told, and how many messages there are beside the thread.
-fn told(slack: &Slack, root: &Message) -> (usize, usize) {
+pub(crate) fn told(slack: &Slack, root: &Message) -> (usize, usize) {
     slack.look(|model| {
         let replies: String = model.replies(root).map(|reply| reply.words() + "\n").collect();
         let steps = ["resolve ", "fetch ", "build ", "start ", "check ", "switch ", "running after"];
@@ -258,7 +258,7 @@ fn while_the_server_is_away_people_get_a_plain_sentence_and_then_all_goes_on() {
 }
 
 /// Lets the build end that waits for it.
-fn go(sdp: &Sdp) {
+pub(crate) fn go(sdp: &Sdp) {
     let waits = |folder: &std::path::Path| folder.join("build.sh").is_file();
     let mut open = vec![sdp.agent_folder().to_owned()];
     while let Some(folder) = open.pop() {
