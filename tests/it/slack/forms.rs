@@ -118,10 +118,9 @@ fn home_shows_what_is_mine_and_its_buttons_work() {
         assert_snapshot!(story(&slack.transcript("@alice")), @r"
         @alice
         alice: deploy hello main
-        sdp: :white_check_mark: #1 hello `main` → ualice: running after N s   (edited)
+        sdp: :heavy_minus_sign: #1 hello `main` → ualice: stopped by UALICE   (edited)
              `COMMIT` Change main · Sam Sample
-             url http://127.0.0.1:PORT/~ualice/hello/↗
-             [Open] [Log] [Redeploy] [Roll back] [Stop]
+             [Log] [Redeploy]
           ↳ sdp: :white_check_mark: resolve `main` is `COMMIT` N s
           ↳ sdp: :white_check_mark: fetch Change main · Sam Sample N s
           ↳ sdp: :white_check_mark: build N s

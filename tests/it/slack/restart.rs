@@ -144,6 +144,11 @@ fn fifty_deploys_at_once_keep_slack_s_rates_and_each_last_state_is_right() {
         let is_last = |message: &Message| {
             message.says(": running") || message.says("failed in start") || message.says("failed in check")
         };
+        let began = std::time::Instant::now();
+        for n in 1..=50 {
+            sdp.wait(n.to_string().parse().expect("a number")).await;
+        }
+        let worked = began.elapsed();
         // As long as it takes at this pace, but always further.
         for step in 1..=50 {
             slack
@@ -154,6 +159,7 @@ fn fifty_deploys_at_once_keep_slack_s_rates_and_each_last_state_is_right() {
                 })
                 .await;
         }
+        let shown = began.elapsed();
         let told = |model: &super::fake::Model| {
             let all = channels.iter().flat_map(|channel| model.messages(channel));
             all.filter(|m| m.thread.is_some() && (m.says("running after") || m.says("@UALICE"))).count()
@@ -174,7 +180,12 @@ fn fifty_deploys_at_once_keep_slack_s_rates_and_each_last_state_is_right() {
         channels.iter().for_each(|channel| drop(slack.transcript(channel)));
         let calls = |method| slack.look(|model| model.calls(method).count());
         let mut out = std::io::stderr();
-        let figures = format!("{} posts, {} edits\n", calls("chat.postMessage"), calls("chat.update"));
+        let figures = format!(
+            "{} posts, {} edits; all had ended after {worked:?}, were shown after {shown:?}, told after {:?}\n",
+            calls("chat.postMessage"),
+            calls("chat.update"),
+            began.elapsed()
+        );
         std::io::Write::write_all(&mut out, figures.as_bytes()).expect("written");
         assert_eq!(slack.violations(), []);
         slack.finish();
