@@ -8,6 +8,7 @@ mod http;
 mod restart;
 mod sdk_check;
 mod trouble;
+mod wire;
 
 /// A transcript as it would be if each step had been told alone: which of them were told together depends on the moment.
 /// Folders of this run are left out.

@@ -20,6 +20,8 @@ pub(crate) struct Bot {
     client: Client,
     settings: slack::Slack,
     memory: PathBuf,
+    /// Certificates that are trusted beside the system's.
+    pub(crate) authorities: Vec<u8>,
     life: Option<Life>,
 }
 
@@ -45,7 +47,7 @@ impl Bot {
             rates: slack::Rates::default(),
         };
         let memory = sdp.folder.path().join("bot.db");
-        Self { client: sdp.client(&token), settings, memory, life: None }
+        Self { client: sdp.client(&token), settings, memory, authorities: Vec::new(), life: None }
     }
 
     /// Set up otherwise.
@@ -60,7 +62,9 @@ impl Bot {
         let shutdown = CancellationToken::new();
         let (tell, ended) = oneshot::channel();
         let store = Store::open(&self.memory).expect("opens");
-        let run = slack::run(self.client.clone(), self.settings.clone(), b"", store, shutdown.clone());
+        let (client, settings, token) = (self.client.clone(), self.settings.clone(), shutdown.clone());
+        let authorities = self.authorities.clone();
+        let run = async move { slack::run(client, settings, &authorities, store, token).await };
         // Its end is awaited through `ended`.
         drop(runtime.spawn(async move { tell.send(run.await) }));
         self.life = Some(Life { runtime, shutdown, ended });
