@@ -5,6 +5,7 @@ mod deploys;
 mod fake;
 mod forms;
 mod http;
+mod login;
 mod restart;
 mod sdk_check;
 mod trouble;
