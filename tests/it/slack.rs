@@ -4,6 +4,7 @@ mod bot;
 mod deploys;
 mod fake;
 mod forms;
+mod hostile;
 mod http;
 mod login;
 mod restart;
