@@ -203,6 +203,28 @@ impl Chat {
         Ok(said.await?.map(drop))
     }
 
+    /// Answers somebody, once; alone, where nothing may be posted there.
+    ///
+    /// # Errors
+    /// [`ChatGone`].
+    pub async fn answer(
+        &self,
+        conversation: &Conversation,
+        person: &PersonName,
+        message: Message,
+    ) -> Result<Seen<()>, ChatGone> {
+        let (conversation, person) = (conversation.clone(), Some(person.clone()));
+        let said = self.ask(|done| Request::Post {
+            conversation,
+            person,
+            message,
+            about: None,
+            changes: false,
+            done,
+        });
+        Ok(said.await?.map(drop))
+    }
+
     /// Posts an answer that will be edited.
     ///
     /// # Errors

@@ -127,7 +127,17 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
              where its messages sit, so that a restart neither loses nor doubles any"
         );
     }
+    let store = match &config.data_dir {
+        Some(folder) => {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            Some(folder.join("bot.db"))
+        }
+        None => None,
+    };
     if check_config {
+        if let Some(slack) = &slack {
+            slack.check(authorities.as_bytes())?;
+        }
         say(&format!("the configuration can be used; the server is {}", client.base()));
         return Ok(0);
     }
@@ -137,13 +147,6 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         "json" => log.json().finish().with(may_show).init(),
         _ => log.finish().with(may_show).init(),
     }
-    let store = match &config.data_dir {
-        Some(folder) => {
-            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-            Some(folder.join("bot.db"))
-        }
-        None => None,
-    };
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {

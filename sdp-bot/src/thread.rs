@@ -28,6 +28,7 @@ use sdp_core::sandbox::{InstanceState, LastRestart, StopReason, Unhealthy};
 use url::Url;
 
 use crate::message::{Message, deployment as say};
+use crate::text::Text;
 
 /// The most notes that a thread tells.
 pub const MAX_NOTES: usize = 20;
@@ -74,10 +75,15 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Who is called when something goes wrong: whoever asked, by the name that the chat knows.
+    /// Who is called when something goes wrong: whoever asked. Only a name that the chat knows calls somebody; that of an
+    /// account might be somebody else's there.
     #[must_use]
-    pub fn called<'a>(&'a self, deployment: &'a Deployment) -> Option<&'a PersonName> {
-        self.asked_by.as_ref().or_else(|| deployment.requested_by.as_person())
+    pub fn called(&self, deployment: &Deployment) -> Text {
+        match (&self.asked_by, deployment.requested_by.as_person()) {
+            (Some(user), _) => Text::new().mention(user).plain(" "),
+            (None, Some(account)) => Text::new().strong(format!("@{account}")).plain(" "),
+            (None, None) => Text::new(),
+        }
     }
 }
 
@@ -376,7 +382,7 @@ impl Thread {
             }
         };
         let deployment = &self.deployment;
-        let called = self.facts.called(deployment);
+        let called = &self.facts.called(deployment);
         if let Some(reused) = deployment.reused_build {
             tell("reused".to_owned(), say::build_reused(deployment, reused));
         }

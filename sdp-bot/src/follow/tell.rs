@@ -23,7 +23,7 @@ use crate::thread::Due;
 #[derive(Debug)]
 pub(super) enum Told {
     Posted(DeploymentId, i64, Seen<Place>),
-    Replied(DeploymentId, String, Seen<()>),
+    Replied(DeploymentId, String),
     Edited(DeploymentId, i64, bool, Seen<()>),
     Recalled(Box<Kept>, Box<DeploymentView>, Recalled),
 }
@@ -133,7 +133,7 @@ impl Follower {
             }
         }
         for (key, answer) in handed {
-            self.await_answer(answer, move |seen| Told::Replied(id, key, seen));
+            self.await_answer(answer, move |_: Seen<()>| Told::Replied(id, key));
         }
         if ask_failure {
             self.ask_failure(id);
@@ -207,7 +207,7 @@ impl Follower {
                 });
                 (id, seen)
             }
-            Told::Replied(id, key, _) => {
+            Told::Replied(id, key) => {
                 let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
                 tracked.telling.remove(&key);
                 // What a chat does not take is not said again; the message itself may be there all the same.

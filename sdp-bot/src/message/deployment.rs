@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use sdp_core::api::Ahead;
 use sdp_core::deployment::{DeployKind, Deployment, Outcome, State, Step, StepTime};
 use sdp_core::failure::{Failure, FailureReason};
-use sdp_core::name::{CommitId, GitRef, PersonName};
+use sdp_core::name::{CommitId, GitRef};
 use sdp_core::sandbox::{StopReason, Unhealthy};
 use url::Url;
 
@@ -373,7 +373,7 @@ pub fn succeeded(deployment: &Deployment) -> Message {
 /// It failed: who asked is called, with the reason, the next step and the last lines.
 #[must_use]
 pub fn failure(deployment: &Deployment, failure: &Failure, facts: &Facts) -> Message {
-    let text = calling(facts.called(deployment));
+    let text = facts.called(deployment);
     let place = failure.step.map_or_else(|| "It failed".to_owned(), |step| format!("{step} failed"));
     let exit = failure.exit_code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
     let text = text.strong(place).plain(format!(": {}{exit}", failure.reason.sentence()));
@@ -392,14 +392,6 @@ pub fn failure(deployment: &Deployment, failure: &Failure, facts: &Facts) -> Mes
     });
     message = message.line(Text::new().dim("log ").link(&link));
     again(message.block(&facts.tail), deployment, Some(failure))
-}
-
-/// Calls somebody, if there is somebody to call.
-fn calling(person: Option<&PersonName>) -> Text {
-    match person {
-        Some(person) => Text::new().mention(person).plain(" "),
-        None => Text::new(),
-    }
 }
 
 fn still_serves(deployment: &Deployment, serving: &Serving) -> Text {
@@ -429,7 +421,7 @@ pub fn superseded(number: impl std::fmt::Display) -> Message {
 #[must_use]
 pub fn broke(
     deployment: &Deployment,
-    called: Option<&PersonName>,
+    called: &Text,
     after: &After,
     restarts: Option<&Restarts>,
 ) -> Option<Message> {
@@ -437,7 +429,7 @@ pub fn broke(
     if tone != Tone::Bad {
         return None;
     }
-    let called = calling(called);
+    let called = called.clone();
     let title = called.plain(format!("{} in {} ", deployment.service, deployment.sandbox)).then(text);
     let given_up = matches!(after, After::Stopped { reason: StopReason::Crashed { .. }, .. });
     let title = match restarts.filter(|_| given_up).and_then(|again| down::so_often(again.times)) {
@@ -459,8 +451,8 @@ pub fn broke(
 
 /// What runs was started again: the owner hears it once for several in a row; the message counts them.
 #[must_use]
-pub fn restarted(deployment: &Deployment, called: Option<&PersonName>, restarts: &Restarts) -> Message {
-    let called = calling(called);
+pub fn restarted(deployment: &Deployment, called: &Text, restarts: &Restarts) -> Message {
+    let called = called.clone();
     let why = restarts
         .last
         .as_ref()
@@ -480,8 +472,8 @@ pub fn restarted(deployment: &Deployment, called: Option<&PersonName>, restarts:
 
 /// What runs was started again and is not well: the owner hears it once, each time that it is found.
 #[must_use]
-pub fn unhealthy(deployment: &Deployment, called: Option<&PersonName>, unhealthy: &Unhealthy) -> Message {
-    let called = calling(called);
+pub fn unhealthy(deployment: &Deployment, called: &Text, unhealthy: &Unhealthy) -> Message {
+    let called = called.clone();
     let place = format!("{} in {}", deployment.service, deployment.sandbox);
     let title = called
         .plain(format!("{place} runs, but is "))

@@ -126,14 +126,20 @@ impl SlackConfig {
             self.bot_token_file,
             "give slack.bot_token_file, SDP_SLACK_BOT_TOKEN_FILE or SDP_SLACK_BOT_TOKEN; it begins with xoxb-",
         )?;
+        let bot_token = of_kind(bot_token, "xoxb-", "slack.bot_token_file")?;
+        if let Some(channel) = self.channels.values().find(|channel| !is_channel(channel)) {
+            let problem =
+                format!("“{}” is no channel's id, such as C024BE91L", crate::text::clean(channel, 40));
+            return Err(parsed("slack.channels", problem));
+        }
         let way = match self.mode {
             Mode::Socket => Way::Socket {
-                app_token: secret(
+                app_token: of_kind(secret(
                     "Slack's app-level token",
                     "SDP_SLACK_APP_TOKEN",
                     self.app_token_file,
                     "give slack.app_token_file, SDP_SLACK_APP_TOKEN_FILE or SDP_SLACK_APP_TOKEN; it begins with xapp- and has the scope connections:write",
-                )?,
+                )?, "xapp-", "slack.app_token_file")?,
             },
             Mode::Http => Way::Http {
                 signing_secret: secret(
@@ -173,6 +179,34 @@ impl SlackConfig {
     }
 }
 
+impl Slack {
+    /// What can be told without asking Slack.
+    ///
+    /// # Errors
+    /// [`super::DialError`]: an authority or the proxy.
+    pub fn check(&self, authorities: &[u8]) -> Result<(), super::DialError> {
+        super::dial::dial(authorities, self.proxy.as_ref()).map(drop)
+    }
+}
+
+/// A token of the other kind is a mistake that Slack would name only later.
+fn of_kind(token: Secret, prefix: &'static str, name: &'static str) -> Result<Secret, ConfigError> {
+    match token.expose().starts_with(prefix) {
+        true => Ok(token),
+        false => Err(ConfigError::Variable {
+            name,
+            problem: format!("a token that begins with {prefix} is needed"),
+        }),
+    }
+}
+
+/// Whether it is an id, by which a channel can be posted to and read.
+fn is_channel(id: &str) -> bool {
+    id.len() >= 2
+        && id.starts_with(['C', 'G', 'D'])
+        && id.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
+}
+
 /// Where Slack's Web API is.
 const DEFAULT_API: &str = "https://slack.com/api";
 
@@ -208,6 +242,9 @@ mod tests {
             ("mode = \"http\"", &[bot, ("SDP_SLACK_SIGNING_SECRET", "s")][..], "slack.listen is missing"),
             ("mode = \"pigeon\"", &[][..], "pigeon"),
             ("bot_token = \"xoxb-1\"", &[][..], "bot_token"),
+            ("", &[("SDP_SLACK_BOT_TOKEN", "xapp-1")][..], "begins with xoxb-"),
+            ("", &[bot, ("SDP_SLACK_APP_TOKEN", "xoxb-1")][..], "begins with xapp-"),
+            ("[channels]\npayments = \"#deploys\"", &[bot][..], "no channel's id"),
             (
                 "api_url = \"http://slack.example/api\"",
                 &[bot, ("SDP_SLACK_APP_TOKEN", "xapp-1")][..],

@@ -12,8 +12,8 @@
 //! | `@sdp …` | into the thread | to the channel |
 //! | message to the bot | into that conversation | likewise |
 //!
-//! Invariants: [`Dispatch::receive`] returns within Slack's three seconds; a delivery that comes again, and a second click on
-//! the same button within [`CLICK_AGAIN`], does nothing; who may do what is decided by the server, for whoever clicked. A
+//! Invariants: [`Dispatch::receive`] returns within Slack's three seconds; a delivery that comes again, and a second click of
+//! somebody on the same button within [`CLICK_AGAIN`], does nothing; who may do what is decided by the server, for whoever clicked. A
 //! delivery that comes again after a restart has the same idempotency key, so that the server knows it.
 //!
 //! Limits: [`MAX_TASKS`] things are being done or wait, [`MAX_AT_ONCE`] at once; [`KNOWN_FOR`] a delivery is known.
@@ -35,7 +35,7 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use super::form::Origin;
-use super::inbound::{self, Answers, Click, Delivery, Inbound};
+use super::inbound::{self, Answers, Click, Delivery, Inbound, Kind};
 use super::place::{At, conversation};
 use super::web::{Identity, Web};
 use super::{form, render};
@@ -53,6 +53,8 @@ const MAX_TASKS: usize = 1000;
 const MAX_AT_ONCE: usize = 64;
 /// For how long a delivery is known.
 const KNOWN_FOR: Duration = Duration::from_secs(900);
+/// What is said then.
+const BUSY: &str = "Too much is being asked of SDP at the moment. Nothing was done; try again in a minute.";
 /// A second click on the same button within this time is the same click.
 const CLICK_AGAIN: Duration = Duration::from_secs(3);
 /// How long what was begun may take at the end.
@@ -116,7 +118,8 @@ impl Dispatch {
     pub(super) async fn receive(&self, delivery: Delivery) -> Option<Value> {
         let inner = &self.inner;
         if !inner.is_ours(&delivery.payload) {
-            return None;
+            let stranger = "SDP answers people of its own workspace alone.";
+            return (delivery.kind == Kind::Command).then(|| alone(stranger));
         }
         let inbound = inbound::read(&delivery, &inner.answers);
         if let Inbound::Search { user, action, typed } = inbound {
@@ -138,20 +141,30 @@ impl Dispatch {
                 None
             }
             inbound => {
-                self.begin(move |inner| async move { inner.act(inbound, &key, &delivery.payload).await });
-                None
+                let is_command = delivery.kind == Kind::Command;
+                let work_key = key.clone();
+                let begun =
+                    self.begin(
+                        move |inner| async move { inner.act(inbound, &work_key, &delivery.payload).await },
+                    );
+                if begun {
+                    return None;
+                }
+                // If it comes again, it is new.
+                inner.recent.forget(&key);
+                is_command.then(|| alone(BUSY))
             }
         }
     }
 
-    /// Does something beside whoever waits for an acknowledgement.
-    fn begin<F>(&self, work: impl FnOnce(Arc<Inner>) -> F + Send + 'static)
+    /// Does something beside whoever waits for an acknowledgement; whether there is room for it.
+    fn begin<F>(&self, work: impl FnOnce(Arc<Inner>) -> F + Send + 'static) -> bool
     where
         F: Future<Output = Result<(), ChatGone>> + Send,
     {
         if self.inner.tasks.len() >= MAX_TASKS {
             tracing::error!(limit = MAX_TASKS, "too much is asked at once; left out");
-            return;
+            return false;
         }
         let inner = self.inner.clone();
         self.inner.tasks.spawn(async move {
@@ -160,6 +173,7 @@ impl Dispatch {
                 tracing::warn!("the bot ends before this was answered");
             }
         });
+        true
     }
 
     /// Keeps the homes that somebody looks at up to date until `shutdown`; then waits for what was begun.
@@ -213,10 +227,14 @@ impl Inner {
                     ..Said::new(Some(user.clone()), conversation(&at.channel, None), text)
                 };
                 let ear = Ear::All { conversation: in_thread.clone(), person: user.clone() };
+                let person = user.clone();
                 if let Some(number) = self.hear(said, user, ear).await?
                     && thread.is_some()
                 {
-                    self.said(&in_thread, elsewhere::in_the_channel(number)).await?;
+                    self.chat
+                        .answer(&in_thread, &person, elsewhere::in_the_channel(number))
+                        .await
+                        .map(seen)?;
                 }
                 Ok(())
             }
@@ -259,7 +277,7 @@ impl Inner {
         }
         // An address that is opened needs nothing of us.
         let Some(command) = click.value else { return Ok(()) };
-        let button = format!("{:?} {:?} {command}", click.at, click.view);
+        let button = format!("{} {:?} {:?} {command}", click.user, click.at, click.view);
         if !self.recent.is_new(&button, CLICK_AGAIN) {
             return Ok(());
         }
@@ -297,15 +315,17 @@ impl Inner {
                 Ear::Alone { answer_to, conversation } => {
                     self.tell_alone(&person, answer_to.as_ref(), &conversation, *message).await?;
                 }
-                Ear::All { conversation, .. } => self.said(&conversation, *message).await?,
+                Ear::All { conversation, person } => {
+                    self.chat.answer(&conversation, &person, *message).await.map(seen)?;
+                }
             },
             Answer::Whisper(message) => match ear {
                 Ear::Alone { answer_to, conversation } => {
                     self.tell_alone(&person, answer_to.as_ref(), &conversation, *message).await?;
                 }
                 // Nobody else reads a conversation with the bot.
-                Ear::All { conversation, .. } if conversation.0.starts_with('D') => {
-                    self.said(&conversation, *message).await?;
+                Ear::All { conversation, person } if conversation.0.starts_with('D') => {
+                    self.chat.answer(&conversation, &person, *message).await.map(seen)?;
                 }
                 Ear::All { conversation, person } => {
                     self.chat.whisper(&conversation, &person, *message).await.map(seen)?;
@@ -335,10 +355,6 @@ impl Inner {
         self.chat.whisper(conversation, person, message).await.map(seen)
     }
 
-    async fn said(&self, conversation: &Conversation, message: Message) -> Result<(), ChatGone> {
-        self.chat.say(conversation, message).await.map(seen)
-    }
-
     /// The deployment in whose thread something was said.
     async fn deployment_of(&self, channel: &str, thread: Option<&str>) -> Option<DeploymentRef> {
         let at = At { channel: channel.to_owned(), ts: thread?.to_owned() };
@@ -365,6 +381,11 @@ impl Inner {
 
 /// The outbox has said why, if it was not.
 fn seen(_: crate::chat::Seen<()>) {}
+
+/// An answer that comes with the acknowledgement, for whoever typed the command alone.
+fn alone(text: &str) -> Value {
+    serde_json::json!({ "response_type": "ephemeral", "text": text })
+}
 
 fn idempotent(key: &str) -> Option<IdempotencyKey> {
     IdempotencyKey::parse(format!("slack-{key}")).ok()

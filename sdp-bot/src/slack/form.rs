@@ -236,6 +236,14 @@ pub(super) fn submitted(view: &Value) -> Result<(Deploy, Origin), Refused> {
         .and_then(|service| service.parse().ok())
         .ok_or_else(|| Refused::new(SERVICE_BLOCK, "Which service?"))?;
     let git_ref = chosen_value(view, BRANCH).map(|text| git_ref(view, text)).transpose()?;
+    let block = block_of(view, BRANCH_BLOCK);
+    let of_another = block.strip_prefix("branch:").is_some_and(|of| of != service.as_str());
+    if git_ref.is_some() && of_another {
+        return Err(Refused::new(
+            block,
+            "That is a branch of the service that was chosen before; choose again.",
+        ));
+    }
     let sandbox = typed_value(view, SANDBOX).map(sandbox).transpose()?;
     let env =
         command::parse_variables(typed_value(view, VARIABLES).unwrap_or_default()).map_err(|mistake| {

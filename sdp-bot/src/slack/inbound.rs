@@ -144,11 +144,16 @@ pub(super) fn key(delivery: &Delivery) -> String {
 
 /// The workspace whose people did it; none: it does not say, or the app belongs to a whole organization.
 pub(super) fn team(payload: &Value) -> Option<String> {
-    let org = &payload["is_enterprise_install"];
-    if *org == Value::Bool(true) || *org == "true" {
+    let is = |org: &Value| *org == Value::Bool(true) || *org == "true";
+    if is(&payload["is_enterprise_install"]) || is(&payload["authorizations"][0]["is_enterprise_install"]) {
         return None;
     }
+    // In a channel that two workspaces share, an event is sent by ours about a person of theirs.
+    let event = &payload["event"];
     text(&payload["user"], "team_id")
+        .or_else(|| text(event, "user_team"))
+        .or_else(|| text(event, "team"))
+        .or_else(|| text(&event["user_profile"], "team"))
         .or_else(|| text(payload, "team_id"))
         .or_else(|| text(&payload["team"], "id"))
 }
@@ -216,8 +221,9 @@ fn interaction(payload: &Value, answers: &Answers) -> Option<Inbound> {
                 user,
                 action: text(action, "action_id")?,
                 value: text(action, "value"),
+                // A message with replies names itself as the thread.
+                thread: thread.and_then(time_stamp).filter(|thread| ts.as_ref() != Some(thread)),
                 at: channel.zip(ts).map(|(channel, ts)| At { channel, ts }),
-                thread: thread.and_then(time_stamp),
                 view: text(&payload["view"], "id").or_else(|| text(container, "view_id")),
                 trigger: text(payload, "trigger_id"),
                 answer_to: answer_to(payload, answers),
@@ -241,7 +247,12 @@ fn event(payload: &Value) -> Option<Inbound> {
         return Some(Inbound::Uninstalled);
     }
     // What bots say, ours among them, is nothing that somebody asked for.
-    if !event["bot_id"].is_null() || !event["subtype"].is_null() || !event["bot_profile"].is_null() {
+    let typed = match event["subtype"].as_str() {
+        None => event["subtype"].is_null(),
+        // Typed by a person, and a little more than that.
+        Some(more) => matches!(more, "file_share" | "thread_broadcast" | "me_message"),
+    };
+    if !typed || !event["bot_id"].is_null() || !event["bot_profile"].is_null() {
         return None;
     }
     let user = user(event["user"].as_str()?)?;
@@ -416,7 +427,10 @@ mod tests {
             event.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
             read(&delivery(Kind::Event, json!({ "type": "event_callback", "event": event })), &answers())
         };
-        assert!(matches!(said(json!({})), Inbound::Direct { .. }));
+        for more in [json!({}), json!({ "subtype": "file_share" }), json!({ "subtype": "thread_broadcast" })]
+        {
+            assert!(matches!(said(more), Inbound::Direct { .. }));
+        }
         for more in [
             json!({ "bot_id": "B1" }),
             json!({ "subtype": "message_changed" }),
@@ -424,6 +438,24 @@ mod tests {
             json!({ "channel_type": "channel" }),
         ] {
             assert!(matches!(said(more), Inbound::Other(_)));
+        }
+    }
+
+    #[test]
+    fn whoever_did_it_counts_and_not_whose_event_it_is() {
+        for (payload, wanted) in [
+            (
+                json!({ "team_id": "T1", "event": { "user": "UEXT", "team": "T1", "user_team": "T2" } }),
+                Some("T2"),
+            ),
+            (json!({ "team_id": "T1", "event": { "user": "UEXT", "team": "T2" } }), Some("T2")),
+            (json!({ "team_id": "T1", "event": { "user": "U1" } }), Some("T1")),
+            (json!({ "team": { "id": "T1" }, "user": { "id": "U1", "team_id": "T2" } }), Some("T2")),
+            (json!({ "team": { "id": "T1" }, "user": { "id": "U1" } }), Some("T1")),
+            (json!({ "team_id": "T1", "authorizations": [{ "is_enterprise_install": true }] }), None),
+            (json!({ "team_id": "T1", "is_enterprise_install": "true" }), None),
+        ] {
+            assert_eq!(team(&payload).as_deref(), wanted, "{payload}");
         }
     }
 

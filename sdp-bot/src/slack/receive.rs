@@ -10,12 +10,14 @@
 //! Invariants: nothing of a body is parsed before its signature is right for its exact bytes and its time at most five minutes
 //! away; signature and time must be there exactly once.
 //!
-//! Limits: [`MAX_BODY`] bytes, within [`SLOW`]; [`MAX_OPEN`] requests at once.
+//! Limits: [`MAX_BODY`] bytes, within [`SLOW`], after a head of [`MAX_HEAD`] bytes within [`HEAD`]; [`MAX_OPEN`] requests and
+//! [`MAX_CONNECTIONS`] connections at once.
 
 #[cfg(test)]
 mod tests;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,13 +27,17 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use sdp_core::secret::Secret;
 use serde_json::Value;
 use slack_morphism::signature_verifier::SlackEventSignatureVerifier;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
 use super::SlackError;
 use super::dispatch::Dispatch;
@@ -41,6 +47,14 @@ use super::inbound::{Delivery, Kind};
 const MAX_BODY: usize = 1024 * 1024;
 /// How long a body may take to arrive.
 const SLOW: Duration = Duration::from_secs(5);
+/// How long a head may take, and an idle connection stay.
+const HEAD: Duration = Duration::from_secs(15);
+/// The largest head, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+/// How many connections are open at once; more wait in the system's queue.
+const MAX_CONNECTIONS: usize = 500;
+/// How long to wait before trying again when the system has no file handles left.
+const BREATH: Duration = Duration::from_millis(100);
 /// How many requests are being answered at once; more are told to come again.
 const MAX_OPEN: usize = 200;
 
@@ -76,10 +90,57 @@ pub(super) async fn run(
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "waiting for Slack's requests");
     }
-    let serving =
-        axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.cancelled().await });
-    if let Err(error) = serving.await {
-        tracing::error!(%error, "Slack's requests are not heard any more");
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            place = places.clone().acquire_owned() => match place {
+                Ok(place) => tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    accepted = listener.accept() => accepted.map(|(stream, _)| (stream, place)),
+                },
+                Err(_) => break,
+            },
+        };
+        match accepted {
+            Ok((stream, place)) => {
+                let serving = serve(stream, router.clone(), shutdown.clone());
+                connections.spawn(async move {
+                    serving.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(BREATH).await;
+            }
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+/// Answers what comes on one connection.
+async fn serve(stream: TcpStream, router: Router, shutdown: CancellationToken) {
+    let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        router.clone().oneshot(request.map(Body::new))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
     }
 }
 

@@ -67,7 +67,6 @@ impl WebError {
             | "token_revoked"
             | "token_expired"
             | "org_login_required"
-            | "ekm_access_denied"
             | "not_allowed_token_type"
             | "app_not_found"
             | "link_disabled" => Self::Barred(code),

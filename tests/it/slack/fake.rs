@@ -233,6 +233,11 @@ impl Slack {
         self.with_channel(channel, |channel| channel.has_bot = in_it);
     }
 
+    /// Lets the bot write into a channel of which it is no member.
+    pub(crate) fn open(&self, channel: &str) {
+        self.with_channel(channel, |channel| channel.open = true);
+    }
+
     pub(crate) fn archive(&self, channel: &str) {
         self.with_channel(channel, |channel| channel.archived = true);
     }

@@ -40,7 +40,11 @@ fn after_a_login_by_link_a_private_repository_is_deployed_in_ones_own_name() {
         assert_eq!(greeting, "alice's plan");
         // Bob, who is nobody here, clicks in vain and hears that alone.
         slack.person("bob").click(&root, "Stop").await.ack.well();
-        slack.until("he hears why", |m| m.whispers("bob").find(|w| w.says("needs a login")).cloned()).await;
+        slack
+            .until("he hears why", |m| {
+                m.whispers("bob").find(|w| w.thread.is_none() && w.says("needs a login")).cloned()
+            })
+            .await;
         assert_eq!(sdp.get(sdp.on_router("/~alice/private/")).await.2, "alice's plan");
         slack.whispers("alice");
         let seen = slack.transcript("#dev");

@@ -94,6 +94,26 @@ fn where_nothing_may_be_posted_it_is_told_to_whoever_asked_alone() {
 }
 
 #[test]
+fn in_a_channel_of_which_the_bot_is_no_member_a_lost_answer_loses_nothing() {
+    run_test(async |sdp| {
+        sdp.hello().await;
+        let slack = Slack::start().await;
+        slack.open("#random");
+        let _bot = Bot::started(sdp, &slack).await;
+        let alice = slack.person("alice");
+        alice.slash("#random", "deploy hello main").await.well();
+        let first = slack.until("it is there", |model| model.says("#random", "#1 hello").cloned()).await;
+        // Nothing can be looked up there: what may not have been said is said again.
+        slack.fail("chat.postMessage", 1, Fault::Status(500));
+        let root = all_is_told(&slack, "#random").await;
+        assert_eq!((root.ts, told(&slack, &first).1), (first.ts.clone(), 1));
+        slack.transcript("#random");
+        slack.complaints();
+        slack.finish();
+    });
+}
+
+#[test]
 fn a_token_that_slack_knows_no_more_ends_the_bot_with_a_clear_word() {
     run_test(async |sdp| {
         let slack = Slack::start().await;

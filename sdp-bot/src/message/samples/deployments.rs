@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::super::{answer, deployment as say};
 use super::{COMMIT, Sample, at, instances, lines, page};
+use crate::text::Text;
 use crate::thread::{After, Facts, Serving, Thread};
 
 /// One that was just asked for.
@@ -166,8 +167,7 @@ pub(crate) fn all() -> Vec<Sample> {
 
 fn replies() -> Vec<Sample> {
     let (running, done) = (running(), ended(Outcome::Succeeded {}));
-    let called = "U024BE7LH".parse().unwrap();
-    let called = Some(&called);
+    let called = &Text::new().mention("U024BE7LH").plain(" ");
     let mut all = vec![
         ("deployment::build_reused", say::build_reused(&running, true)),
         ("deployment::build_reused", say::build_reused(&deployment(), false)),

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sdp_core::api::BranchList;
 use sdp_core::name::PersonName;
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -13,14 +14,17 @@ use url::Url;
 use super::super::form::{self, Form, Origin};
 use super::super::inbound::Click;
 use super::super::place::conversation;
-use super::{Dispatch, Inner, idempotent};
+use super::{BUSY, Dispatch, Inner, idempotent};
 use crate::bot::{Answer, Said};
 use crate::chat::ChatGone;
 use crate::command;
-use crate::message::{Message, answer as say};
+use crate::message::{Message, Tone, answer as say};
+use crate::text::Text;
 
 /// How long a search may take: Slack waits for three seconds.
 const SEARCH: Duration = Duration::from_secs(2);
+/// How long a list of branches may take that is to be searched soon.
+const WARM: Duration = Duration::from_secs(20);
 /// How long a form that was sent waits for the server, so that a refusal is shown in it.
 const ANSWER: Duration = Duration::from_millis(2300);
 
@@ -77,9 +81,14 @@ impl Inner {
     pub(super) async fn service_chosen(&self, click: &Click, payload: &Value) {
         let (Some(view), Some(chosen)) = (&click.view, form::service_chosen(payload)) else { return };
         let origin = form::origin_of(&payload["view"]);
-        let filled = self.filled(&click.user, &origin, Some(chosen)).await;
+        let filled = self.filled(&click.user, &origin, Some(chosen.clone())).await;
         if let Err(error) = self.web.update_view(view, &filled).await {
             tracing::warn!(code = error.code(), "the form could not be filled");
+        }
+        // Asked for now, they are in the server's memory when they are searched.
+        let client = self.bot.asker(Some(click.user.clone())).client;
+        if let Ok(Err(error)) = timeout(WARM, client.branches(&chosen, None)).await {
+            tracing::info!(code = error.code(), "the branches for the form could not be listed");
         }
     }
 
@@ -105,9 +114,9 @@ impl Inner {
             Ok(Ok(options)) => options,
             Ok(Err(error)) => {
                 tracing::info!(code = error.code(), "a search in the form was not answered");
-                form::no_options()
+                as_typed(action, typed)
             }
-            Err(_) => form::no_options(),
+            Err(_) => as_typed(action, typed),
         }
     }
 
@@ -131,6 +140,14 @@ impl Inner {
     }
 }
 
+/// Where nothing can be listed, what is typed can be chosen all the same.
+fn as_typed(action: &str, typed: &str) -> Value {
+    if action == form::SERVICE {
+        return form::no_options();
+    }
+    form::options_branches(&BranchList { head: None, branches: Vec::new(), tags: Vec::new() }, typed)
+}
+
 impl Dispatch {
     /// A form was sent. A refusal that comes in time is shown in it.
     pub(super) async fn submit(&self, user: PersonName, view: Value, key: &str) -> Option<Value> {
@@ -140,7 +157,7 @@ impl Dispatch {
         };
         let key = idempotent(key);
         let (tell, refused) = oneshot::channel();
-        self.begin(move |inner| async move {
+        let begun = self.begin(move |inner| async move {
             let channel = match origin.conversation.as_str() {
                 "" => inner.direct(&user).await,
                 channel => channel.to_owned(),
@@ -151,6 +168,10 @@ impl Dispatch {
             };
             inner.deploy_from_form(said, user, tell).await
         });
+        if !begun {
+            let busy = Message::new(Tone::Bad, Text::from(BUSY));
+            return Some(form::refused_by_server(&view, &busy, "busy"));
+        }
         match timeout(ANSWER, refused).await {
             Ok(Ok(Some((message, code)))) => Some(form::refused_by_server(&view, &message, &code)),
             _ => None,

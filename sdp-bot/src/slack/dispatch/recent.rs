@@ -20,6 +20,11 @@ impl Recent {
         self.is_new_at(key, known_for, Instant::now())
     }
 
+    /// It did not come after all.
+    pub(super) fn forget(&self, key: &str) {
+        self.until.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
     fn is_new_at(&self, key: &str, known_for: Duration, now: Instant) -> bool {
         let mut until = self.until.lock().unwrap_or_else(PoisonError::into_inner);
         if until.get(key).is_some_and(|until| *until > now) {

@@ -66,6 +66,21 @@ pub(super) async fn post(web: &Web, channel: String, job: Job) -> Called {
     Called::Posted(channel, job, result)
 }
 
+/// Where nothing can be read, something may be said twice; better than not at all.
+fn cannot_look(error: WebError, channel: &str) -> Result<(), WebError> {
+    match error {
+        WebError::Refused(code) => {
+            tracing::warn!(
+                channel,
+                code,
+                "what is there already cannot be looked up; something may be said twice"
+            );
+            Ok(())
+        }
+        error => Err(error),
+    }
+}
+
 /// Posts; a layout that Slack does not take is left away, so that at least the words are there.
 async fn posted(
     web: &Web,
@@ -102,6 +117,7 @@ fn is_closed_to_us(code: &str) -> bool {
                 | "user_not_in_channel"
                 | "no_permission"
                 | "access_denied"
+                | "ekm_access_denied"
                 | "posting_to_channel_denied"
                 | "method_not_supported_for_channel_type"
                 | "messages_tab_disabled"
@@ -124,8 +140,10 @@ async fn root(
             since: jiff::Timestamp::now().as_second() - 3600,
             replies: false,
         };
-        if let Some(place) = look(web, &wanted).await?.place {
-            return Ok(place);
+        match look(web, &wanted).await {
+            Ok(Recalled { place: Some(place), .. }) => return Ok(place),
+            Ok(_) => {}
+            Err(error) => cannot_look(error, channel)?,
         }
     }
     let metadata = super::message_metadata(about);
@@ -190,9 +208,10 @@ async fn reply(
 ) -> Result<Place, WebError> {
     let at = At { channel: channel.to_owned(), ts: thread.to_owned() };
     if job.unclear {
-        let told = told(web, &at, about).await?;
-        if keys.iter().all(|key| told.contains(key)) {
-            return Ok(at.place());
+        match told(web, &at, about).await {
+            Ok(told) if keys.iter().all(|key| told.contains(key)) => return Ok(at.place()),
+            Ok(_) => {}
+            Err(error) => cannot_look(error, channel)?,
         }
     }
     let payload = json!({ "deployment": about.to_string(), "keys": keys.join(",") });

@@ -4,9 +4,7 @@ use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use super::*;
 use crate::bot::Bot;

@@ -117,6 +117,8 @@ pub(crate) struct Channel {
     /// The person of a direct conversation.
     pub(crate) with: Option<String>,
     pub(crate) has_bot: bool,
+    /// Whoever is no member may write all the same (`chat:write.public`), and read nothing.
+    pub(crate) open: bool,
     pub(crate) archived: bool,
 }
 
@@ -227,6 +229,7 @@ impl Model {
             name: "directmessage".to_owned(),
             with: Some(id.clone()),
             has_bot: true,
+            open: false,
             archived: false,
         };
         self.channels.entry(direct).or_insert(channel);
@@ -236,7 +239,7 @@ impl Model {
     pub(super) fn add_channel(&mut self, name: &str, has_bot: bool) {
         let id = self.place(name);
         let name = name.trim_start_matches('#').to_owned();
-        let channel = Channel { id: id.clone(), name, with: None, has_bot, archived: false };
+        let channel = Channel { id: id.clone(), name, with: None, has_bot, open: false, archived: false };
         self.channels.insert(id, channel);
     }
 

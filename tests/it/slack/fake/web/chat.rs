@@ -18,7 +18,7 @@ fn speaks_in(world: &World, given: &str) -> Result<Channel, Refusal> {
     let channel = channels.get(given).or_else(direct).or_else(named).ok_or("channel_not_found")?;
     if channel.archived {
         Err("is_archived".into())
-    } else if channel.has_bot {
+    } else if channel.has_bot || channel.open {
         Ok(channel.clone())
     } else {
         Err("not_in_channel".into())
