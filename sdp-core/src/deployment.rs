@@ -164,6 +164,32 @@ pub struct CommitInfo {
     pub subject: String,
 }
 
+/// How a commit relates to the one that was there before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Changes {
+    /// The commit that it is compared with: what served in its place, or else what was deployed there last and succeeded.
+    pub since: CommitId,
+    /// How many commits it has that the former one has not.
+    pub added: u32,
+    /// How many it has not that the former one has: it goes back, or its branch was written anew.
+    pub removed: u32,
+    /// Whether there are more than were counted: no more than 1,000 are.
+    #[serde(default)]
+    pub more: bool,
+    /// What the newest of those that were added say, newest first: at most 5 first lines of at most 100 characters.
+    pub subjects: Vec<String>,
+}
+
+impl Changes {
+    /// So many commits are counted at most, those that were added and removed together.
+    pub const MOST: u32 = 1_000;
+    /// So many subjects are told at most.
+    pub const SUBJECTS: usize = 5;
+    /// So many characters each of them has at most, before it is cut with an ellipsis.
+    pub const SUBJECT: usize = 100;
+}
+
 /// When a step began and ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -202,6 +228,9 @@ pub struct Deployment {
     pub of: Option<DeploymentNumber>,
     /// Author and subject, once it is fetched.
     pub commit_info: Option<CommitInfo>,
+    /// What it changes, once it is fetched, if something was there before it. None where a kept build is used.
+    #[serde(default)]
+    pub changes: Option<Changes>,
     /// Variables of this deployment, over those of the service.
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
     pub env: BTreeMap<EnvName, String>,
@@ -269,6 +298,7 @@ impl Deployment {
             commit: commit.clone(),
             of: *of,
             commit_info: None,
+            changes: None,
             env: env.clone(),
             requested_by: event.by.clone(),
             requested_at: event.at,
@@ -309,7 +339,10 @@ impl Deployment {
                 self.state = State::Running { step: *step };
             }
             EventKind::CommitResolved { commit } => self.commit = Some(commit.clone()),
-            EventKind::CommitFetched { info } => self.commit_info = Some(info.clone()),
+            EventKind::CommitFetched { info, changes } => {
+                self.commit_info = Some(info.clone());
+                self.changes.clone_from(changes);
+            }
             EventKind::BuildReused { reused, .. } => self.reused_build = Some(*reused),
             EventKind::Noted { text } => self.notes.push(text.clone()),
             EventKind::CancelRequested {} => self.cancel_requested_by = Some(event.by.clone()),

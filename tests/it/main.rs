@@ -10,6 +10,7 @@ mod backup;
 mod bad_input;
 mod branches;
 mod cancel;
+mod changes;
 mod chat;
 mod containers;
 mod deploy;

@@ -108,6 +108,8 @@ pub(super) struct DeployCommand {
     pub(super) kind: DeployKind,
     pub(super) commit: Option<CommitId>,
     pub(super) of: Option<DeploymentNumber>,
+    /// The commit of the deployment that succeeded last in its place.
+    pub(super) since: Option<CommitId>,
     pub(super) prefer: Option<AgentName>,
     pub(super) credential: Option<GitCredential>,
     /// Whose own credential it is, if it is a person's own.

@@ -354,6 +354,7 @@ impl Run {
             deployment: id,
             service,
             instance: InstanceId::new(),
+            since: command.since,
             prefer: command.prefer,
             had_credential: command.credential.is_some(),
             credential_of: command.credential_of,

@@ -71,6 +71,7 @@ impl LogPage {
                     (parts::commit(deployment.commit.as_ref(), deployment.commit_info.as_ref()))
                     @if let Some(info) = &deployment.commit_info { " " span class="hint" { "by " bdi { (words::visible(&info.author)) } } }
                 }
+                @if let Some(changes) = &deployment.changes { p class="meta" { (parts::changes(changes)) } }
                 p class="meta" {
                     "to " b { (deployment.sandbox) }
                     " · asked by " (deployment.requested_by) " " (parts::ago(deployment.requested_at, self.now))
