@@ -44,6 +44,9 @@ pub struct Abilities {
     pub places_survive: bool,
     /// Somebody looks while messages change, so that an answer is worth being kept up to date.
     pub watched: bool,
+    /// It has a pace of its own: a deployment's message that waits to be posted may be posted anew, and the newest state
+    /// is; a message that says what it is to say needs no edit that calls it the last.
+    pub paced: bool,
 }
 
 /// What is answered when people can see it.
@@ -90,7 +93,7 @@ pub enum Request {
         /// What.
         message: Message,
         /// The deployment whose message it is, so that replies and edits will follow; it goes into the message's metadata
-        /// where a chat has that. None: an answer.
+        /// where a chat has that. The same again takes the place of the one that waits ([`Abilities::paced`]). None: an answer.
         about: Option<DeploymentId>,
         /// Whether edits and replies will follow; otherwise it is said once.
         changes: bool,

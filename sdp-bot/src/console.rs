@@ -175,6 +175,7 @@ pub async fn run(
         private: options.private,
         places_survive: false,
         watched: options.look != Look::Script,
+        paced: false,
     };
     let (chat, requests) = Chat::new(abilities);
     let (bot, follower) = Bot::new(client, chat, store);

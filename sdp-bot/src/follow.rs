@@ -129,7 +129,7 @@ struct Tracked {
     ended: Option<oneshot::Sender<bool>>,
     /// Of what its message says.
     fingerprint: i64,
-    /// Of the newest edit that was handed over and not seen yet.
+    /// Of the newest post or edit that was handed over and not seen yet.
     sent: Option<i64>,
     /// Replies that were handed over and not seen yet.
     telling: BTreeSet<String>,
@@ -481,7 +481,7 @@ impl Follower {
         let edits = self
             .threads
             .values()
-            .filter(|tracked| tracked.dirty && tracked.place.is_some())
+            .filter(|tracked| tracked.dirty && (tracked.place.is_some() || self.chat.abilities.paced))
             .map(|tracked| tracked.next_edit);
         let away = self.away_since.map(|(_, began)| began + AWAY_AFTER).filter(|at| *at > Instant::now());
         self.next_tick = match self.chat.abilities.tick {

@@ -18,6 +18,8 @@ pub mod home;
 pub mod login;
 pub mod output;
 #[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
 mod tests;
 
 use std::time::Duration;

@@ -96,6 +96,7 @@ const ABILITIES: Abilities = Abilities {
     private: false,
     places_survive: true,
     watched: false,
+    paced: true,
 };
 
 /// Runs the bot in Slack until `shutdown`. `authorities`: certificates (PEM) that are trusted beside the system's.

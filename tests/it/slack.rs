@@ -3,7 +3,11 @@
 mod bot;
 mod deploys;
 mod fake;
+mod forms;
+mod http;
+mod restart;
 mod sdk_check;
+mod trouble;
 
 /// A transcript as it would be if each step had been told alone: which of them were told together depends on the moment.
 /// Folders of this run are left out.

@@ -124,6 +124,7 @@ fn chat() -> (Chat, mpsc::Receiver<Request>) {
         private: true,
         places_survive: true,
         watched: false,
+        paced: false,
     })
 }
 

@@ -298,6 +298,7 @@ async fn a_chat_that_has_gone_is_told_to_whoever_asks() {
         private: true,
         places_survive: false,
         watched: true,
+        paced: false,
     };
     let (chat, requests) = Chat::new(abilities);
     drop(requests);

@@ -76,13 +76,18 @@ impl Follower {
         });
     }
 
-    /// Posts the thread's root, unless it is there already.
+    /// Posts the thread's root, unless it is there already; again while it waits, if it says something else now.
     pub(super) async fn post(&mut self, id: DeploymentId) -> Result<(), ChatGone> {
         let Some(tracked) = self.threads.get_mut(&id).filter(|tracked| tracked.place.is_none()) else {
             return Ok(());
         };
         let message = tracked.thread.root(Timestamp::now());
         let fingerprint = message.fingerprint();
+        tracked.dirty = false;
+        tracked.next_edit = Instant::now() + self.chat.abilities.edit_every;
+        if tracked.sent.replace(fingerprint) == Some(fingerprint) {
+            return Ok(());
+        }
         let (conversation, person) = (tracked.conversation.clone(), tracked.person.clone());
         let answer = self
             .chat
@@ -138,16 +143,20 @@ impl Follower {
 
     pub(super) async fn edit(&mut self, id: DeploymentId) -> Result<(), ChatGone> {
         let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
-        if let Some(place) = tracked.place.clone()
-            && tracked.dirty
-            && Instant::now() >= tracked.next_edit
-        {
+        let paced = self.chat.abilities.paced;
+        if !tracked.dirty || Instant::now() < tracked.next_edit {
+            return self.settle(id).await;
+        }
+        if tracked.place.is_none() && paced {
+            self.post(id).await?;
+        } else if let Some(place) = tracked.place.clone() {
             let message = tracked.thread.root(Timestamp::now());
             let fingerprint = message.fingerprint();
             tracked.dirty = false;
             let last = tracked.thread.is_told();
             let newest = tracked.sent.unwrap_or(tracked.fingerprint);
-            if fingerprint != newest || last && !tracked.closed && tracked.sent.is_none() {
+            let to_close = last && !tracked.closed && tracked.sent.is_none() && !paced;
+            if fingerprint != newest || to_close {
                 tracked.sent = Some(fingerprint);
                 tracked.next_edit = Instant::now() + self.chat.abilities.edit_every;
                 let answer = self
@@ -186,6 +195,9 @@ impl Follower {
             }
             Told::Posted(id, fingerprint, seen) => {
                 let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
+                if tracked.sent == Some(fingerprint) || seen.is_ok() {
+                    tracked.sent = None;
+                }
                 let seen = seen.map(|place| {
                     tracked.place = Some(place);
                     tracked.fingerprint = fingerprint;

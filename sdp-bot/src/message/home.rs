@@ -83,9 +83,13 @@ pub fn instance(instance: &Instance, of: Option<&Deployment>, now: Timestamp) ->
     let on = of.map_or_else(|| format!("{service} in {sandbox}"), |of| of.number.to_string());
     let message = message
         .offer("Logs", format!("logs {service} in {sandbox}"))
-        .offer("Redeploy", format!("redeploy {on}"))
-        .offer("Roll back", format!("rollback {service} in {sandbox}"));
-    message.offer("Stop", format!("stop {service} in {sandbox}"))
+        .offer("Redeploy", format!("redeploy {on}"));
+    if tone == Tone::Over {
+        return message;
+    }
+    message
+        .offer("Roll back", format!("rollback {service} in {sandbox}"))
+        .offer("Stop", format!("stop {service} in {sandbox}"))
 }
 
 /// One of the deployments in their sandboxes.
@@ -112,9 +116,7 @@ pub fn deployment(deployment: &Deployment, now: Timestamp) -> Message {
     };
     let message = Message::new(tone, title);
     let message = match deployment.outcome() {
-        Some(Outcome::Failed { failure }) => {
-            message.line(Text::new().plain(format!("{}.", failure.reason.sentence())))
-        }
+        Some(Outcome::Failed { failure }) => message.line(Text::new().plain(failure.reason.sentence())),
         _ => message,
     };
     let message = message.offer("Log", format!("logs {number}"));

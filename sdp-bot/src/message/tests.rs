@@ -5,18 +5,14 @@ mod login;
 use std::collections::HashMap;
 
 use insta::assert_snapshot;
-use jiff::Timestamp;
-use sdp_core::api::{AgentView, BranchList, CreateDeployment, Load, Preflight, Problem, SandboxView};
+use sdp_core::api::{AgentView, BranchList, CreateDeployment, Load, Preflight, Problem};
 use sdp_core::client::ClientError;
 use sdp_core::principal::Principal;
-use sdp_core::sandbox::{Instance, InstanceState, Sandbox, StopReason};
+use sdp_core::sandbox::{Instance, InstanceState, StopReason};
 use serde_json::json;
 
+use super::samples::{at, sandbox};
 use super::*;
-
-fn at(second: i64) -> Timestamp {
-    Timestamp::from_second(1_800_000_000 + second).unwrap()
-}
 
 fn instance(service: &str, sandbox: &str, state: InstanceState) -> Instance {
     Instance {
@@ -35,14 +31,6 @@ fn instance(service: &str, sandbox: &str, state: InstanceState) -> Instance {
         last_restart: None,
         unhealthy: None,
         last_lines: Vec::new(),
-    }
-}
-
-fn sandbox(name: &str, instances: Vec<Instance>) -> SandboxView {
-    let owner = Principal::person("alice".parse().unwrap());
-    SandboxView {
-        sandbox: Sandbox { name: name.parse().unwrap(), owner, created_at: at(-90_000) },
-        instances,
     }
 }
 

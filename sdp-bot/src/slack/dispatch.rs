@@ -328,7 +328,7 @@ impl Inner {
             match self.web.respond(url, &render::message(&message)).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    tracing::info!(code = error.code(), "the address to answer to does not take it")
+                    tracing::info!(code = error.code(), "the address to answer to does not take it");
                 }
             }
         }

@@ -47,6 +47,7 @@ fn fill(page: &mut Page, facts: &HomeFacts, now: Timestamp) {
         return;
     }
     page.blocks.push(deploy_button());
+    page.numbers.calm = true;
 
     let deployments: Vec<Message> = facts
         .deployments

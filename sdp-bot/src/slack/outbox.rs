@@ -40,6 +40,8 @@ use lane::{Done, Job, Kind, Lane, MAX_JOBS};
 pub(super) const MAX_CALLS: usize = 16;
 /// How long what is under way may take at the end.
 const GRACE: Duration = Duration::from_secs(5);
+/// Of how many deployments it is remembered that their message was posted.
+const MAX_ROOTS: usize = 2000;
 /// An answer is tried so often; a deployment's message and its story until they are there.
 const MAX_TRIES: u32 = 6;
 
@@ -50,6 +52,8 @@ pub(super) struct Outbox {
     requests: mpsc::Receiver<Request>,
     lanes: HashMap<String, Lane>,
     all_posts: Pace,
+    /// Deployments whose message waits, is being posted or was, the newest last.
+    roots: VecDeque<DeploymentId>,
     edits: Edits,
     recalls: VecDeque<Recall>,
     recalling: bool,
@@ -70,6 +74,7 @@ impl Outbox {
             requests,
             lanes: HashMap::new(),
             all_posts: Pace::new(rates.all_posts_every, Rates::ALL_POSTS_BURST, now),
+            roots: VecDeque::new(),
             edits: Edits::new(Pace::new(rates.edit_every, Rates::EDIT_BURST, now)),
             recalls: VecDeque::new(),
             recalling: false,
@@ -135,12 +140,10 @@ impl Outbox {
                 }
                 None => Done::Seen(done).tell(Err(Unseen::Impossible)),
             },
-            Request::Update { place, message, about, last, done } => match At::read(&place) {
-                Some(at) => self.edits.put(
-                    place,
-                    Edit { at, about, message, last, done, tried: 0, not_before: now },
-                    now,
-                ),
+            Request::Update { place, message, about, done, last: _ } => match At::read(&place) {
+                Some(at) => {
+                    self.edits.put(place, Edit { at, about, message, done, tried: 0, not_before: now }, now)
+                }
                 None => Done::Seen(done).tell(Err(Unseen::Impossible)),
             },
             Request::Recall { about, conversation, person, place, since, done } => {
@@ -164,6 +167,23 @@ impl Outbox {
             .lanes
             .entry(channel)
             .or_insert_with(|| Lane::new(Pace::new(self.rates.post_every, Rates::POST_BURST, now)));
+        if let Kind::Root { about, .. } = &kind {
+            if self.roots.contains(about) {
+                // A newer state of one that waits; where it is on its way, the older one is what is seen first.
+                return match lane.waiting_root(*about) {
+                    Some(waits) => {
+                        waits.message = message;
+                        let older = std::mem::replace(&mut waits.done, vec![done]);
+                        older.into_iter().for_each(|done| done.tell(Err(Unseen::Superseded)));
+                    }
+                    None => done.tell(Err(Unseen::Superseded)),
+                };
+            }
+            self.roots.push_back(*about);
+            if self.roots.len() > MAX_ROOTS {
+                self.roots.pop_front();
+            }
+        }
         if lane.jobs.len() >= MAX_JOBS {
             tracing::error!(limit = MAX_JOBS, "too much waits to be said in one channel; left out");
             done.tell(Err(Unseen::Impossible));
@@ -273,6 +293,9 @@ impl Outbox {
             lane.jobs.push_front(job);
         } else {
             tracing::warn!(channel, code = error.code(), "Slack does not take a post");
+            if let Kind::Root { about, .. } = job.kind {
+                self.roots.retain(|root| *root != about);
+            }
             job.done.into_iter().for_each(|done| done.tell(Err(Unseen::Impossible)));
         }
         Ok(())

@@ -19,6 +19,8 @@
 
 mod button;
 #[cfg(test)]
+pub(super) mod check;
+#[cfg(test)]
 mod tests;
 
 use slack_morphism::prelude::{
@@ -119,7 +121,7 @@ pub(super) fn blocks(message: &Message, numbers: &mut Numbers) -> Vec<SlackBlock
         words.push("–".into());
     }
 
-    let mut elements = vec![SlackRichTextSection::new(words).into()];
+    let mut elements = vec![SlackRichTextSection::new(merged(words)).into()];
     if !message.block.is_empty() {
         elements.push(SlackRichTextPreformatted::new(vec![newest(&message.block, left).into()]).into());
     }
@@ -127,6 +129,21 @@ pub(super) fn blocks(message: &Message, numbers: &mut Numbers) -> Vec<SlackBlock
     blocks.extend(notice);
     blocks.extend(buttons);
     blocks
+}
+
+/// Neighbours without style as one piece.
+fn merged(pieces: Vec<SlackRichTextInlineElement>) -> Vec<SlackRichTextInlineElement> {
+    let mut out: Vec<SlackRichTextInlineElement> = Vec::new();
+    for piece in pieces {
+        match (out.last_mut(), piece) {
+            (
+                Some(SlackRichTextInlineElement::Text(SlackRichTextText { text, style: None })),
+                SlackRichTextInlineElement::Text(SlackRichTextText { text: more, style: None }),
+            ) => text.push_str(&more),
+            (_, piece) => out.push(piece),
+        }
+    }
+    out
 }
 
 /// What notifications show, and where blocks cannot be shown.
@@ -203,24 +220,32 @@ fn spans(text: &Text) -> Vec<SlackRichTextInlineElement> {
             continue;
         }
         let piece = SlackRichTextText::new(words.to_owned());
-        out.push(match span {
+        let piece = match span {
             Span::Strong(_) => piece.bold().into(),
             Span::Code(_) => piece.code().into(),
             // What a line is about: `next`, `log`.
-            Span::Dim(words) if n == 0 && leads && is_a_label(words) => piece.italic().into(),
+            Span::Dim(words) if n == 0 && leads && is_a_label(words) => {
+                let label = words.trim();
+                let (before, after) = words.split_once(label).unwrap_or_default();
+                out.extend(Some(before).filter(|before| !before.is_empty()).map(Into::into));
+                out.push(SlackRichTextText::new(label.to_owned()).italic().into());
+                after.into()
+            }
             Span::Plain(_) | Span::Dim(_) => piece.into(),
             Span::Link(url) => link(url),
             Span::Mention(name) => match user_of(span) {
                 Some(user) => SlackRichTextUser::new(user.into()).into(),
                 None => format!("@{name}").into(),
             },
-        });
+        };
+        out.push(piece);
     }
     out
 }
 
 fn is_a_label(words: &str) -> bool {
-    words.ends_with(' ') && words.trim().chars().all(char::is_alphabetic)
+    let label = words.trim();
+    words.ends_with(' ') && !label.is_empty() && label.chars().all(char::is_alphabetic)
 }
 
 fn link(url: &Url) -> SlackRichTextInlineElement {

@@ -61,8 +61,7 @@ impl Bot {
         let (tell, ended) = oneshot::channel();
         let store = Store::open(&self.memory).expect("opens");
         let run = slack::run(self.client.clone(), self.settings.clone(), b"", store, shutdown.clone());
-        // The runtime is this bot's own and is awaited by its end.
-        #[expect(clippy::disallowed_methods, reason = "awaited through `ended`")]
+        // Its end is awaited through `ended`.
         drop(runtime.spawn(async move { tell.send(run.await) }));
         self.life = Some(Life { runtime, shutdown, ended });
     }

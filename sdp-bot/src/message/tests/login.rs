@@ -3,29 +3,9 @@
 use insta::assert_snapshot;
 use sdp_core::api::{LoginLink, Me};
 use sdp_core::principal::Role;
-use serde_json::json;
 
 use super::super::login;
-use super::at;
-
-/// Who a user of the chat is: `account` as a person whom a git host has vouched for.
-fn me(account: Option<&str>, role: Role) -> Me {
-    let person = account.map(|name| {
-        json!({ "name": name, "role": role, "git_origin": "https://git.example.com", "git_user": "a.smith",
-            "created_at": at(0), "logged_in_at": at(0), "has_credential": true })
-    });
-    let principal = match account {
-        Some(name) => json!({ "kind": "bot", "name": "slack", "person": name }),
-        None => json!({ "kind": "token", "name": "slack" }),
-    };
-    let me = json!({ "principal": principal, "role": role, "account": person, "chat_user": "U024BE7LH", "login": true,
-        "own_sandbox": account.unwrap_or("slack"), "bound_until": account.map(|_| at(900_000)) });
-    serde_json::from_value(me).unwrap()
-}
-
-fn page(path: &str) -> url::Url {
-    format!("https://sdp.example.com{path}").parse().unwrap()
-}
+use super::super::samples::{at, me, page};
 
 #[test]
 fn a_link_is_for_one_person_and_says_whom_it_replaces() {

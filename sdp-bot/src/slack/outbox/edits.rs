@@ -1,4 +1,4 @@
-//! Edits that wait: of each message the newest, the last states first, then whichever waits longest. Pure.
+//! Edits that wait: of each message the newest; those first that say how something ended, then whichever waits longest. Pure.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::super::pace::Pace;
 use super::super::place::At;
 use super::lane::Done;
 use crate::chat::{Place, Seen, Unseen};
-use crate::message::Message;
+use crate::message::{Message, Tone};
 
 /// A message as it is to be.
 #[derive(Debug)]
@@ -18,7 +18,6 @@ pub(super) struct Edit {
     pub(super) at: At,
     pub(super) about: Option<DeploymentId>,
     pub(super) message: Message,
-    pub(super) last: bool,
     pub(super) done: oneshot::Sender<Seen<()>>,
     pub(super) tried: u32,
     pub(super) not_before: Instant,
@@ -60,9 +59,11 @@ impl Edits {
         }
         let ready = self.messages.iter().filter_map(|(place, waiting)| {
             let edit = waiting.edit.as_ref().filter(|edit| !waiting.busy && edit.not_before <= now)?;
-            Some((!edit.last, waiting.since, place))
+            // What still goes on changes again anyway.
+            let goes_on = matches!(edit.message.tone, Tone::Waiting | Tone::Working);
+            Some((goes_on, waiting.since, place))
         });
-        let place = ready.min_by_key(|(not_last, since, _)| (*not_last, *since))?.2.clone();
+        let place = ready.min_by_key(|(goes_on, since, _)| (*goes_on, *since))?.2.clone();
         let waiting = self.messages.get_mut(&place)?;
         let edit = waiting.edit.take()?;
         waiting.busy = true;
@@ -110,14 +111,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::message::Tone;
     use crate::text::Text;
 
     fn edit(now: Instant, says: &str, last: bool) -> (Edit, oneshot::Receiver<Seen<()>>) {
         let (done, seen) = oneshot::channel();
         let at = At { channel: "C1".into(), ts: "1".into() };
-        let message = Message::new(Tone::Working, Text::from(says));
-        (Edit { at, about: None, message, last, done, tried: 0, not_before: now }, seen)
+        let tone = if last { Tone::Good } else { Tone::Working };
+        let message = Message::new(tone, Text::from(says));
+        (Edit { at, about: None, message, done, tried: 0, not_before: now }, seen)
     }
 
     #[test]

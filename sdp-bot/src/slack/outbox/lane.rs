@@ -121,6 +121,12 @@ impl Lane {
         first
     }
 
+    /// A deployment's message that waits, and was not posted as far as can be known.
+    pub(super) fn waiting_root(&mut self, deployment: DeploymentId) -> Option<&mut Job> {
+        let is = |job: &&mut Job| matches!(job.kind, Kind::Root { about, .. } if about == deployment);
+        self.jobs.iter_mut().find(is).filter(|job| !job.unclear)
+    }
+
     /// When something may go; none: nothing waits.
     pub(super) fn next(&self) -> Option<Instant> {
         if self.busy {

@@ -26,25 +26,36 @@ const PRIMARY: [&str; 6] = ["Open", "Deploy", "Retry", "Deploy again", "Log in",
 
 /// Gives each button of a message, form or home a number, so that no two are named alike.
 #[derive(Debug, Default)]
-pub(in super::super) struct Numbers(usize);
+pub(in super::super) struct Numbers {
+    last: usize,
+    /// None is green from now on: where many stand below each other, that would be too much.
+    pub(in super::super) calm: bool,
+}
 
 impl Numbers {
     fn next(&mut self) -> usize {
-        self.0 += 1;
-        self.0
+        self.last += 1;
+        self.last
     }
 }
 
 /// A row of buttons, of those that there is room for.
 pub(super) fn row(actions: &[Action], numbers: &mut Numbers, mut room: usize) -> Option<SlackBlock> {
-    let mut primary = PRIMARY
+    let mut once: Vec<&Action> = Vec::new();
+    for action in actions {
+        if !once.contains(&action) {
+            once.push(action);
+        }
+    }
+    let actions = once;
+    let primary = PRIMARY
         .iter()
         .find_map(|label| actions.iter().position(|action| action.label == *label && is_possible(action)));
     let mut row: Vec<SlackActionBlockElement> = Vec::new();
-    for (n, action) in actions.iter().enumerate() {
+    for (n, action) in actions.iter().copied().enumerate() {
         let is_ambiguous = actions.iter().filter(|other| other.label == action.label).count() > 1;
         let Some(mut button) = button(action, is_ambiguous, numbers) else { continue };
-        if primary.take_if(|primary| *primary == n).is_some() && button.style.is_none() {
+        if primary == Some(n) && !numbers.calm && button.style.is_none() {
             button.style = Some(SlackBlockButtonStyle::Primary);
         }
         let needed = weight(&button);

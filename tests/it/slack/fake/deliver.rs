@@ -122,10 +122,15 @@ impl Shared {
         if delivery.kind == Kind::Event {
             self.reachable().await;
         }
+        let mut why = "";
         let result = loop {
-            let why = if attempts > 0 { "http_timeout" } else { "" };
             let result = self.attempt(&delivery, attempts, why).await;
             attempts += 1;
+            why = match result {
+                Err("http_error") => "http_error",
+                Err("dispatch_failed") => "connection_failed",
+                _ => "http_timeout",
+            };
             let again = !matches!(result, Ok(_) | Err("http_error, no retry"));
             if delivery.kind != Kind::Event || !again || attempts > RETRIES || !self.reachable().await {
                 break result;

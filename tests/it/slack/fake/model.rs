@@ -288,9 +288,10 @@ impl Model {
         self.messages.last_mut().expect("just pushed")
     }
 
-    /// Blocks with the ids that Slack gives to those that have none.
+    /// Blocks with what Slack adds: ids for those that have none, and that plain text may have emoji.
     pub(super) fn named(&mut self, mut blocks: Vec<Value>) -> Vec<Value> {
         for block in &mut blocks {
+            with_emoji(block);
             if block.get("block_id").is_none_or(Value::is_null) {
                 block["block_id"] = json!(self.next("b"));
             }
@@ -426,6 +427,19 @@ impl Model {
         let views = self.views.iter().filter(|view| !view.mark.is_read());
         let views = views.map(|view| format!("form of {}: {}", self.user_name(&view.user), view.title()));
         messages.chain(views).collect()
+    }
+}
+
+fn with_emoji(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(with_emoji),
+        Value::Object(fields) => {
+            fields.values_mut().for_each(with_emoji);
+            if fields.get("type").is_some_and(|kind| kind == "plain_text") {
+                fields.entry("emoji").or_insert(json!(true));
+            }
+        }
+        _ => {}
     }
 }
 

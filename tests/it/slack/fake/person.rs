@@ -10,6 +10,9 @@ use super::payload::{self, Spot};
 use super::view::View;
 use super::{Shared, blocks, effects};
 
+/// How the ids begin that people's programs give to messages.
+const CLIENT_MESSAGE: &str = "6f1f2a3e-0000-4000-8000-0000000";
+
 /// A person of the workspace.
 #[derive(Clone)]
 pub(crate) struct Person {
@@ -53,14 +56,13 @@ impl Person {
             let elements = json!([
                 { "type": "user", "user_id": BOT_USER }, { "type": "text", "text": format!(" {text}") },
             ]);
-            let section = json!({ "type": "rich_text_section", "elements": elements });
-            message.blocks = vec![json!({ "type": "rich_text", "block_id": "r1", "elements": [section] })];
+            message.blocks = typed(&elements);
             let message = message.clone();
             let mut event = payload::message(&world.model, &message, false);
             event["type"] = json!("app_mention");
             event["channel"] = json!(channel);
             event["event_ts"] = json!(message.ts);
-            event["client_msg_id"] = json!(world.model.next("6f1f2a3e-0000-4000-8000-0000000"));
+            event["client_msg_id"] = json!(world.model.next(CLIENT_MESSAGE));
             event
         });
         self.shared.deliver(self.shared.new_event(event)).await
@@ -70,8 +72,11 @@ impl Person {
     pub(crate) async fn dm(&self, text: &str) -> Ack {
         let event = self.shared.change(|world| {
             let channel = world.model.place(&format!("@{}", self.name));
-            let message = world.model.post(&channel, &self.id, text).clone();
-            let shown = payload::message(&world.model, &message, false);
+            let message = world.model.post(&channel, &self.id, text);
+            message.blocks = typed(&json!([{ "type": "text", "text": text }]));
+            let message = message.clone();
+            let mut shown = payload::message(&world.model, &message, false);
+            shown["client_msg_id"] = json!(world.model.next(CLIENT_MESSAGE));
             payload::heard(&message, &shown, None)
         });
         self.shared.deliver(self.shared.new_event(event)).await
@@ -252,6 +257,12 @@ impl Person {
         })?;
         Some(self.shared.deliver(self.shared.new_delivery(Kind::Interactive, payload)).await)
     }
+}
+
+/// What somebody typed, as Slack's own programs make it.
+fn typed(elements: &Value) -> Vec<Value> {
+    let section = json!({ "type": "rich_text_section", "elements": elements });
+    vec![json!({ "type": "rich_text", "block_id": "r1", "elements": [section] })]
 }
 
 fn known<'a>(views: &'a [View], id: &str) -> &'a View {

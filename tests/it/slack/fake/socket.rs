@@ -111,6 +111,8 @@ impl World {
         let Some(id) = said["envelope_id"].as_str() else {
             return self.complaints.push(format!("the socket was told what is no acknowledgement: {said}"));
         };
+        // What nobody waits for any more was too late; the same envelope may have come again.
+        self.links.pending.retain(|pending| !pending.done.is_closed());
         let is = |pending: &Pending| pending.link == link && pending.envelope == id;
         let Some(at) = self.links.pending.iter().position(is) else {
             if !self.links.sent.iter().any(|(to, sent)| *to == link && sent == id) {
