@@ -22,7 +22,7 @@ use url::Url;
 use crate::event::{Event, EventKind};
 use crate::failure::Failure;
 use crate::id::{DeploymentId, DeploymentNumber, EventSeq, InstanceId};
-use crate::name::{AgentName, CommitId, EnvName, GitRef, SandboxName, ServiceName};
+use crate::name::{AgentName, ChannelName, CommitId, EnvName, GitRef, SandboxName, ServiceName};
 use crate::principal::Principal;
 
 /// One part of the work, in this order.
@@ -190,6 +190,15 @@ impl Changes {
     pub const SUBJECT: usize = 100;
 }
 
+/// Where a deployment is told, beside where it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Notify {
+    /// A channel of the team's chat. Whether there is one of that name, and the bot may post there, only the chat knows.
+    pub channel: ChannelName,
+}
+
 /// When a step began and ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -234,6 +243,9 @@ pub struct Deployment {
     /// Variables of this deployment, over those of the service.
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
     pub env: BTreeMap<EnvName, String>,
+    /// Where it is told, if whoever asked said so.
+    #[serde(default)]
+    pub notify: Option<Notify>,
     /// Who asked.
     pub requested_by: Principal,
     /// When.
@@ -283,8 +295,17 @@ impl Deployment {
     /// Begins a deployment from the event that says it was requested; `None` for any other event.
     #[must_use]
     pub fn begin(event: &Event) -> Option<Self> {
-        let EventKind::DeploymentRequested { number, kind, service, sandbox, git_ref, commit, of, env } =
-            &event.kind
+        let EventKind::DeploymentRequested {
+            number,
+            kind,
+            service,
+            sandbox,
+            git_ref,
+            commit,
+            of,
+            env,
+            notify,
+        } = &event.kind
         else {
             return None;
         };
@@ -300,6 +321,7 @@ impl Deployment {
             commit_info: None,
             changes: None,
             env: env.clone(),
+            notify: notify.clone(),
             requested_by: event.by.clone(),
             requested_at: event.at,
             state: State::Queued {},

@@ -22,6 +22,7 @@ mod hunt;
 mod identity;
 mod links;
 mod logging;
+mod notify;
 mod output;
 mod people;
 mod restart;

@@ -70,6 +70,7 @@ impl Story {
             commit: None,
             of: None,
             env: self.env.clone(),
+            notify: None,
         })
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::world::World;
 use super::{Idempotency, PlatformError, Save};
 use crate::catalog::Service;
-use crate::deployment::{DeployKind, Deployment};
+use crate::deployment::{DeployKind, Deployment, Notify};
 use crate::id::{BootId, CommandId, DeploymentId, DeploymentNumber, Epoch, InstanceId, RouteVersion};
 use crate::name::{
     AgentName, CommitId, EnvName, GitRef, Label, PersonName, RepoUrl, SandboxName, ServiceName,
@@ -105,6 +105,7 @@ pub(super) struct DeployCommand {
     pub(super) sandbox: SandboxName,
     pub(super) git_ref: GitRef,
     pub(super) env: BTreeMap<EnvName, String>,
+    pub(super) notify: Option<Notify>,
     pub(super) kind: DeployKind,
     pub(super) commit: Option<CommitId>,
     pub(super) of: Option<DeploymentNumber>,

@@ -348,6 +348,7 @@ impl Run {
             commit: command.commit,
             of: command.of,
             env: command.env,
+            notify: command.notify,
         };
         let event = Event { seq: EventSeq(0), at: now, by: by.clone(), about, kind };
         let job = JobRow {

@@ -82,6 +82,7 @@ impl LogPage {
                     @if let Some(instance) = &self.instance {
                         " · " a href=(super::instance::path(instance.id)) { "what it prints" }
                     }
+                    @if let Some(notify) = &deployment.notify { " · told in " (notify.channel) }
                     @if deployment.reused_build == Some(true) { " · from a kept build" }
                     @if !deployment.env.is_empty() {
                         " · with " @for (i, name) in deployment.env.keys().enumerate() { @if i > 0 { ", " } code { (name) } }
@@ -247,6 +248,7 @@ impl LogPage {
                 git_ref: Some(deployment.git_ref.clone()),
                 sandbox: Some(deployment.sandbox.clone()),
                 env: deployment.env.clone(),
+                notify: deployment.notify.clone(),
                 git_credential: None,
             };
             ("/api/v1/deployments".to_owned(), serde_json::to_string(&body).ok())

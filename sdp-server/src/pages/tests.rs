@@ -55,6 +55,7 @@ impl Story {
                 commit: None,
                 of: None,
                 env: BTreeMap::new(),
+                notify: None,
             },
         };
         Self { deployment: Deployment::begin(&event).unwrap(), at: begin(), seq: 1 }

@@ -1,8 +1,8 @@
-//! What a job's commit is compared with, and where what its agent found is kept.
+//! What a job's commit is compared with, and what is kept with a deployment: what its agent found, and where it is told.
 
 use super::agent::commit;
 use super::*;
-use crate::deployment::{Changes, CommitInfo, Step};
+use crate::deployment::{Changes, CommitInfo, Notify, Step};
 use crate::failure::{Failure, FailureReason};
 use crate::wire::{JobResult, Progress};
 
@@ -74,6 +74,30 @@ async fn what_has_changed_is_in_the_event_and_stays_with_the_deployment() {
     bench.restart().await;
     let kept = bench.platform.deployment(deployment.id.into()).await.expect("known");
     assert_eq!((kept.changes, kept.commit_info), (Some(changes), Some(info)));
+}
+
+#[tokio::test]
+async fn where_a_deployment_is_told_is_kept_with_it() {
+    let mut bench = Bench::start().await;
+    let notify = Some(Notify { channel: name("#payments-ci") });
+    let deploy = Deploy { notify: notify.clone(), ..Deploy::new(name("hello")) };
+    let told = bench.platform.deploy(&alice(), deploy).await.expect("taken");
+    assert_eq!(told.notify, notify);
+    bench.restart().await;
+    assert_eq!(bench.platform.deployment(told.id.into()).await.expect("known").notify, notify);
+    let event = &bench.platform.events_of(told.id).await.expect("events")[0];
+    assert_eq!(Deployment::begin(event).map(|deployment| deployment.notify), Some(notify));
+
+    // As they were stored before there was such a thing.
+    let mut stored = serde_json::to_value(&told).expect("JSON");
+    let fields = stored.as_object_mut().expect("an object");
+    assert!(fields.remove("notify").is_some() && fields.remove("changes").is_some());
+    let read: Deployment = serde_json::from_value(stored).expect("a deployment");
+    assert_eq!((read.notify, read.changes), (None, None));
+    let mut stored = serde_json::to_value(&event.kind).expect("JSON");
+    stored.as_object_mut().expect("an object").remove("notify").expect("it was there");
+    let read: EventKind = serde_json::from_value(stored).expect("an event");
+    assert!(matches!(read, EventKind::DeploymentRequested { notify: None, .. }), "{read:?}");
 }
 
 #[test]
