@@ -22,7 +22,8 @@ use url::Url;
 /// SDP's chat bot: say `deploy payments feature/refund`, and watch it until it runs.
 ///
 /// Settings come from the file given by --config; environment variables override it (SDP_URL, SDP_TOKEN_FILE,
-/// SDP_TOKEN, SDP_BOT_CA_FILE, SDP_BOT_PERSON, SDP_BOT_DATA_DIR, SDP_BOT_LOG, SDP_BOT_LOG_FORMAT), and options override those.
+/// SDP_TOKEN, SDP_BOT_CA_FILE, SDP_BOT_PERSON, SDP_BOT_DATA_DIR, SDP_BOT_LOG, SDP_BOT_LOG_FORMAT; for Slack SDP_SLACK_BOT_TOKEN_FILE,
+/// SDP_SLACK_APP_TOKEN_FILE, SDP_SLACK_SIGNING_SECRET_FILE, SDP_SLACK_LISTEN, SDP_SLACK_PROXY), and options override those.
 #[derive(Parser)]
 #[expect(clippy::doc_markdown, reason = "shown as it stands by --help")]
 #[command(

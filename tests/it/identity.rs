@@ -17,7 +17,7 @@ use crate::hunt::Hunt;
 const EVERYTHING: &str = "trace";
 
 /// A host with a private service of the shop, and one of alice's alone.
-fn host() -> GitHost {
+pub(crate) fn host() -> GitHost {
     let host = GitHost::start();
     host.push("shop/login", "main", &[("README", "Who can read this works here.")]);
     host.push("shop/payments", "main", &[("greeting.txt", "payments from main")]);
@@ -27,7 +27,7 @@ fn host() -> GitHost {
     host
 }
 
-fn logs_in(host: &GitHost) -> impl FnOnce(&mut sdp_server::Config, &mut sdp_agent::Config) {
+pub(crate) fn logs_in(host: &GitHost) -> impl FnOnce(&mut sdp_server::Config, &mut sdp_agent::Config) {
     let (repository, origin, ca) = (host.url("shop/login"), host.origin(), host.ca_file());
     move |server, agent| {
         server.login.trust_bot = false;
@@ -37,7 +37,7 @@ fn logs_in(host: &GitHost) -> impl FnOnce(&mut sdp_server::Config, &mut sdp_agen
     }
 }
 
-async fn catalog(sdp: &Sdp, host: &GitHost) {
+pub(crate) async fn catalog(sdp: &Sdp, host: &GitHost) {
     sdp.service("payments", json!({ "repo": host.url("shop/payments") })).await;
     sdp.service("private", json!({ "repo": host.url("private/alice") })).await;
 }

@@ -4,10 +4,13 @@ mod bot;
 mod deploys;
 mod fake;
 mod forms;
+mod hostile;
 mod http;
+mod login;
 mod restart;
 mod sdk_check;
 mod trouble;
+mod wire;
 
 /// A transcript as it would be if each step had been told alone: which of them were told together depends on the moment.
 /// Folders of this run are left out.

@@ -10,7 +10,7 @@ use crate::chat::typed;
 use crate::harness::{AUTHORITY, run_test_with};
 
 /// Makes an authority, and a certificate of its for this machine.
-fn issue(folder: &Path) -> Tls {
+pub(crate) fn issue(folder: &Path) -> Tls {
     let mut params = CertificateParams::new(Vec::new()).expect("valid");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("made");

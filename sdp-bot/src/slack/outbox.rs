@@ -142,7 +142,7 @@ impl Outbox {
             },
             Request::Update { place, message, about, done, last: _ } => match At::read(&place) {
                 Some(at) => {
-                    self.edits.put(place, Edit { at, about, message, done, tried: 0, not_before: now }, now)
+                    self.edits.put(place, Edit { at, about, message, done, tried: 0, not_before: now }, now);
                 }
                 None => Done::Seen(done).tell(Err(Unseen::Impossible)),
             },

@@ -1,6 +1,6 @@
 //! The bot in Slack, beside the test: started, killed at any moment, started again with the same memory.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sdp_bot::slack::{self, SlackError, Way};
@@ -17,9 +17,12 @@ use crate::harness::{Sdp, name};
 
 /// The bot in Slack; it is killed when it is dropped.
 pub(crate) struct Bot {
+    token: Secret,
     client: Client,
     settings: slack::Slack,
     memory: PathBuf,
+    /// Certificates that are trusted beside the system's.
+    pub(crate) authorities: Vec<u8>,
     life: Option<Life>,
 }
 
@@ -45,7 +48,7 @@ impl Bot {
             rates: slack::Rates::default(),
         };
         let memory = sdp.folder.path().join("bot.db");
-        Self { client: sdp.client(&token), settings, memory, life: None }
+        Self { client: sdp.client(&token), token, settings, memory, authorities: Vec::new(), life: None }
     }
 
     /// Set up otherwise.
@@ -60,7 +63,9 @@ impl Bot {
         let shutdown = CancellationToken::new();
         let (tell, ended) = oneshot::channel();
         let store = Store::open(&self.memory).expect("opens");
-        let run = slack::run(self.client.clone(), self.settings.clone(), b"", store, shutdown.clone());
+        let (client, settings, token) = (self.client.clone(), self.settings.clone(), shutdown.clone());
+        let authorities = self.authorities.clone();
+        let run = async move { slack::run(client, settings, &authorities, store, token).await };
         // Its end is awaited through `ended`.
         drop(runtime.spawn(async move { tell.send(run.await) }));
         self.life = Some(Life { runtime, shutdown, ended });
@@ -72,6 +77,25 @@ impl Bot {
         bot.start();
         slack.until("the bot is there", |model| (model.links() > 0).then_some(())).await;
         bot
+    }
+
+    /// The same as a program of its own, with a configuration in this folder; killed when it is dropped.
+    pub(crate) fn program(&self, sdp: &Sdp, folder: &Path) -> tokio::process::Child {
+        // Built with the tests of the bot; beside them.
+        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("debug").join("sdp-bot");
+        let write = |file: &str, text: &str| std::fs::write(folder.join(file), text).expect("written");
+        write("bot.token", self.token.expose());
+        write("slack-bot.token", BOT_TOKEN);
+        write("slack-app.token", APP_TOKEN);
+        let config = format!(
+            "server = \"{}\"\ntoken_file = \"bot.token\"\ndata_dir = \"data\"\n[slack]\napi_url = \"{}\"\n\
+             bot_token_file = \"slack-bot.token\"\napp_token_file = \"slack-app.token\"\n",
+            sdp.url, self.settings.api_url
+        );
+        write("bot.toml", &config);
+        let mut command = tokio::process::Command::new(program);
+        command.args(["slack", "--config", "bot.toml"]).current_dir(folder).kill_on_drop(true);
+        command.spawn().expect("it is built: cargo build --workspace")
     }
 
     /// Ends it between two instructions, as SIGKILL would.

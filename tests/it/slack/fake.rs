@@ -78,6 +78,8 @@ struct World {
     links: socket::Links,
     urls: Option<RequestUrls>,
     org_install: bool,
+    /// Where sockets are opened, if not here.
+    front: Option<String>,
     /// What Slack would have refused, or would have told a person.
     complaints: Vec<String>,
     /// What is to be told to the bot after a call.
@@ -162,6 +164,7 @@ impl Slack {
             links: socket::Links::default(),
             urls: None,
             org_install: false,
+            front: None,
             complaints: Vec::new(),
             events: Vec::new(),
         };
@@ -195,6 +198,16 @@ impl Slack {
     /// The app has addresses of its own, which are asked while no socket is open.
     pub(crate) fn call_back(&self, urls: RequestUrls) {
         self.shared.change(|world| world.urls = Some(urls));
+    }
+
+    /// Sockets are opened at another address, which leads here.
+    pub(crate) fn behind(&self, front: &str) {
+        self.shared.change(|world| world.front = Some(front.to_owned()));
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.shared.address
     }
 
     /// From now on as where the app is installed in a whole organization: the team is not always said.

@@ -100,6 +100,36 @@ fn an_edit_that_was_under_way_as_the_bot_was_killed_is_made() {
 }
 
 #[test]
+#[ignore = "needs the bot as a program: cargo build --workspace"]
+fn the_program_is_killed_in_mid_deploy_and_the_next_one_finishes_the_same_message() {
+    run_test(async |sdp| {
+        waiting(sdp).await;
+        let slack = Slack::start().await;
+        let bot = Bot::new(sdp, &slack).await;
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut program = bot.program(sdp, folder.path());
+        slack.until("the bot is there", |model| (model.links() > 0).then_some(())).await;
+        slack.person("alice").slash("#dev", "deploy hello main").await.well();
+        let before = slack.until("it builds", |model| model.says("#dev", "building").cloned()).await;
+        program.kill().await.expect("killed");
+        slack.until("it is gone", |model| (model.links() == 0).then_some(())).await;
+        let mut program = bot.program(sdp, folder.path());
+        slack.until("the bot is there", |model| (model.links() > 0).then_some(())).await;
+        go(sdp);
+        let root = all_is_told(&slack, "#dev").await;
+        assert_eq!(root.ts, before.ts);
+        assert_eq!(told(&slack, &root), (1, 1), "{}", slack.transcript("#dev"));
+        // Asked to, it ends by itself, and well.
+        let pid =
+            program.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed())).expect("it runs");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("told");
+        assert!(program.wait().await.expect("ends").success());
+        slack.transcript("#dev");
+        slack.finish();
+    });
+}
+
+#[test]
 fn where_history_cannot_be_read_nothing_is_lost() {
     run_test(async |sdp| {
         waiting(sdp).await;

@@ -236,7 +236,8 @@ fn call(world: &mut World, address: std::net::SocketAddr, method: &str, argument
         "apps.connections.open" => {
             let ticket = world.model.next("ticket-");
             world.model.tickets.insert(ticket.clone());
-            Ok(json!({ "url": format!("ws://{address}/link/?ticket={ticket}&app_id={APP}") }))
+            let front = world.front.clone().unwrap_or_else(|| format!("ws://{address}"));
+            Ok(json!({ "url": format!("{front}/link/?ticket={ticket}&app_id={APP}") }))
         }
         "chat.postMessage" => chat::post(world, arguments),
         "chat.update" => chat::update(world, arguments),
