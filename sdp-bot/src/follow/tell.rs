@@ -207,12 +207,12 @@ impl Follower {
                 });
                 (id, seen)
             }
-            Told::Replied(id, key, seen) => {
+            Told::Replied(id, key, _) => {
                 let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
                 tracked.telling.remove(&key);
-                // What a chat does not take is not said again.
+                // What a chat does not take is not said again; the message itself may be there all the same.
                 tracked.thread.was_told(key);
-                (id, seen)
+                (id, Ok(()))
             }
             Told::Edited(id, fingerprint, last, seen) => {
                 let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
