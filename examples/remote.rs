@@ -21,6 +21,7 @@ async fn main() -> anyhow::Result<()> {
         git_ref: Some(branch.parse()?),
         sandbox: None,
         env: Default::default(),
+        notify: None,
         git_credential: None,
     };
     let created = client.deploy(&request, None).await?;

@@ -18,6 +18,7 @@
 
 mod account;
 mod bitbucket;
+mod changes;
 mod checkout;
 mod config;
 mod control;
@@ -43,7 +44,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use git2::Oid;
-use sdp_core::deployment::{CommitInfo, Step};
+use sdp_core::deployment::{Changes, CommitInfo, Step};
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::name::{CommitId, GitRef, RepoUrl};
 use sdp_core::secret::GitCredential;
@@ -159,6 +160,37 @@ impl Git {
             running.block(move |control| job.fetch(&http, &guard, &word, id, control)).await
         };
         work.await.map_err(|fault: Fault| fault.into_failure(Step::Fetch, credential))
+    }
+
+    /// How a fetched commit relates to an earlier one, as far as what is on this disk tells; no network is used.
+    pub async fn changes(
+        &self,
+        repo: &RepoUrl,
+        since: &CommitId,
+        commit: &CommitId,
+        op: &GitOp,
+    ) -> Option<Changes> {
+        let _held = self.hold(repo).await;
+        let (old, new) = (object_id(since).ok()?, object_id(commit).ok()?);
+        let job = Job::new(self, repo, None);
+        let work = Running::begin(op);
+        let compared = work.block(move |_| match job.store(&job.admit()?)? {
+            Some(store) => store.changes(old, new),
+            None => Ok(None),
+        });
+        match compared.await {
+            Ok(changes) => changes,
+            Err(fault) => {
+                let failure = fault.into_failure(Step::Fetch, None);
+                tracing::debug!(
+                    "{} cannot be compared with {}: {}",
+                    commit.short(),
+                    since.short(),
+                    failure.detail
+                );
+                None
+            }
+        }
     }
 
     /// Whether the mirror holds a commit; false also where the repository is not allowed.

@@ -24,7 +24,7 @@ impl Asker {
             Wanted::Service(service) => service,
             Wanted::Repo(address) => self.service_at(&address).await?,
         };
-        let wanted = CreateDeployment { service, git_ref, sandbox, env, git_credential: None };
+        let wanted = CreateDeployment { service, git_ref, sandbox, env, notify: None, git_credential: None };
         // The key makes it safe to ask again when the connection breaks before the answer is there.
         let key = self.key.clone().or_else(|| IdempotencyKey::parse(format!("bot-{}", Uuid::new_v4())).ok());
         let created = match self.client.deploy(&wanted, key.as_ref()).await {

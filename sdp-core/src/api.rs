@@ -17,7 +17,7 @@ pub use self::audit::*;
 pub use self::identity::*;
 pub use self::secrets::*;
 pub use crate::catalog::Service;
-pub use crate::deployment::Deployment;
+pub use crate::deployment::{Deployment, Notify};
 pub use crate::event::Event;
 use crate::id::{DeploymentId, DeploymentNumber};
 use crate::name::{AgentName, EnvName, GitRef, Label, RepoUrl, SandboxName, ServiceName};
@@ -76,6 +76,10 @@ pub struct CreateDeployment {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
     pub env: BTreeMap<EnvName, String>,
+    /// Where in the team's chat it is told, with its progress and its end: for deployments that nobody asks for in a chat, such as
+    /// those of CI. Whether the bot can post there shows in the bot's log, not here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Notify>,
     /// For the fetch alone; never stored. Write-only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git_credential: Option<GitCredential>,
@@ -86,6 +90,9 @@ pub struct CreateDeployment {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AgainRequest {
+    /// As for a deployment; that of the earlier one is not taken over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notify: Option<Notify>,
     /// Only used if the kept build is gone and the commit must be fetched again. Write-only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub git_credential: Option<GitCredential>,

@@ -12,6 +12,7 @@
 //!     git_ref: Some("feature/refund".parse()?),
 //!     sandbox: None,
 //!     env: Default::default(),
+//!     notify: None,
 //!     git_credential: None,
 //! };
 //! let created = client.deploy(&wanted, None).await?;

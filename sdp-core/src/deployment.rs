@@ -22,7 +22,7 @@ use url::Url;
 use crate::event::{Event, EventKind};
 use crate::failure::Failure;
 use crate::id::{DeploymentId, DeploymentNumber, EventSeq, InstanceId};
-use crate::name::{AgentName, CommitId, EnvName, GitRef, SandboxName, ServiceName};
+use crate::name::{AgentName, ChannelName, CommitId, EnvName, GitRef, SandboxName, ServiceName};
 use crate::principal::Principal;
 
 /// One part of the work, in this order.
@@ -164,6 +164,41 @@ pub struct CommitInfo {
     pub subject: String,
 }
 
+/// How a commit relates to the one that was there before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Changes {
+    /// The commit that it is compared with: what served in its place, or else what was deployed there last and succeeded.
+    pub since: CommitId,
+    /// How many commits it has that the former one has not.
+    pub added: u32,
+    /// How many it has not that the former one has: it goes back, or its branch was written anew.
+    pub removed: u32,
+    /// Whether there are more than were counted: no more than 1,000 are.
+    #[serde(default)]
+    pub more: bool,
+    /// What the newest of those that were added say, newest first: at most 5 first lines of at most 100 characters.
+    pub subjects: Vec<String>,
+}
+
+impl Changes {
+    /// So many commits are counted at most, those that were added and removed together.
+    pub const MOST: u32 = 1_000;
+    /// So many subjects are told at most.
+    pub const SUBJECTS: usize = 5;
+    /// So many characters each of them has at most, before it is cut with an ellipsis.
+    pub const SUBJECT: usize = 100;
+}
+
+/// Where a deployment is told, beside where it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Notify {
+    /// A channel of the team's chat. Whether there is one of that name, and the bot may post there, only the chat knows.
+    pub channel: ChannelName,
+}
+
 /// When a step began and ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -202,9 +237,15 @@ pub struct Deployment {
     pub of: Option<DeploymentNumber>,
     /// Author and subject, once it is fetched.
     pub commit_info: Option<CommitInfo>,
+    /// What it changes, once it is fetched, if something was there before it. None where a kept build is used.
+    #[serde(default)]
+    pub changes: Option<Changes>,
     /// Variables of this deployment, over those of the service.
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
     pub env: BTreeMap<EnvName, String>,
+    /// Where it is told, if whoever asked said so.
+    #[serde(default)]
+    pub notify: Option<Notify>,
     /// Who asked.
     pub requested_by: Principal,
     /// When.
@@ -254,8 +295,17 @@ impl Deployment {
     /// Begins a deployment from the event that says it was requested; `None` for any other event.
     #[must_use]
     pub fn begin(event: &Event) -> Option<Self> {
-        let EventKind::DeploymentRequested { number, kind, service, sandbox, git_ref, commit, of, env } =
-            &event.kind
+        let EventKind::DeploymentRequested {
+            number,
+            kind,
+            service,
+            sandbox,
+            git_ref,
+            commit,
+            of,
+            env,
+            notify,
+        } = &event.kind
         else {
             return None;
         };
@@ -269,7 +319,9 @@ impl Deployment {
             commit: commit.clone(),
             of: *of,
             commit_info: None,
+            changes: None,
             env: env.clone(),
+            notify: notify.clone(),
             requested_by: event.by.clone(),
             requested_at: event.at,
             state: State::Queued {},
@@ -309,7 +361,10 @@ impl Deployment {
                 self.state = State::Running { step: *step };
             }
             EventKind::CommitResolved { commit } => self.commit = Some(commit.clone()),
-            EventKind::CommitFetched { info } => self.commit_info = Some(info.clone()),
+            EventKind::CommitFetched { info, changes } => {
+                self.commit_info = Some(info.clone());
+                self.changes.clone_from(changes);
+            }
             EventKind::BuildReused { reused, .. } => self.reused_build = Some(*reused),
             EventKind::Noted { text } => self.notes.push(text.clone()),
             EventKind::CancelRequested {} => self.cancel_requested_by = Some(event.by.clone()),

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::deployment::{CommitInfo, DeployKind, Outcome, Step};
+use crate::deployment::{Changes, CommitInfo, DeployKind, Notify, Outcome, Step};
 use crate::id::{DeploymentId, DeploymentNumber, EventSeq, InstanceId, RouteVersion};
 use crate::name::{AgentName, CommitId, EnvName, GitRef, SandboxName, ServiceName};
 use crate::principal::Principal;
@@ -99,6 +99,9 @@ pub enum EventKind {
         /// Variables of this deployment.
         #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
         env: BTreeMap<EnvName, String>,
+        /// Where it is told, if whoever asked said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notify: Option<Notify>,
     },
     /// It was sent to an agent.
     DeploymentSent {
@@ -128,6 +131,9 @@ pub enum EventKind {
     CommitFetched {
         /// Author and subject.
         info: CommitInfo,
+        /// What it changes, if something was there before it and its agent could tell.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        changes: Option<Changes>,
     },
     /// Whether a kept build is used.
     BuildReused {

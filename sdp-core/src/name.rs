@@ -25,6 +25,7 @@ impl InvalidName {
             "repository" => "invalid_repository",
             "variable name" => "invalid_variable",
             "path" => "invalid_path",
+            "channel" => "invalid_channel",
             _ => "invalid_name",
         }
     }
@@ -154,6 +155,13 @@ name!(
     |text| text.bytes().all(|b| b.is_ascii_graphic())
 );
 name!(
+    /// A channel of the team's chat: its id, e.g. `C024BE91L`, or its name, e.g. `#payments-ci`, with or without the `#`. Names are
+    /// in lower case and ids in upper case, so that neither is taken for the other.
+    ChannelName, "channel",
+    "its id, such as C024BE91L, or its name, such as #payments-ci: lower-case letters, digits and - _ ., at most 80 bytes", 81,
+    |text| is_channel_id(text) || is_channel_name(text.strip_prefix('#').unwrap_or(text))
+);
+name!(
     /// A full git commit id: 40 (SHA-1) or 64 (SHA-256) lower-case hexadecimal digits.
     CommitId, "commit", "40 or 64 lower-case hexadecimal digits", 64,
     |text| matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
@@ -196,6 +204,19 @@ name!(
     /// path. Which of them may be used is the agent's configuration (exact origins; local paths only where named).
     RepoUrl, "repository", "https://host/path without user or password, or an absolute path", 1000, is_repo_url
 );
+
+/// Of a channel, not of a person or of a conversation between two.
+fn is_channel_id(text: &str) -> bool {
+    (8..=20).contains(&text.len())
+        && text.starts_with(['C', 'G'])
+        && text.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+}
+
+fn is_channel_name(text: &str) -> bool {
+    (1..=80).contains(&text.len())
+        && text.chars().any(char::is_alphanumeric)
+        && text.chars().all(|c| (c.is_alphanumeric() && !c.is_uppercase()) || "-_.".contains(c))
+}
 
 fn is_git_ref(text: &str) -> bool {
     let allowed = |c: char| {
@@ -336,6 +357,20 @@ impl RepoUrl {
     pub fn origin(&self) -> Option<String> {
         let url = url::Url::parse(&self.0).ok()?;
         matches!(url.scheme(), "https" | "http").then(|| url.origin().ascii_serialization())
+    }
+}
+
+impl ChannelName {
+    /// The id, if it is one.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        is_channel_id(&self.0).then_some(self.0.as_str())
+    }
+
+    /// The name without its `#`, if it is no id.
+    #[must_use]
+    pub fn plain_name(&self) -> Option<&str> {
+        self.id().is_none().then(|| self.0.strip_prefix('#').unwrap_or(&self.0))
     }
 }
 

@@ -34,7 +34,7 @@ use mark::Mark;
 use open::Opened;
 pub(crate) use rows::{
     AgentRow, EventRowFilter, IdempotencyRow, JobRow, Snapshot, Writes, deployment, deployments, instance,
-    instances, is_routed, probe,
+    instances, is_routed, last_succeeded, probe,
 };
 pub(crate) use secrets::{Kept, SecretRow};
 

@@ -47,7 +47,7 @@ pub use job::{JobAction, JobDecision, JobReport, JobSpec, SecretSource, SecretVa
 pub use lines::{LineMeta, LinesBatch, Stream};
 pub use load::Load;
 
-use crate::deployment::{CommitInfo, Step};
+use crate::deployment::{Changes, CommitInfo, Step};
 use crate::failure::Failure;
 use crate::id::{BootId, CommandId, DeploymentId, Epoch, InstanceId, RouteVersion};
 use crate::name::{CommitId, Label, RepoUrl};
@@ -374,6 +374,9 @@ pub enum Progress {
     Fetched {
         /// Author and subject.
         info: CommitInfo,
+        /// How it relates to the job's `since`, if that can be told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        changes: Option<Changes>,
     },
     /// Whether a kept build is used.
     BuildReused {

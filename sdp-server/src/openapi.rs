@@ -182,7 +182,8 @@ pub(crate) mod examples {
     }
 
     pub(crate) fn create_deployment() -> Value {
-        json!({ "service": "payments", "git_ref": "feature/refund", "sandbox": "alice" })
+        json!({ "service": "payments", "git_ref": "feature/refund", "sandbox": "alice",
+            "notify": { "channel": "#payments-ci" } })
     }
 
     pub(crate) fn set_secret() -> Value {

@@ -165,6 +165,7 @@ pub(crate) fn status(code: &str) -> StatusCode {
         | "invalid_repository"
         | "invalid_variable"
         | "invalid_path"
+        | "invalid_channel"
         | "invalid_cursor"
         | "invalid_service"
         | "secret_too_short"

@@ -107,8 +107,9 @@ fn check_part(part: Option<&str>) -> Result<(), Refused> {
 /// What redeploy, rollback and restart carry.
 fn again(key: Option<IdempotencyKey>, path: &str, body: AgainRequest) -> Result<Again, Refused> {
     check_credential(&body.git_credential)?;
-    let plain = AgainRequest { git_credential: without_password(&body.git_credential) };
-    Ok(Again { idempotency: idempotency(key, path, &plain)?, credential: body.git_credential })
+    let plain = AgainRequest { git_credential: without_password(&body.git_credential), ..body.clone() };
+    let idempotency = idempotency(key, path, &plain)?;
+    Ok(Again { notify: body.notify, credential: body.git_credential, idempotency })
 }
 
 /// 202 with the new deployment and where to find it.

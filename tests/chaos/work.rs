@@ -140,6 +140,7 @@ pub(crate) async fn ask(client: Client, plan: Arc<Plan>, findings: Findings) -> 
         git_ref: Some(plan.branch.clone()),
         sandbox: Some(plan.sandbox.clone()),
         env: Default::default(),
+        notify: None,
         git_credential: None,
     };
     let Ok(key) = format!("chaos-{}", plan.branch).parse::<IdempotencyKey>() else { return None };

@@ -398,6 +398,7 @@ pub(crate) fn wanted(service: &str, git_ref: &str) -> CreateDeployment {
         git_ref: Some(name(git_ref)),
         sandbox: Some(name("alice")),
         env: Default::default(),
+        notify: None,
         git_credential: None,
     }
 }

@@ -75,7 +75,9 @@ fn event_of((after_line, what): &(u64, Progress)) -> Option<String> {
     let kind = match what {
         Progress::StepStarted { step } => EventKind::StepStarted { step: *step, first_line },
         Progress::Resolved { commit } => EventKind::CommitResolved { commit: commit.clone() },
-        Progress::Fetched { info } => EventKind::CommitFetched { info: info.clone() },
+        Progress::Fetched { info, changes } => {
+            EventKind::CommitFetched { info: info.clone(), changes: changes.clone() }
+        }
         Progress::BuildReused { reused } => EventKind::BuildReused { reused: *reused },
         Progress::Noted { text } => EventKind::Noted { text: text.clone() },
         Progress::Started { address } => return Some(format!("started at {address}")),

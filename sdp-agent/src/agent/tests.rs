@@ -155,6 +155,7 @@ impl World {
             repo: RepoUrl::parse(self.repo().to_str().unwrap()).unwrap(),
             git_ref: GitRef::parse("main").unwrap(),
             commit: None,
+            since: None,
             reuse_build: false,
             subdir: RepoPath::parse(".").unwrap(),
             builder: Builder::Command { build, run: words(run) },

@@ -2,6 +2,7 @@
 
 mod account;
 mod api;
+mod changes;
 mod host;
 mod http;
 mod local;

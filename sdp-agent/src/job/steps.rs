@@ -172,7 +172,11 @@ impl<'a> Steps<'a> {
         let credential = self.order.credential.as_ref();
         let info = git.fetch(&spec.repo, &spec.git_ref, commit, credential, &operation).await;
         let info = self.settle(Step::Fetch, info)?;
-        self.log.progress(Progress::Fetched { info });
+        let changes = match &spec.since {
+            Some(since) => git.changes(&spec.repo, since, commit, &operation).await,
+            None => None,
+        };
+        self.log.progress(Progress::Fetched { info, changes });
         // Nothing after this needs it.
         self.order.credential = None;
         self.undo.workspace = true;

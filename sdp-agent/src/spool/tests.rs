@@ -85,6 +85,7 @@ fn create(spool: &Spool, key: JobKey) -> JobLog {
         repo: RepoUrl::parse("/srv/git/hello.git").unwrap(),
         git_ref: GitRef::parse("main").unwrap(),
         commit: None,
+        since: None,
         reuse_build: false,
         subdir: RepoPath::parse(".").unwrap(),
         builder: Builder::Command { build: Vec::new(), run: vec!["./serve".to_owned()] },

@@ -48,6 +48,7 @@ pub(super) fn deploy(agent: &Agent, at: At) -> ToAgent {
         repo: RepoUrl::parse(agent.folder.path().join("repo.git").to_str().unwrap()).unwrap(),
         git_ref: GitRef::parse("main").unwrap(),
         commit: None,
+        since: None,
         reuse_build: false,
         subdir: RepoPath::parse(".").unwrap(),
         builder: Builder::Command {

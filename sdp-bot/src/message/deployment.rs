@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sdp_core::api::Ahead;
-use sdp_core::deployment::{DeployKind, Deployment, Outcome, State, Step, StepTime};
+use sdp_core::deployment::{Changes, DeployKind, Deployment, Outcome, State, Step, StepTime};
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::name::{CommitId, GitRef};
 use sdp_core::sandbox::{StopReason, Unhealthy};
@@ -23,6 +23,9 @@ pub fn root(deployment: &Deployment, facts: &Facts, after: Option<&After>, now: 
     let mut message = Message::new(tone, heading(deployment).plain(": ").then(state));
     if let Some(commit) = &deployment.commit {
         message = message.line(commit_line(deployment, commit));
+    }
+    if let Some(changes) = &deployment.changes {
+        message = message.line(changes_line(changes));
     }
     if !deployment.env.is_empty() {
         let names: Vec<&str> = deployment.env.keys().map(AsRef::as_ref).collect();
@@ -146,6 +149,36 @@ fn commit_line(deployment: &Deployment, commit: &CommitId) -> Text {
         Some(info) => text.plain(format!(" {}", info.subject)).dim(format!(" · {}", info.author)),
         None => text,
     }
+}
+
+/// How many subjects of commits a message has; the page has more.
+const SUBJECTS: usize = 3;
+
+/// `3 commits since `1a2b3c4d`: Add refunds; Fix rounding; …`.
+fn changes_line(changes: &Changes) -> Text {
+    let count = |n: u32| format!("{n}{}", if changes.more { "+" } else { "" });
+    let commits = |n: u32| format!("{} {}", count(n), if n == 1 { "commit" } else { "commits" });
+    let text = match (changes.added, changes.removed) {
+        (0, 0) => return Text::new().dim("same commit as before"),
+        (0, removed) => Text::new().plain(format!("goes back {} from ", commits(removed))),
+        (added, 0) => Text::new().plain(format!("{} since ", commits(added))),
+        (added, removed) => {
+            Text::new().plain(format!("{} more and {} fewer than ", commits(added), count(removed)))
+        }
+    };
+    let mut text = text.code(changes.since.short());
+    // What the only one says is in the line before.
+    if changes.added > 1 {
+        let shown = changes.subjects.iter().take(SUBJECTS);
+        let left_out = changes.added as usize > shown.len();
+        for (i, subject) in shown.enumerate() {
+            text = text.plain(if i == 0 { ": " } else { "; " }).plain(subject);
+        }
+        if left_out {
+            text = text.plain("; …");
+        }
+    }
+    text
 }
 
 fn state(deployment: &Deployment, facts: &Facts, after: Option<&After>, now: Timestamp) -> (Tone, Text) {

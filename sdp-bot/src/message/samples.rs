@@ -246,6 +246,7 @@ fn answers() -> Vec<Sample> {
         git_ref: Some("main".parse().unwrap()),
         sandbox: Some("qa".parse().unwrap()),
         env: Default::default(),
+        notify: None,
         git_credential: None,
     };
     let unknown = problem("unknown_service");

@@ -103,6 +103,7 @@ fn a_refusal_says_what_was_meant_and_what_to_do() {
         git_ref: Some("main".parse().unwrap()),
         sandbox: None,
         env: Default::default(),
+        notify: None,
         git_credential: None,
     };
     let mut text = answer::unknown_service(&problem, &wanted).to_plain();

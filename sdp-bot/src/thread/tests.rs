@@ -1,11 +1,12 @@
 //! Whole stories of deployments, as a chat would show them.
 
 mod after;
+mod changes;
 
 use std::fmt::Write as _;
 
 use insta::assert_snapshot;
-use sdp_core::deployment::{CommitInfo, DeployKind, Outcome, Step};
+use sdp_core::deployment::{Changes, CommitInfo, DeployKind, Outcome, Step};
 use sdp_core::event::About;
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{DeploymentId, DeploymentNumber, EventSeq, InstanceId};
@@ -22,6 +23,7 @@ struct Story {
     instance: InstanceId,
     seq: u64,
     by: Principal,
+    changes: Option<Changes>,
     env: std::collections::BTreeMap<sdp_core::name::EnvName, String>,
 }
 
@@ -30,6 +32,7 @@ impl Story {
         let by = Principal::person("alice".parse().unwrap());
         let env = [("DEBUG".parse().unwrap(), "1".to_owned())].into();
         Self {
+            changes: None,
             env,
             id: DeploymentId::from(Uuid::from_u128(1)),
             instance: InstanceId::from(Uuid::from_u128(2)),
@@ -67,6 +70,7 @@ impl Story {
             commit: None,
             of: None,
             env: self.env.clone(),
+            notify: None,
         })
     }
 
@@ -80,6 +84,7 @@ impl Story {
                 info: CommitInfo {
                     author: "Åsa".into(), subject: "Add \u{1b}[31mrefunds <!channel>".into()
                 },
+                changes: self.changes.clone(),
             }),
             self.event(EventKind::Noted { text: "submodules are left out".into() }),
             self.event(EventKind::StepStarted { step: Step::Build, first_line: 4 }),

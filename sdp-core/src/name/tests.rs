@@ -222,6 +222,65 @@ fn writable_paths_stay_where_they_are() {
 }
 
 #[test]
+fn a_channel_is_an_id_or_a_name_and_calls_nobody() {
+    let longest = format!("#{}", "x".repeat(80));
+    for (good, id, name) in [
+        ("C024BE91L", Some("C024BE91L"), None),
+        ("G012AB3CDEF", Some("G012AB3CDEF"), None),
+        ("#payments-ci", None, Some("payments-ci")),
+        ("payments-ci", None, Some("payments-ci")),
+        ("#1.0_release", None, Some("1.0_release")),
+        ("#-x-", None, Some("-x-")),
+        ("#équipe-paie", None, Some("équipe-paie")),
+        ("#支払い", None, Some("支払い")),
+        (&longest, None, Some(&longest[1..])),
+    ] {
+        let channel = ChannelName::parse(good).unwrap_or_else(|error| panic!("{good:?}: {error}"));
+        assert_eq!((channel.id(), channel.plain_name()), (id, name), "{good}");
+    }
+    let long = format!("#{}", "x".repeat(81));
+    for bad in [
+        "",
+        "#",
+        "##x",
+        "#-",
+        "...",
+        "#Payments",
+        "C024",
+        "c024BE91L",
+        "#C024BE91L",
+        "U024BE91L",
+        "W024BE91L",
+        "D024BE91L",
+        "C024BE91L0123456789AB",
+        "<#C024BE91L>",
+        "<#C024BE91L|x>",
+        "<!channel>",
+        "<!here>",
+        "@here",
+        "@alice",
+        "#a b",
+        "#a,b",
+        "#a/../b",
+        "#a&b",
+        "#a|b",
+        "#a\n",
+        "#a\0",
+        "#a\u{202e}b",
+        "#a\u{200b}",
+        "`id`",
+        "https://evil.example/x",
+        "payments-ci;rm",
+        &"x".repeat(81),
+        &long,
+        &"é".repeat(41),
+    ] {
+        let error = ChannelName::parse(bad).expect_err(bad);
+        assert_eq!(error.code(), "invalid_channel");
+    }
+}
+
+#[test]
 fn prefixes_are_plain() {
     for bad in ["", "x", "/x/", "//", "/~alice", "/a b", "/a;b", "/a/../b", "/$x", "/{x}"] {
         assert!(PathPrefix::parse(bad).is_err(), "{bad:?}");

@@ -23,7 +23,7 @@ use crate::deployment::{Outcome, State, Step};
 use crate::event::{About, EventKind};
 use crate::failure::{Failure, FailureReason};
 use crate::id::{CommandId, DeploymentId, DeploymentNumber, InstanceId};
-use crate::name::{AgentName, SandboxName, ServiceName};
+use crate::name::{AgentName, CommitId, SandboxName, ServiceName};
 use crate::principal::Principal;
 use crate::sandbox::{InstanceState, StopReason, route_url};
 use crate::wire::{self, ToAgent};
@@ -244,6 +244,15 @@ fn choose<'a>(world: &'a World, load: &Load<'_>, open: &Open, now: Timestamp) ->
             let preferred = open.job.prefer.as_ref() == Some(&agent.row.name);
             (preferred, here(agent), load.room(agent), std::cmp::Reverse(&agent.row.name))
         })
+}
+
+/// The commit that a deployment's place has: what serves there, or else what succeeded there last before it was asked for.
+pub(super) fn commit_before(world: &World, open: &Open) -> Option<CommitId> {
+    let mut here = world.instances.values().rev().map(|running| &running.instance).filter(|instance| {
+        open.is_in(&instance.sandbox, &instance.service)
+            && matches!(instance.state, InstanceState::Live {} | InstanceState::Unhealthy {})
+    });
+    here.next().map(|instance| instance.commit.clone()).or_else(|| open.job.since.clone())
 }
 
 fn no_agent_detail(world: &World, open: &Open) -> String {

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::world::World;
 use super::{Idempotency, PlatformError, Save};
 use crate::catalog::Service;
-use crate::deployment::{DeployKind, Deployment};
+use crate::deployment::{DeployKind, Deployment, Notify};
 use crate::id::{BootId, CommandId, DeploymentId, DeploymentNumber, Epoch, InstanceId, RouteVersion};
 use crate::name::{
     AgentName, CommitId, EnvName, GitRef, Label, PersonName, RepoUrl, SandboxName, ServiceName,
@@ -105,9 +105,12 @@ pub(super) struct DeployCommand {
     pub(super) sandbox: SandboxName,
     pub(super) git_ref: GitRef,
     pub(super) env: BTreeMap<EnvName, String>,
+    pub(super) notify: Option<Notify>,
     pub(super) kind: DeployKind,
     pub(super) commit: Option<CommitId>,
     pub(super) of: Option<DeploymentNumber>,
+    /// The commit of the deployment that succeeded last in its place.
+    pub(super) since: Option<CommitId>,
     pub(super) prefer: Option<AgentName>,
     pub(super) credential: Option<GitCredential>,
     /// Whose own credential it is, if it is a person's own.

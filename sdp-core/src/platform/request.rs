@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::deployment::Notify;
 use crate::id::DeploymentNumber;
 use crate::name::{EnvName, GitRef, IdempotencyKey, SandboxName, ServiceName};
 use crate::secret::GitCredential;
@@ -17,6 +18,8 @@ pub struct Deploy {
     pub sandbox: Option<SandboxName>,
     /// Variables for this deployment, over those of the service.
     pub env: BTreeMap<EnvName, String>,
+    /// Where it is told.
+    pub notify: Option<Notify>,
     /// For the fetch alone; kept in memory until the fetch has ended, never stored.
     pub credential: Option<GitCredential>,
     /// "The same request again": same key and fingerprint, same deployment.
@@ -32,6 +35,7 @@ impl Deploy {
             git_ref: None,
             sandbox: None,
             env: BTreeMap::new(),
+            notify: None,
             credential: None,
             idempotency: None,
         }
@@ -64,6 +68,8 @@ pub struct Idempotency {
 /// What redeploy, rollback and restart may carry.
 #[derive(Clone, Debug, Default)]
 pub struct Again {
+    /// Where it is told.
+    pub notify: Option<Notify>,
     /// Only used if the kept build is gone and the commit must be fetched again.
     pub credential: Option<GitCredential>,
     /// As for [`Deploy`].

@@ -348,12 +348,14 @@ impl Run {
             commit: command.commit,
             of: command.of,
             env: command.env,
+            notify: command.notify,
         };
         let event = Event { seq: EventSeq(0), at: now, by: by.clone(), about, kind };
         let job = JobRow {
             deployment: id,
             service,
             instance: InstanceId::new(),
+            since: command.since,
             prefer: command.prefer,
             had_credential: command.credential.is_some(),
             credential_of: command.credential_of,

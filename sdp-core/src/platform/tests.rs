@@ -1,6 +1,7 @@
 //! The orchestrator driven through its public face; the agent is played over the wire.
 
 mod agent;
+mod changes;
 mod deploys;
 mod fleet;
 mod instances;

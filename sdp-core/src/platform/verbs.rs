@@ -12,7 +12,7 @@ use crate::catalog::Service;
 use crate::deployment::{DeployKind, Deployment, Outcome};
 use crate::feed::EventFilter;
 use crate::id::{DeploymentId, DeploymentRef, InstanceId};
-use crate::name::{GitRef, SandboxName, ServiceName};
+use crate::name::{CommitId, GitRef, SandboxName, ServiceName};
 use crate::principal::Principal;
 use crate::sandbox::{Instance, Sandbox};
 use crate::wire::Answer;
@@ -83,9 +83,11 @@ impl Platform {
             sandbox,
             git_ref,
             env: deploy.env,
+            notify: deploy.notify,
             kind: DeployKind::Deploy,
             commit: None,
             of: None,
+            since: None,
             prefer: None,
             credential: taken.credential,
             credential_of: taken.of,
@@ -296,9 +298,10 @@ impl Platform {
     async fn start_deployment(
         &self,
         by: &Principal,
-        command: DeployCommand,
+        mut command: DeployCommand,
     ) -> Result<Deployment, PlatformError> {
         self.room()?;
+        command.since = self.last_commit(&command.service, &command.sandbox).await?;
         match self.command(by, Command::Deploy(Box::new(command))).await? {
             Reply::Deployment(deployment) => Ok(*deployment),
             Reply::Known { deployment } => self.deployment(deployment.into()).await,
@@ -321,15 +324,28 @@ impl Platform {
             sandbox: earlier.sandbox,
             git_ref: earlier.git_ref,
             env: earlier.env,
+            notify: again.notify,
             kind,
             commit: Some(commit),
             of: Some(earlier.number),
+            since: None,
             prefer: earlier.agent,
             credential: taken.credential,
             credential_of: taken.of,
             idempotency: again.idempotency,
         };
         self.start_deployment(by, command).await
+    }
+
+    /// The commit of the newest deployment that succeeded there.
+    async fn last_commit(
+        &self,
+        service: &ServiceName,
+        sandbox: &SandboxName,
+    ) -> Result<Option<CommitId>, PlatformError> {
+        let (service, sandbox) = (service.clone(), sandbox.clone());
+        let last = move |connection: &_| crate::store::last_succeeded(connection, &service, &sandbox);
+        Ok(self.inner.store.read(last).await?.and_then(|deployment| deployment.commit))
     }
 
     async fn last_ref(

@@ -11,7 +11,7 @@ use crate::deployment::{Deployment, State};
 use crate::event::Event;
 use crate::feed::EventFilter;
 use crate::id::{BootId, DeploymentId, DeploymentNumber, DeploymentRef, Epoch, EventSeq, InstanceId};
-use crate::name::{AgentName, EnvName, IdempotencyKey, PersonName, SandboxName, ServiceName};
+use crate::name::{AgentName, CommitId, EnvName, IdempotencyKey, PersonName, SandboxName, ServiceName};
 use crate::platform::{DeploymentFilter, InstanceFilter, StateFilter};
 use crate::sandbox::{Instance, Sandbox, keeps_route};
 use crate::wire::Preflight;
@@ -26,6 +26,9 @@ pub(crate) struct JobRow {
     /// The service as it was when the deployment was asked for.
     pub(crate) service: Service,
     pub(crate) instance: InstanceId,
+    /// The commit of the deployment that had succeeded last in its place when it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) since: Option<CommitId>,
     /// The agent that most likely has what is needed already.
     pub(crate) prefer: Option<AgentName>,
     pub(crate) had_credential: bool,
@@ -354,6 +357,17 @@ pub(crate) fn deployments(db: &Connection, filter: &DeploymentFilter) -> Result<
     );
     query.end("ORDER BY number DESC LIMIT ?", filter.limit);
     bodies(db, "deployment", &query.sql, params_from_iter(query.values))
+}
+
+/// The newest deployment of a service in a sandbox that has succeeded.
+pub(crate) fn last_succeeded(
+    db: &Connection,
+    service: &ServiceName,
+    sandbox: &SandboxName,
+) -> Result<Option<Deployment>, StoreError> {
+    let sql = "SELECT body FROM deployment
+               WHERE service = ?1 AND sandbox = ?2 AND outcome = 'succeeded' ORDER BY number DESC LIMIT 1";
+    Ok(bodies(db, "deployment", sql, [service.as_str(), sandbox.as_str()])?.pop())
 }
 
 /// How many instances that are over a list holds at most.

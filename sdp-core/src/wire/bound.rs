@@ -6,7 +6,7 @@
 //! Lengths are counted as JSON, since what must be escaped takes up to six times as much there.
 
 use super::{Answer, Exit, FromAgent, Health, InstanceStatus, JobResult, OutputLine, Progress, RestartCause};
-use crate::deployment::CommitInfo;
+use crate::deployment::{Changes, CommitInfo};
 use crate::failure::Failure;
 
 /// The most last lines of an instance.
@@ -171,9 +171,13 @@ fn bound_failure(failure: &mut Failure) {
 
 fn bound_progress(what: &mut Progress) {
     match what {
-        Progress::Fetched { info: CommitInfo { author, subject } } => {
+        Progress::Fetched { info: CommitInfo { author, subject }, changes } => {
             cut(author, WORD);
             cut(subject, SENTENCE);
+            if let Some(changes) = changes {
+                changes.subjects.truncate(Changes::SUBJECTS);
+                changes.subjects.iter_mut().for_each(|subject| cut(subject, WORD));
+            }
         }
         Progress::Noted { text } => cut(text, SENTENCE),
         Progress::Ended { result: JobResult::Failed { failure } } => bound_failure(failure),
@@ -249,7 +253,16 @@ mod tests {
         let said = [
             FromAgent::Rejected { command, reason, message: long() },
             progress(Progress::Noted { text: long() }),
-            progress(Progress::Fetched { info: CommitInfo { author: long(), subject: long() } }),
+            progress(Progress::Fetched {
+                info: CommitInfo { author: long(), subject: long() },
+                changes: Some(Changes {
+                    since: "0123456789".repeat(4).parse().expect("a commit"),
+                    added: u32::MAX,
+                    removed: u32::MAX,
+                    more: true,
+                    subjects: vec![long(); 300],
+                }),
+            }),
             progress(Progress::Ended { result: JobResult::Failed { failure: failure.clone() } }),
             report(status),
             report(running),

@@ -30,6 +30,9 @@ pub struct JobSpec {
     pub git_ref: GitRef,
     /// The commit, where it is known already: then nothing is resolved.
     pub commit: Option<CommitId>,
+    /// The commit that its place has now: what is fetched is compared with it, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<CommitId>,
     /// Whether a kept build of that commit may be used.
     pub reuse_build: bool,
     /// The folder inside the repository.

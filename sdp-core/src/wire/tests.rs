@@ -27,6 +27,10 @@ fn commit() -> CommitId {
     CommitId::parse("0123456789abcdef0123456789abcdef01234567").expect("valid")
 }
 
+fn info() -> CommitInfo {
+    CommitInfo { author: "Åsa".into(), subject: "Greet".into() }
+}
+
 fn from_agent() -> Vec<FromAgent> {
     let address = "127.0.0.1:20001".parse().expect("valid");
     let (deployment, instance) = (id(1), id(2));
@@ -79,7 +83,20 @@ fn from_agent() -> Vec<FromAgent> {
         FromAgent::Rejected { command: id(4), reason: RejectReason::Busy, message: "2 jobs already".into() },
         progress(1, Progress::StepStarted { step: Step::Resolve }),
         progress(2, Progress::Resolved { commit: commit() }),
-        progress(3, Progress::Fetched { info: CommitInfo { author: "Åsa".into(), subject: "Greet".into() } }),
+        progress(3, Progress::Fetched { info: info(), changes: None }),
+        progress(
+            3,
+            Progress::Fetched {
+                info: info(),
+                changes: Some(Changes {
+                    since: commit(),
+                    added: 2,
+                    removed: 1,
+                    more: false,
+                    subjects: vec!["Greet".into(), "Listen".into()],
+                }),
+            },
+        ),
         progress(4, Progress::BuildReused { reused: true }),
         progress(5, Progress::Noted { text: "submodules are left out".into() }),
         progress(6, Progress::Started { address }),
@@ -193,6 +210,7 @@ fn to_agent() -> Vec<ToAgent> {
         repo: name("https://bitbucket.org/team/hello.git"),
         git_ref: name("feature/greeting"),
         commit: None,
+        since: Some(commit()),
         reuse_build: false,
         subdir: name("."),
         builder: Builder::Go { main_package: name("cmd/hello"), args: Vec::new() },
@@ -313,6 +331,7 @@ fn what_an_agent_says() {
     {"type":"progress","deployment":"…1","attempt":1,"number":1,"after_line":7,"what":{"type":"step_started","step":"resolve"}}
     {"type":"progress","deployment":"…1","attempt":1,"number":2,"after_line":7,"what":{"type":"resolved","commit":"0123456789abcdef0123456789abcdef01234567"}}
     {"type":"progress","deployment":"…1","attempt":1,"number":3,"after_line":7,"what":{"type":"fetched","info":{"author":"Åsa","subject":"Greet"}}}
+    {"type":"progress","deployment":"…1","attempt":1,"number":3,"after_line":7,"what":{"type":"fetched","info":{"author":"Åsa","subject":"Greet"},"changes":{"since":"0123456789abcdef0123456789abcdef01234567","added":2,"removed":1,"more":false,"subjects":["Greet","Listen"]}}}
     {"type":"progress","deployment":"…1","attempt":1,"number":4,"after_line":7,"what":{"type":"build_reused","reused":true}}
     {"type":"progress","deployment":"…1","attempt":1,"number":5,"after_line":7,"what":{"type":"noted","text":"submodules are left out"}}
     {"type":"progress","deployment":"…1","attempt":1,"number":6,"after_line":7,"what":{"type":"started","address":"127.0.0.1:20001"}}
@@ -345,7 +364,7 @@ fn what_the_server_says() {
     let texts: Vec<_> = to_agent().iter().map(|message| text(message.encode().expect("encodes"))).collect();
     insta::assert_snapshot!(texts.join("\n"), @r###"
     {"type":"welcome","epoch":3,"jobs":[{"deployment":"…1","attempt":1,"action":{"type":"send","lines":7,"progress":3}},{"deployment":"…1","attempt":1,"action":{"type":"cancel","lines":7,"progress":3,"ahead":{"bytes":70,"checksum":5}}},{"deployment":"…1","attempt":1,"action":{"type":"forget"}}],"instances":[{"instance":"…2","action":"keep"},{"instance":"…5","action":"remove"}]}
-    {"type":"deploy","command":"…4","deployment":"…1","attempt":1,"spec":{"number":412,"service":"hello","sandbox":"alice","instance":"…2","repo":"https://bitbucket.org/team/hello.git","git_ref":"feature/greeting","commit":null,"reuse_build":false,"subdir":".","builder":{"type":"go","main_package":"cmd/hello","args":[]},"health":{"type":"http","path":"/healthz"},"env":{"GREETING":"hi"},"port":9000,"image":"alpine:3.20","limits":{"memory_mib":256,"cpu_millis":null,"pids":100},"writable":["storage"],"release":["./migrate","up"],"labels":["go-1.23"],"step_limits":{"fetch":600,"build":1800,"start":120,"check":120}},"credential":{"username":"alice","password":"not printed anywhere else"},"secrets":[{"name":"DB_PASSWORD","source":{"type":"value","value":"s3cret"},"build":false,"run":true},{"name":"NPM_TOKEN","source":{"type":"file","file":"npm.token"},"build":true,"run":false}]}
+    {"type":"deploy","command":"…4","deployment":"…1","attempt":1,"spec":{"number":412,"service":"hello","sandbox":"alice","instance":"…2","repo":"https://bitbucket.org/team/hello.git","git_ref":"feature/greeting","commit":null,"since":"0123456789abcdef0123456789abcdef01234567","reuse_build":false,"subdir":".","builder":{"type":"go","main_package":"cmd/hello","args":[]},"health":{"type":"http","path":"/healthz"},"env":{"GREETING":"hi"},"port":9000,"image":"alpine:3.20","limits":{"memory_mib":256,"cpu_millis":null,"pids":100},"writable":["storage"],"release":["./migrate","up"],"labels":["go-1.23"],"step_limits":{"fetch":600,"build":1800,"start":120,"check":120}},"credential":{"username":"alice","password":"not printed anywhere else"},"secrets":[{"name":"DB_PASSWORD","source":{"type":"value","value":"s3cret"},"build":false,"run":true},{"name":"NPM_TOKEN","source":{"type":"file","file":"npm.token"},"build":true,"run":false}]}
     {"type":"cancel","command":"…4","deployment":"…1"}
     {"type":"stop_instance","command":"…4","instance":"…2"}
     {"type":"routes","table":{"version":9,"services":[{"service":"hello","prefix":"/hello","strip":true,"baseline":"https://apps.example.com/"}],"sandboxes":[{"sandbox":"alice","service":"hello","target":{"type":"instance","instance":"…2","address":"127.0.0.1:20001","commit":"0123456789abcdef0123456789abcdef01234567"}},{"sandbox":"bob","service":"hello","target":{"type":"down","reason":"it crashed"}}],"names":["alice","bob"]}}
@@ -370,6 +389,30 @@ fn every_message_survives_the_wire() {
     }
     for message in to_agent() {
         assert_eq!(ToAgent::decode(&message.encode().expect("encodes")).expect("decodes"), message);
+    }
+}
+
+#[test]
+fn what_an_older_agent_or_server_says_is_understood() {
+    let id = "00000000-0000-0000-0000-000000000001";
+    let fetched = format!(
+        r#"{{"type":"progress","deployment":"{id}","attempt":1,"number":3,"after_line":7,"what":{{"type":"fetched","info":{{"author":"Åsa","subject":"Greet"}}}}}}"#
+    );
+    let message = AgentFrame::decode(&RawFrame::Text(fetched)).expect("decodes");
+    let what = Progress::Fetched { info: info(), changes: None };
+    let deployment = self::id(1);
+    let wanted = FromAgent::Progress { deployment, attempt: 1, number: 3, after_line: 7, what };
+    assert_eq!(message, AgentFrame::from(wanted));
+
+    let deploys = to_agent().into_iter().filter(|message| matches!(message, ToAgent::Deploy { .. }));
+    for deploy in deploys {
+        let RawFrame::Text(now) = deploy.encode().expect("encodes") else { panic!("control is text") };
+        let then = now.replace(&format!(r#""since":"{}","#, commit()), "");
+        assert_ne!(now, then);
+        let ToAgent::Deploy { spec, .. } = ToAgent::decode(&RawFrame::Text(then)).expect("decodes") else {
+            panic!("another message");
+        };
+        assert_eq!(spec.since, None);
     }
 }
 

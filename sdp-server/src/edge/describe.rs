@@ -9,6 +9,7 @@ const NAMES: &[(&str, &str)] = &[
     ("repository", "invalid_repository"),
     ("variable name", "invalid_variable"),
     ("path", "invalid_path"),
+    ("channel", "invalid_channel"),
     ("path prefix", "invalid_name"),
     ("service name", "invalid_name"),
     ("sandbox name", "invalid_name"),
@@ -64,7 +65,7 @@ fn is_plain(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use sdp_core::name::{
-        CommitId, EnvName, GitRef, InvalidName, PathPrefix, RepoPath, RepoUrl, ServiceName,
+        ChannelName, CommitId, EnvName, GitRef, InvalidName, PathPrefix, RepoPath, RepoUrl, ServiceName,
     };
 
     use super::*;
@@ -82,7 +83,8 @@ mod tests {
 
     #[test]
     fn codes_of_names_are_their_own() {
-        let errors: [InvalidName; 7] = [
+        let errors: [InvalidName; 8] = [
+            ChannelName::parse("@here").expect_err("bad"),
             GitRef::parse("-h").expect_err("bad"),
             CommitId::parse("x").expect_err("bad"),
             RepoUrl::parse("x").expect_err("bad"),

@@ -71,6 +71,7 @@ impl LogPage {
                     (parts::commit(deployment.commit.as_ref(), deployment.commit_info.as_ref()))
                     @if let Some(info) = &deployment.commit_info { " " span class="hint" { "by " bdi { (words::visible(&info.author)) } } }
                 }
+                @if let Some(changes) = &deployment.changes { p class="meta" { (parts::changes(changes)) } }
                 p class="meta" {
                     "to " b { (deployment.sandbox) }
                     " · asked by " (deployment.requested_by) " " (parts::ago(deployment.requested_at, self.now))
@@ -81,6 +82,7 @@ impl LogPage {
                     @if let Some(instance) = &self.instance {
                         " · " a href=(super::instance::path(instance.id)) { "what it prints" }
                     }
+                    @if let Some(notify) = &deployment.notify { " · told in " (notify.channel) }
                     @if deployment.reused_build == Some(true) { " · from a kept build" }
                     @if !deployment.env.is_empty() {
                         " · with " @for (i, name) in deployment.env.keys().enumerate() { @if i > 0 { ", " } code { (name) } }
@@ -246,6 +248,7 @@ impl LogPage {
                 git_ref: Some(deployment.git_ref.clone()),
                 sandbox: Some(deployment.sandbox.clone()),
                 env: deployment.env.clone(),
+                notify: deployment.notify.clone(),
                 git_credential: None,
             };
             ("/api/v1/deployments".to_owned(), serde_json::to_string(&body).ok())

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use maud::{Markup, html};
-use sdp_core::deployment::{CommitInfo, Deployment, State, Step};
+use sdp_core::deployment::{Changes, CommitInfo, Deployment, State, Step};
 use sdp_core::id::DeploymentNumber;
 use sdp_core::name::CommitId;
 use url::Url;
@@ -42,6 +42,29 @@ pub(super) fn commit(commit: Option<&CommitId>, info: Option<&CommitInfo>) -> Ma
         @if let Some(commit) = commit { code title=(commit) { (commit.short()) } }
         @if let Some(info) = info {
             " " span class="subject" title=(words::visible(&info.subject)) { bdi { (words::visible(&info.subject)) } }
+        }
+    }
+}
+
+/// How a commit relates to the one before it.
+pub(super) fn changes(changes: &Changes) -> Markup {
+    let count = |n: u32| format!("{}{}", words::count(n.into()), if changes.more { "+" } else { "" });
+    let commits = |n: u32| format!("{} {}", count(n), if n == 1 { "commit" } else { "commits" });
+    let since = html! { code title=(changes.since) { (changes.since.short()) } };
+    html! {
+        @match (changes.added, changes.removed) {
+            (0, 0) => { "the same commit as before" }
+            (0, removed) => { "goes back " (commits(removed)) " from " (since) }
+            (added, 0) => { (commits(added)) " since " (since) }
+            (added, removed) => { (commits(added)) " more and " (count(removed)) " fewer than " (since) }
+        }
+        // What the only one says is said already.
+        @if changes.added > 1 {
+            @for (i, subject) in changes.subjects.iter().enumerate() {
+                @if i == 0 { ": " } @else { "; " }
+                bdi { (words::visible(subject)) }
+            }
+            @if changes.added as usize > changes.subjects.len() { "; …" }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the pages say, from stories told in events.
 
 mod account;
+mod changes;
 
 use std::collections::BTreeMap;
 
@@ -54,6 +55,7 @@ impl Story {
                 commit: None,
                 of: None,
                 env: BTreeMap::new(),
+                notify: None,
             },
         };
         Self { deployment: Deployment::begin(&event).unwrap(), at: begin(), seq: 1 }
@@ -86,6 +88,7 @@ impl Story {
                 1,
                 EventKind::CommitFetched {
                     info: CommitInfo { author: "Ada Lovelace".into(), subject: "Add refunds".into() },
+                    changes: None,
                 },
             )
             .step(0, Step::Build, 5)
@@ -543,11 +546,12 @@ fn an_empty_home_says_what_to_do_next() {
 fn what_people_and_programs_wrote_is_text() {
     let evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>\u{202e}";
     let info = CommitInfo { author: evil.into(), subject: evil.into() };
+    let changes = changes::changes(2, 0, &[evil, evil]);
     // Quotes and ampersands are allowed in branches.
     let story = Story::new(412, "payments", "a'b&c=$(x);d")
         .building()
         .then(0, EventKind::Noted { text: evil.into() });
-    let mut story = story.then(0, EventKind::CommitFetched { info });
+    let mut story = story.then(0, EventKind::CommitFetched { info, changes: Some(changes) });
     let running = story.page(0, 3, None).render().0;
     let failure = Failure::new(Step::Build, FailureReason::BuildFailed, evil);
     story = story.ended(1, Outcome::Failed { failure });

@@ -138,6 +138,7 @@ pub(crate) async fn create(
     deploy.git_ref = body.git_ref;
     deploy.sandbox = body.sandbox;
     deploy.env = body.env;
+    deploy.notify = body.notify;
     deploy.credential = body.git_credential;
     deploy.idempotency = idempotency;
     let deployment = app.platform().deploy(&caller.principal, deploy).await?;
@@ -272,6 +273,7 @@ mod tests {
     #[test]
     fn a_fingerprint_does_not_depend_on_the_password() {
         let with = |password: &str| AgainRequest {
+            notify: None,
             git_credential: Some(sdp_core::secret::GitCredential {
                 username: "u".into(),
                 password: sdp_core::secret::Secret::new(password),
@@ -284,5 +286,10 @@ mod tests {
         assert_eq!(fingerprint("/a", with("one")), fingerprint("/a", with("two")));
         assert_ne!(fingerprint("/a", with("one")), fingerprint("/b", with("one")));
         assert_ne!(fingerprint("/a", with("one")), fingerprint("/a", AgainRequest::default()));
+        let told = AgainRequest {
+            notify: Some(sdp_core::api::Notify { channel: "#ci".parse().expect("valid") }),
+            ..with("one")
+        };
+        assert_ne!(fingerprint("/a", with("one")), fingerprint("/a", told));
     }
 }

@@ -158,7 +158,7 @@ impl PlayedJob {
         self.step(agent, Step::Fetch).await;
         self.say(agent, Stream::Sdp, &[b"Fetched 12 objects"]).await;
         let info = CommitInfo { author: "Ada Lovelace".into(), subject: subject.into() };
-        self.progress(agent, Progress::Fetched { info }).await;
+        self.progress(agent, Progress::Fetched { info, changes: None }).await;
         self.step(agent, Step::Build).await;
     }
 

@@ -71,6 +71,14 @@ async fn wrong_bodies_are_problems() {
         (json!({ "service": "hello", "git_ref": "--upload-pack=touch p" }), "invalid_branch"),
         (json!({ "service": "hello", "git_ref": "x\u{202E}y" }), "invalid_branch"),
         (json!({ "service": "hello", "env": { "LD_PRELOAD": "x" } }), "invalid_variable"),
+        (json!({ "service": "hello", "notify": { "channel": "<!channel>" } }), "invalid_channel"),
+        (json!({ "service": "hello", "notify": { "channel": "@here" } }), "invalid_channel"),
+        (json!({ "service": "hello", "notify": { "channel": "x".repeat(10_000) } }), "invalid_channel"),
+        (json!({ "service": "hello", "notify": { "channel": "" } }), "invalid_channel"),
+        (json!({ "service": "hello", "notify": "#payments" }), "invalid_body"),
+        (json!({ "service": "hello", "notify": {} }), "invalid_body"),
+        (json!({ "service": "hello", "notify": { "channel": ["#payments"] } }), "invalid_body"),
+        (json!({ "service": "hello", "notify": { "channel": "#payments", "text": "x" } }), "invalid_body"),
     ] {
         refused(post(&body.to_string()), 422, code).await;
     }
@@ -93,6 +101,7 @@ async fn what_was_sent_is_not_repeated() {
         json!({ "service": "hello", "git_credential": { "username": 1, "password": "CANARY" } }),
         json!({ "service": "CANARY" }),
         json!({ "service": "hello", "env": { "CANARY!": "CANARY" } }),
+        json!({ "service": "hello", "notify": { "channel": "CANARY!" } }),
     ] {
         let answer = host.post("/api/v1/deployments", &body).send().await.expect("answered");
         assert_eq!(answer.status(), 422, "{body}");

@@ -158,6 +158,7 @@ fn buttons_cancel_and_roll_back_and_a_double_click_is_one() {
           ↳ sdp: :white_check_mark: running after N s http://127.0.0.1:PORT/~ualice/hello/↗
         sdp: :heavy_minus_sign: #2 hello `main` → ualice: replaced by a newer deployment   (edited)
              `COMMIT` Change main · Sam Sample
+             1 commit since `COMMIT`
              [Log] [Redeploy]
           ↳ sdp: :white_check_mark: resolve `main` is `COMMIT` N s
           ↳ sdp: :white_check_mark: fetch Change main · Sam Sample N s
@@ -177,6 +178,7 @@ fn buttons_cancel_and_roll_back_and_a_double_click_is_one() {
           ↳ sdp: :white_check_mark: running after N s http://127.0.0.1:PORT/~ualice/hello/↗
         sdp: :heavy_minus_sign: #4 hello `slow` → ualice: cancelled by UALICE   (edited)
              `COMMIT` Change slow · Sam Sample
+             1 commit more and 1 fewer than `COMMIT`
              [Log] [Deploy again]
           ↳ sdp: :white_check_mark: resolve `slow` is `COMMIT` N s
           ↳ sdp: :white_check_mark: fetch Change slow · Sam Sample N s

@@ -19,7 +19,7 @@ async fn a_branch_is_resolved_fetched_built_started_and_checked() {
     assert_eq!(job.progress[0], step(Step::Resolve));
     assert_eq!(job.progress[1], Progress::Resolved { commit: commit.clone() });
     assert_eq!(job.progress[2], step(Step::Fetch));
-    assert!(matches!(&job.progress[3], Progress::Fetched { info } if info.subject == "greet kindly"));
+    assert!(matches!(&job.progress[3], Progress::Fetched { info, .. } if info.subject == "greet kindly"));
     assert_eq!(job.progress[4], step(Step::Build));
     assert_eq!(job.progress[5], step(Step::Start));
     let Progress::Started { address } = job.progress[6] else { panic!("{:?}", job.progress) };

@@ -1,7 +1,7 @@
 //! Deployments in every state, and what is said about each.
 
 use sdp_core::api::{Deployment, DeploymentView, LogWindow};
-use sdp_core::deployment::{DeployKind, Outcome, State, Step, StepTime};
+use sdp_core::deployment::{Changes, DeployKind, Outcome, State, Step, StepTime};
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{DeploymentId, DeploymentNumber};
 use sdp_core::principal::Principal;
@@ -82,6 +82,19 @@ pub(crate) fn each() -> Vec<Deployment> {
         each.push(Deployment { kind, of: Some(DeploymentNumber(400)), ..failed() });
     }
     each.extend(Step::ALL.map(|step| Deployment { state: State::Running { step }, ..running() }));
+    for (added, removed) in [(0, 0), (1, 0), (3, 0), (700, 300), (0, 2)] {
+        let changes = Changes {
+            since: "9f8e7d6c".repeat(5).parse().unwrap(),
+            added,
+            removed,
+            more: added + removed >= Changes::MOST,
+            subjects: vec![
+                "Add <refunds> <!channel> & `more`".to_owned();
+                Changes::SUBJECTS.min(added as usize)
+            ],
+        };
+        each.push(Deployment { changes: Some(changes), ..running() });
+    }
     use FailureReason as Why;
     for reason in [
         Why::BuildFailed,

@@ -264,7 +264,7 @@ fn progress(
     let kind = match what {
         Progress::StepStarted { step } => EventKind::StepStarted { step, first_line: after_line + 1 },
         Progress::Resolved { commit } => EventKind::CommitResolved { commit },
-        Progress::Fetched { info } => EventKind::CommitFetched { info },
+        Progress::Fetched { info, changes } => EventKind::CommitFetched { info, changes },
         Progress::BuildReused { reused } => EventKind::BuildReused { reused },
         Progress::Noted { text } => EventKind::Noted { text },
         Progress::Started { address } => {

@@ -39,6 +39,7 @@ impl Run {
             repo: service.repo.clone(),
             git_ref: deployment.git_ref.clone(),
             commit: deployment.commit.clone(),
+            since: decide::commit_before(&self.world, open),
             reuse_build: deployment.kind.may_reuse_build(),
             subdir: service.subdir.clone(),
             builder: service.builder.clone(),
