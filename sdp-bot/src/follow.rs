@@ -12,7 +12,8 @@
 //! is there before anything is said again); the last state of a message is always sent; a message that may still change is
 //! in the store. A view asked for after a thread is registered closes the gap between the two.
 //!
-//! Deployments that nobody asked for in a chat (CI's) are told where [`Channels`] say.
+//! Deployments that nobody asked for in a chat (CI's) are told in the channel that their request names, else where [`Channels`]
+//! say.
 //!
 //! Limits: [`MAX_THREADS`] threads are followed, the oldest finished ones give way; [`MAX_LEARNING`] questions to the server
 //! at once; after [`AWAY_AFTER`] without the server the messages say so.
@@ -80,12 +81,6 @@ pub struct Channels {
     pub services: HashMap<ServiceName, Conversation>,
 }
 
-impl Channels {
-    fn is_empty(&self) -> bool {
-        self.services.is_empty()
-    }
-}
-
 /// Following has ended although nobody asked for that.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -104,7 +99,8 @@ pub struct Follower {
     client: Client,
     chat: Chat,
     store: Store,
-    channels: Channels,
+    /// None: only what was asked for here is told.
+    channels: Option<Channels>,
     tracks: mpsc::Receiver<Track>,
     threads: HashMap<DeploymentId, Tracked>,
     feed: Option<FeedStream>,
@@ -164,7 +160,7 @@ impl Follower {
             client,
             chat,
             store,
-            channels: Channels::default(),
+            channels: None,
             tracks: queue,
             threads: HashMap::new(),
             feed: None,
@@ -182,7 +178,7 @@ impl Follower {
     /// Tells deployments that nobody asked for in a chat, too.
     #[must_use]
     pub fn telling(mut self, channels: Channels) -> Self {
-        self.channels = channels;
+        self.channels = Some(channels);
         self
     }
 
@@ -230,7 +226,7 @@ impl Follower {
     /// After a restart: every message that may still change is brought up to date, whatever happened meanwhile.
     async fn restore(&mut self) -> Result<(), FollowError> {
         let kept = self.store.open_messages().await?;
-        if !kept.is_empty() || !self.channels.is_empty() {
+        if !kept.is_empty() || self.channels.is_some() {
             self.cursor = self.store.cursor().await?;
         }
         for kept in kept {
@@ -242,7 +238,7 @@ impl Follower {
         }
         if let Some(cursor) = self.cursor {
             self.begin_feed(cursor);
-        } else if !self.channels.is_empty() {
+        } else if self.channels.is_some() {
             self.feed = Some(self.client.feed_from_now(EventFilter::default()));
         }
         Ok(())
@@ -416,10 +412,8 @@ impl Follower {
                 | EventKind::AgentResumed {}
                 | EventKind::AgentForgotten {}
         );
-        if let EventKind::DeploymentRequested { service, .. } = &event.kind
+        if let Some(conversation) = self.to_be_told(event)
             && let Some(id) = event.about.deployment
-            && !matches!(event.by, Principal::Bot { .. })
-            && let Some(conversation) = self.channels.services.get(service).cloned()
         {
             self.tell_of(id, conversation);
         }
@@ -437,6 +431,21 @@ impl Follower {
             }
         }
         Ok(())
+    }
+
+    /// Where a deployment is to be told that nobody asked for here.
+    fn to_be_told(&self, event: &Event) -> Option<Conversation> {
+        let channels = self.channels.as_ref()?;
+        let EventKind::DeploymentRequested { service, notify, .. } = &event.kind else { return None };
+        match (notify, &event.by) {
+            (Some(notify), _) => Some(Conversation(match notify.channel.plain_name() {
+                Some(name) => format!("#{name}"),
+                None => notify.channel.to_string(),
+            })),
+            // Who asked in a chat hears it there.
+            (None, Principal::Bot { .. }) => None,
+            (None, _) => channels.services.get(service).cloned(),
+        }
     }
 
     async fn connected(&mut self) -> Result<(), ChatGone> {

@@ -1,6 +1,7 @@
 //! SDP in Slack, against a Slack of our own ([`fake`]) that somebody else's client has checked ([`sdk_check`]).
 
 mod bot;
+mod channels;
 mod deploys;
 mod fake;
 mod forms;

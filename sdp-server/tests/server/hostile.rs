@@ -44,7 +44,8 @@ async fn hostile_bodies_are_refused_quickly() {
         ("the same key twice", &[json], r#"{"service":"hello","service":"hello"}"#, 422),
         ("the same key twice, escaped", &[json], r#"{"service":"hello","\u0073ervice":"hello"}"#, 422),
         ("no number", &[json], r#"{"service": NaN}"#, 400),
-        ("infinity", &[json], r#"{"service": 1e999}"#, 400),
+        // 422 where the tests' build reads numbers of any size (a checker of theirs asks for it).
+        ("infinity", &[json], r#"{"service": 1e999}"#, if reads_any_number() { 422 } else { 400 }),
         ("more than 64 bits", &[json], r#"{"service": 18446744073709551616}"#, 422),
         ("an unknown field", &[json], r#"{"service":"hello","privileged":true}"#, 422),
         ("another type", &[json], r#"{"service":["hello"]}"#, 422),
@@ -241,4 +242,9 @@ async fn no_id_and_no_number_in_any_address_is_a_fault() {
     assert!(asked > 100 && numbers > 30, "{asked} {numbers}");
     is_fine(&host).await;
     host.stop().await;
+}
+
+/// Whether JSON is read here as in no program: see `arbitrary_precision` of `serde_json`.
+fn reads_any_number() -> bool {
+    serde_json::from_str::<serde_json::Value>("1e999").is_ok()
 }
