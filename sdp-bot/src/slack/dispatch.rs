@@ -76,6 +76,8 @@ struct Inner {
     app: Option<String>,
     recent: Recent,
     tasks: TaskTracker,
+    /// What is not done by then is left.
+    ended: CancellationToken,
     at_once: Semaphore,
     homes: Homes,
 }
@@ -108,6 +110,7 @@ impl Dispatch {
             app,
             recent: Recent::default(),
             tasks: TaskTracker::new(),
+            ended: CancellationToken::new(),
             at_once: Semaphore::new(MAX_AT_ONCE),
             homes: Homes::default(),
         };
@@ -168,8 +171,17 @@ impl Dispatch {
         }
         let inner = self.inner.clone();
         self.inner.tasks.spawn(async move {
-            let Ok(_slot) = inner.at_once.acquire().await else { return };
-            if work(inner.clone()).await == Err(ChatGone) {
+            let done = async {
+                match inner.at_once.acquire().await {
+                    Ok(_slot) => work(inner.clone()).await,
+                    Err(_) => Err(ChatGone),
+                }
+            };
+            let done = tokio::select! {
+                done = done => done,
+                () = inner.ended.cancelled() => Err(ChatGone),
+            };
+            if done == Err(ChatGone) {
                 tracing::warn!("the bot ends before this was answered");
             }
         });
@@ -182,6 +194,8 @@ impl Dispatch {
         self.inner.tasks.close();
         if timeout(GRACE, self.inner.tasks.wait()).await.is_err() {
             tracing::warn!("not everything was answered before the end");
+            self.inner.ended.cancel();
+            self.inner.tasks.wait().await;
         }
     }
 }

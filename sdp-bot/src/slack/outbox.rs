@@ -279,6 +279,7 @@ impl Outbox {
             WebError::Refused(_) => false,
             WebError::TooMany(pause) => {
                 lane.pace.rest(now, *pause);
+                self.all_posts.rest(now, *pause);
                 true
             }
             WebError::Unclear(_) => {
