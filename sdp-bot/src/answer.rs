@@ -8,14 +8,22 @@ pub(crate) mod home;
 mod login;
 mod look;
 
-use sdp_core::api::CreateDeployment;
+use std::time::{Duration, Instant};
+
+use sdp_core::api::{CreateDeployment, DeploymentCreated};
 use sdp_core::client::ClientError;
 use sdp_core::name::{IdempotencyKey, ServiceName};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::bot::{Asker, Reaction, Trouble};
 use crate::command::{Deploy, RepoAddress, Wanted};
 use crate::message::answer as say;
+
+/// How long it is asked again whether a deployment was taken.
+const ASK_AGAIN_FOR: Duration = Duration::from_secs(60);
+/// How long to wait before that.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 impl Asker {
     pub(crate) async fn deploy(&self, deploy: Deploy) -> Result<Reaction, Trouble> {
@@ -25,21 +33,42 @@ impl Asker {
             Wanted::Repo(address) => self.service_at(&address).await?,
         };
         let wanted = CreateDeployment { service, git_ref, sandbox, env, notify: None, git_credential: None };
-        // The key makes it safe to ask again when the connection breaks before the answer is there.
-        let key = self.key.clone().or_else(|| IdempotencyKey::parse(format!("bot-{}", Uuid::new_v4())).ok());
-        let created = match self.client.deploy(&wanted, key.as_ref()).await {
-            Err(ClientError::Broken { .. }) if key.is_some() => {
-                self.client.deploy(&wanted, key.as_ref()).await
-            }
-            answer => answer,
-        };
-        match created {
+        match self
+            .once(|key| {
+                let (client, wanted) = (self.client.clone(), wanted.clone());
+                async move { client.deploy(&wanted, key.as_ref()).await }
+            })
+            .await
+        {
             Ok(created) => Ok(Reaction::Follow(Box::new(created))),
             Err(ClientError::Problem(problem)) if problem.code == "unknown_service" => {
                 Err(say::unknown_service(&problem, &wanted).into())
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Asks for a deployment until it is known whether it was taken: the key makes it safe to ask again where an answer was lost.
+    pub(crate) async fn once<F>(
+        &self,
+        ask: impl Fn(Option<IdempotencyKey>) -> F,
+    ) -> Result<DeploymentCreated, ClientError>
+    where
+        F: Future<Output = Result<DeploymentCreated, ClientError>>,
+    {
+        let key = self.key.clone().or_else(|| IdempotencyKey::parse(format!("bot-{}", Uuid::new_v4())).ok());
+        let began = Instant::now();
+        let mut answer = ask(key.clone()).await;
+        let maybe_taken = matches!(answer, Err(ClientError::Broken { .. } | ClientError::TimedOut { .. }));
+        while maybe_taken
+            && key.is_some()
+            && began.elapsed() < ASK_AGAIN_FOR
+            && matches!(&answer, Err(error) if error.is_away())
+        {
+            sleep(ASK_AGAIN).await;
+            answer = ask(key.clone()).await;
+        }
+        answer
     }
 
     /// The one service whose code is at an address.

@@ -58,6 +58,9 @@ pub enum Unseen {
     /// A newer state of the same message took its place before it was shown.
     #[error("a newer state took its place")]
     Superseded,
+    /// The chat does not take this state of it; the message is there all the same.
+    #[error("the chat does not take this")]
+    Refused,
     /// The message or its conversation is not there any more, or the chat does not take it.
     #[error("the chat does not take it")]
     Impossible,

@@ -35,7 +35,7 @@ use sdp_core::name::{PersonName, ServiceName};
 use sdp_core::principal::Principal;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -56,6 +56,8 @@ pub const TRACK_QUEUE: usize = 64;
 pub const AWAY_AFTER: Duration = Duration::from_secs(5);
 /// How many lines of a failed deployment's log are shown.
 pub const TAIL_LINES: u32 = 15;
+/// How long what was handed to the chat may take at the end.
+const LEAVE: Duration = Duration::from_secs(5);
 /// How often the place in the feed is written down.
 const SAVE_CURSOR_EVERY: Duration = Duration::from_secs(1);
 
@@ -217,10 +219,28 @@ impl Follower {
             }
             self.save_cursor(false).await;
         }
+        self.leave().await;
+        Ok(())
+    }
+
+    /// Writes down what is known: what was promised and not begun, what the chat has shown by now.
+    async fn leave(&mut self) {
+        self.tracks.close();
+        while let Ok(track) = self.tracks.try_recv() {
+            let intended = self.store.intend(track.created.id, track.conversation, track.person).await;
+            Self::note_store(intended.map(drop));
+        }
         self.save_cursor(true).await;
         self.learning.shutdown().await;
+        let seeing = async {
+            while let Some(told) = self.telling.join_next().await {
+                if let Ok(Ok(told)) = told {
+                    self.note_told(told).await;
+                }
+            }
+        };
+        drop(timeout(LEAVE, seeing).await);
         self.telling.shutdown().await;
-        Ok(())
     }
 
     /// After a restart: every message that may still change is brought up to date, whatever happened meanwhile.
@@ -253,7 +273,10 @@ impl Follower {
             Ok(view) => *view,
             Err(error) => {
                 tracing::warn!(deployment.id = %kept.deployment, code = error.code(), "a message cannot be brought up to date");
-                Self::note_store(self.store.close(kept.deployment).await);
+                // Whatever else the server says may be otherwise at the next start.
+                if error.problem().is_some_and(|problem| problem.status == 404) {
+                    Self::note_store(self.store.close(kept.deployment).await);
+                }
                 return Ok(());
             }
         };
@@ -350,11 +373,9 @@ impl Follower {
 
     /// Makes room: the oldest message that has been told to its end is not followed any more.
     async fn give_way(&mut self) {
-        if self.threads.len() < MAX_THREADS {
-            return;
-        }
-        let told = self.threads.iter().filter(|(_, tracked)| tracked.is_settled());
-        if let Some(oldest) = told.map(|(id, _)| *id).min() {
+        while self.threads.len() >= MAX_THREADS {
+            let told = self.threads.iter().filter(|(_, tracked)| tracked.is_settled());
+            let Some(oldest) = told.map(|(id, _)| *id).min() else { return };
             self.threads.remove(&oldest);
             Self::note_store(self.store.close(oldest).await);
         }
@@ -415,7 +436,7 @@ impl Follower {
         if let Some(conversation) = self.to_be_told(event)
             && let Some(id) = event.about.deployment
         {
-            self.tell_of(id, conversation);
+            self.tell_of(id, conversation).await;
         }
         for id in self.ids() {
             let Some(tracked) = self.threads.get_mut(&id) else { continue };
@@ -503,7 +524,13 @@ impl Follower {
     }
 
     async fn woken(&mut self) -> Result<(), ChatGone> {
-        self.say_away().await?;
+        // Once it has been away for a while; then its length grows with the ticks.
+        let unsaid = |tracked: &Tracked| {
+            tracked.thread.facts.away_since.is_none() && !tracked.thread.deployment().is_ended()
+        };
+        if self.threads.values().any(unsaid) {
+            self.say_away().await?;
+        }
         let tick = self.next_tick.is_some_and(|at| at <= Instant::now());
         if tick {
             self.next_tick = None;

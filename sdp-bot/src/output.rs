@@ -167,7 +167,7 @@ impl Watch {
                 () = sleep_until(self.until) => self.shown.phase = Phase::Paused,
                 () = sleep_until(next_edit), if dirty => {
                     match self.chat.update(&self.place, say::followed(&self.shown), false).await? {
-                        Ok(()) | Err(Unseen::Superseded) => {}
+                        Ok(()) | Err(Unseen::Superseded | Unseen::Refused) => {}
                         Err(Unseen::Impossible) => return Ok(()),
                     }
                     next_edit = Instant::now() + every;

@@ -4,7 +4,7 @@
 //! Called by [`crate::follow`] and `people`. A message is recorded before it is posted (an intent, without a place) and again when its
 //! place is known, so that after a restart nothing that was promised is missing. Every call runs on a blocking thread.
 //!
-//! Limit: the newest [`KEEP`] messages are kept, and one user of the chat for each account.
+//! Limit: the newest [`KEEP`] messages are kept and those that may still change, and one user of the chat for each account.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -240,7 +240,7 @@ impl Store {
             )?;
             // Ids sort by creation.
             db.execute(
-                "DELETE FROM message WHERE deployment NOT IN \
+                "DELETE FROM message WHERE over = 1 AND deployment NOT IN \
                  (SELECT deployment FROM message ORDER BY deployment DESC LIMIT ?1)",
                 [KEEP],
             )

@@ -4,7 +4,7 @@ use sdp_core::api::{AgainRequest, Deployment, Instance};
 use sdp_core::client::{DeploymentFilter, InstanceFilter, StateFilter};
 use sdp_core::deployment::Outcome;
 use sdp_core::id::DeploymentRef;
-use sdp_core::name::{AgentName, SandboxName, ServiceName};
+use sdp_core::name::{AgentName, IdempotencyKey, SandboxName, ServiceName};
 use sdp_core::sandbox::InstanceState;
 
 use crate::bot::{Asker, Reaction, Trouble};
@@ -26,9 +26,7 @@ impl Asker {
                         newest.ok_or_else(|| say::never_deployed(&service, &sandbox))?.id.into()
                     }
                 };
-                self.again(
-                    self.client.redeploy(deployment, &AgainRequest::default(), self.key.as_ref()).await,
-                )
+                self.redeploy(deployment).await
             }
             Verb::Rollback => {
                 let deployment = match on {
@@ -43,9 +41,13 @@ impl Asker {
                         newest.ok_or_else(|| say::nothing_to_go_back_to(&service, &sandbox))?.id.into()
                     }
                 };
-                self.again(
-                    self.client.rollback(deployment, &AgainRequest::default(), self.key.as_ref()).await,
-                )
+                {
+                    let ask = |key: Option<IdempotencyKey>| {
+                        let client = self.client.clone();
+                        async move { client.rollback(deployment, &AgainRequest::default(), key.as_ref()).await }
+                    };
+                    self.again(self.once(ask).await)
+                }
             }
         }
     }
@@ -55,6 +57,14 @@ impl Asker {
         created: Result<sdp_core::api::DeploymentCreated, sdp_core::client::ClientError>,
     ) -> Result<Reaction, Trouble> {
         Ok(Reaction::Follow(Box::new(created?)))
+    }
+
+    async fn redeploy(&self, deployment: DeploymentRef) -> Result<Reaction, Trouble> {
+        let ask = |key: Option<IdempotencyKey>| {
+            let client = self.client.clone();
+            async move { client.redeploy(deployment, &AgainRequest::default(), key.as_ref()).await }
+        };
+        self.again(self.once(ask).await)
     }
 
     async fn cancel(&self, on: Target) -> Result<Reaction, Trouble> {
@@ -84,14 +94,16 @@ impl Asker {
     async fn restart(&self, on: Target) -> Result<Reaction, Trouble> {
         match self.there(&on).await? {
             // Nothing is there to be replaced; its kept build is started.
-            Some(instance) if instance.state.is_over() => self.again(
-                self.client
-                    .redeploy(instance.deployment.into(), &AgainRequest::default(), self.key.as_ref())
-                    .await,
-            ),
-            Some(instance) => self.again(
-                self.client.restart_instance(instance.id, &AgainRequest::default(), self.key.as_ref()).await,
-            ),
+            Some(instance) if instance.state.is_over() => self.redeploy(instance.deployment.into()).await,
+            Some(instance) => {
+                let ask = |key: Option<IdempotencyKey>| {
+                    let client = self.client.clone();
+                    async move {
+                        client.restart_instance(instance.id, &AgainRequest::default(), key.as_ref()).await
+                    }
+                };
+                self.again(self.once(ask).await)
+            }
             None => Err(self.nothing_runs(on).await?),
         }
     }

@@ -30,7 +30,6 @@ pub(super) enum Learnt {
     Restored(Box<Kept>, Result<Box<DeploymentView>, ClientError>),
     /// One that nobody asked for in a chat.
     Found(Box<Kept>, Result<Box<DeploymentView>, ClientError>),
-    Nothing,
 }
 
 #[derive(Debug, Default)]
@@ -110,7 +109,6 @@ impl Follower {
                 tracing::warn!(deployment.id = %kept.deployment, code = error.code(), "a deployment could not be looked up");
                 return Ok(());
             }
-            Learnt::Nothing => return Ok(()),
             Learnt::View(id, view) => {
                 let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
                 tracked.asking.view = false;

@@ -55,24 +55,20 @@ impl Follower {
     }
 
     /// A deployment that nobody asked for in a chat is told as if it had been.
-    pub(super) fn tell_of(&mut self, id: DeploymentId, conversation: Conversation) {
+    pub(super) async fn tell_of(&mut self, id: DeploymentId, conversation: Conversation) {
         if self.threads.contains_key(&id) {
             return;
         }
-        let (client, store) = (self.client.clone(), self.store.clone());
+        // Before the place in the feed may be written down that lies behind it.
+        match self.store.intend(id, conversation.clone(), None).await {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => Self::note_store(Err(error)),
+        }
+        let client = self.client.clone();
         self.learn(async move {
-            let kept = Kept::intended(id, conversation.clone());
-            match store.intend(id, conversation, None).await {
-                Ok(true) => {
-                    let view = patiently(|| client.deployment(id.into())).await;
-                    Learnt::Found(Box::new(kept), view.map(Box::new))
-                }
-                Ok(false) => Learnt::Nothing,
-                Err(error) => {
-                    Self::note_store(Err(error));
-                    Learnt::Nothing
-                }
-            }
+            let view = patiently(|| client.deployment(id.into())).await;
+            Learnt::Found(Box::new(Kept::intended(id, conversation)), view.map(Box::new))
         });
     }
 
@@ -184,6 +180,28 @@ impl Follower {
             self.threads.remove(&id);
         }
         Ok(())
+    }
+
+    /// Writes down what was seen, and does nothing more about it.
+    pub(super) async fn note_told(&mut self, told: Told) {
+        let (id, tracked) = match &told {
+            Told::Posted(id, ..) | Told::Replied(id, ..) | Told::Edited(id, ..) => {
+                (*id, self.threads.get_mut(id))
+            }
+            Told::Recalled(..) => return,
+        };
+        let Some(tracked) = tracked else { return };
+        match told {
+            Told::Posted(_, fingerprint, Ok(place)) => {
+                tracked.place = Some(place);
+                tracked.fingerprint = fingerprint;
+            }
+            Told::Replied(_, key) => tracked.thread.was_told(key),
+            Told::Edited(_, fingerprint, _, Ok(())) => tracked.fingerprint = fingerprint,
+            _ => return,
+        }
+        tracked.dirty = true;
+        self.save(id).await;
     }
 
     pub(super) async fn told(&mut self, told: Told) -> Result<(), ChatGone> {

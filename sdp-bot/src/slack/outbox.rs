@@ -52,11 +52,14 @@ pub(super) struct Outbox {
     requests: mpsc::Receiver<Request>,
     lanes: HashMap<String, Lane>,
     all_posts: Pace,
+    /// Ids of channels that were given by name, as Slack said when something was posted there.
+    ids: HashMap<String, String>,
     /// Deployments whose message waits, is being posted or was, the newest last.
     roots: VecDeque<DeploymentId>,
     edits: Edits,
     recalls: VecDeque<Recall>,
     recalling: bool,
+    looks: Pace,
     calls: JoinSet<Called>,
 }
 
@@ -74,10 +77,12 @@ impl Outbox {
             requests,
             lanes: HashMap::new(),
             all_posts: Pace::new(rates.all_posts_every, Rates::ALL_POSTS_BURST, now),
+            ids: HashMap::new(),
             roots: VecDeque::new(),
             edits: Edits::new(Pace::new(rates.edit_every, Rates::EDIT_BURST, now)),
             recalls: VecDeque::new(),
             recalling: false,
+            looks: Pace::new(rates.edit_every, Rates::EDIT_BURST, now),
             calls: JoinSet::new(),
         }
     }
@@ -163,6 +168,7 @@ impl Outbox {
         done: Done,
         now: Instant,
     ) {
+        let channel = self.ids.get(&channel).cloned().unwrap_or(channel);
         let lane = self
             .lanes
             .entry(channel)
@@ -195,6 +201,7 @@ impl Outbox {
             done: vec![done],
             tried: 0,
             unclear: false,
+            since: now,
             not_before: now,
         });
     }
@@ -203,7 +210,9 @@ impl Outbox {
     fn begin(&mut self, now: Instant) {
         let room = |calls: &JoinSet<Called>| calls.len() < MAX_CALLS;
         self.lanes.retain(|_, lane| lane.busy || !lane.jobs.is_empty() || !lane.pace.is_fresh(now));
-        let channels: Vec<String> = self.lanes.keys().cloned().collect();
+        // What is new goes before what goes on, and whoever has waited longest first.
+        let mut channels: Vec<String> = self.lanes.keys().cloned().collect();
+        channels.sort_by_cached_key(|channel| self.lanes.get(channel).and_then(Lane::urgency));
         for channel in channels {
             if !room(&self.calls) || !self.all_posts.may(now) {
                 break;
@@ -221,9 +230,11 @@ impl Outbox {
         }
         if !self.recalling
             && room(&self.calls)
+            && self.looks.may(now)
             && let Some(Recall { wanted, done }) = self.recalls.pop_front()
         {
             self.recalling = true;
+            self.looks.took(now);
             let web = self.web.clone();
             self.calls.spawn(async move { call::recall(&web, wanted, done).await });
         }
@@ -234,7 +245,8 @@ impl Outbox {
             return None;
         }
         let posts = self.lanes.values().filter_map(Lane::next).min().map(|at| at.max(self.all_posts.next()));
-        posts.into_iter().chain(self.edits.next()).min().map(|at| at.max(now))
+        let looks = (!self.recalling && !self.recalls.is_empty()).then(|| self.looks.next());
+        posts.into_iter().chain(self.edits.next()).chain(looks).min().map(|at| at.max(now))
     }
 
     fn called(&mut self, called: Result<Called, tokio::task::JoinError>) -> Result<(), WebError> {
@@ -268,6 +280,11 @@ impl Outbox {
         lane.busy = false;
         let error = match result {
             Ok(place) => {
+                if channel.starts_with('#')
+                    && let Some(at) = At::read(&place)
+                {
+                    self.ids.insert(channel, at.channel);
+                }
                 job.done.into_iter().for_each(|done| done.tell(Ok(place.clone())));
                 return Ok(());
             }
@@ -322,7 +339,9 @@ impl Outbox {
             WebError::Refused(code) => {
                 tracing::warn!(channel = edit.at.channel, code, "Slack does not take an edit");
                 self.edits.done(&place);
-                Done::Seen(edit.done).tell(Err(Unseen::Impossible));
+                let gone = matches!(code.as_str(), "message_not_found" | "channel_not_found");
+                let unseen = if gone { Unseen::Impossible } else { Unseen::Refused };
+                Done::Seen(edit.done).tell(Err(unseen));
                 return Ok(());
             }
             WebError::TooMany(pause) => self.edits.pace.rest(now, *pause),

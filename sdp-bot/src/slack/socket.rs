@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval_at, sleep, timeout};
+use tokio::time::{Instant, interval_at, sleep, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message as Frame;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -40,6 +40,8 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 const SILENT: Duration = Duration::from_secs(60);
 /// A connection that lived for as long was a good one: the next one may be opened at once.
 const PROVED: Duration = Duration::from_secs(30);
+/// How long a socket is heard after the next one is there.
+const LINGER: Duration = Duration::from_secs(5);
 /// How long acks may take at the end.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -91,7 +93,7 @@ pub(super) async fn run(
                 before.cancel();
                 before = CancellationToken::new();
                 let (notice, mut noticed) = oneshot::channel();
-                serving.spawn(serve(socket, dispatch.clone(), notice, before.clone()));
+                serving.spawn(serve(socket, dispatch.clone(), notice, before.clone(), shutdown.clone()));
                 let reason = loop {
                     tokio::select! {
                         reason = &mut noticed => break reason.unwrap_or_else(|_| "closed".to_owned()),
@@ -161,7 +163,14 @@ async fn open(web: &Web, dial: &Dial) -> Result<Socket, WebError> {
 
 /// Serves one socket until it ends or `stop`. `notice` hears why another one is needed: as soon as Slack says so, at the latest
 /// when this one ends.
-async fn serve(socket: Socket, dispatch: Dispatch, notice: oneshot::Sender<String>, stop: CancellationToken) {
+/// One that is replaced is heard for [`LINGER`] more: what Slack has sent that way comes by no other.
+async fn serve(
+    socket: Socket,
+    dispatch: Dispatch,
+    notice: oneshot::Sender<String>,
+    replaced: CancellationToken,
+    stop: CancellationToken,
+) {
     let (mut sink, mut frames) = socket.split();
     let (acks, mut to_ack) = mpsc::channel::<Value>(MAX_ENVELOPES);
     let mut envelopes = JoinSet::new();
@@ -173,10 +182,13 @@ async fn serve(socket: Socket, dispatch: Dispatch, notice: oneshot::Sender<Strin
         }
     };
     let mut heard = Instant::now();
+    let mut until = None;
     let mut ping = interval_at(heard + PING_EVERY, PING_EVERY);
     let reason = loop {
         tokio::select! {
-            () = stop.cancelled() => break "replaced".to_owned(),
+            () = stop.cancelled() => break "shutdown".to_owned(),
+            () = replaced.cancelled(), if until.is_none() => until = Some(Instant::now() + LINGER),
+            () = sleep_until(until.unwrap_or(heard)), if until.is_some() => break "replaced".to_owned(),
             Some(ack) = to_ack.recv() => {
                 if let Err(error) = sink.send(Frame::text(ack.to_string())).await {
                     break error.to_string();

@@ -271,7 +271,7 @@ impl Web {
         let mut body = content(message, metadata);
         body["channel"] = channel.into();
         body["ts"] = ts.into();
-        self.call::<Value>("chat.update", &body, TIMEOUT).await.map(drop)
+        self.call::<Done>("chat.update", &body, TIMEOUT).await?.is_done()
     }
 
     /// A message that one person sees, until they reload.
@@ -288,7 +288,7 @@ impl Web {
         if let Some(thread) = thread {
             body["thread_ts"] = thread.into();
         }
-        self.call::<Value>("chat.postEphemeral", &body, TIMEOUT).await.map(drop)
+        self.call::<Done>("chat.postEphemeral", &body, TIMEOUT).await?.is_done()
     }
 
     /// The conversation of the app with one person.
@@ -347,14 +347,14 @@ impl Web {
     }
 
     pub(super) async fn update_view(&self, id: &str, view: &SlackView) -> Result<(), WebError> {
-        self.call::<Value>("views.update", &json!({ "view_id": id, "view": view }), TIMEOUT).await.map(drop)
+        self.call::<Done>("views.update", &json!({ "view_id": id, "view": view }), TIMEOUT).await?.is_done()
     }
 
     /// Shows somebody's home.
     pub(super) async fn publish_home(&self, user: &str, view: &SlackView) -> Result<(), WebError> {
-        self.call::<Value>("views.publish", &json!({ "user_id": user, "view": view }), TIMEOUT)
-            .await
-            .map(drop)
+        self.call::<Done>("views.publish", &json!({ "user_id": user, "view": view }), TIMEOUT)
+            .await?
+            .is_done()
     }
 
     /// Answers to the address that came with a command or a click: only whoever asked sees it.
@@ -366,6 +366,19 @@ impl Web {
             Ok(result) => result.map(drop).map_err(WebError::from),
             Err(_) => Err(WebError::Unclear(format!("nothing within {} s", TIMEOUT.as_secs()))),
         }
+    }
+}
+
+/// What is not said by Slack (a page of some proxy's counts as `{}`) was not done by it.
+#[derive(Deserialize)]
+struct Done {
+    #[serde(default)]
+    ok: bool,
+}
+
+impl Done {
+    fn is_done(&self) -> Result<(), WebError> {
+        if self.ok { Ok(()) } else { Err(WebError::Unclear("an answer that is not Slack's".to_owned())) }
     }
 }
 

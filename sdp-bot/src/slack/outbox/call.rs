@@ -1,7 +1,8 @@
 //! One call to Slack each, and what it needs around it: where nothing may be posted it is told to the person alone, and what may
 //! have been posted is looked for by its metadata before it is posted again.
 //!
-//! Limits: [`MAX_PAGES`] pages of a channel or thread are looked through; each question is asked [`MAX_ASKED`] times at most.
+//! Limits: [`MAX_PAGES`] pages of a channel or thread are looked through; where nothing can be looked up, something is posted
+//! [`MAX_BLIND`] times at most.
 
 use std::collections::BTreeSet;
 
@@ -26,10 +27,12 @@ pub(super) const MESSAGE: &str = "sdp_deployment";
 const REPLY: &str = "sdp_reply";
 /// How many pages are looked through, 200 messages each.
 const MAX_PAGES: u32 = 10;
-/// How often one question is asked.
-const MAX_ASKED: u32 = 5;
+/// How often something is posted of which cannot be told whether it is there.
+const MAX_BLIND: u32 = 3;
 /// The server's clock and Slack's may differ by as much, in seconds.
-const CLOCKS: i64 = 120;
+const CLOCKS: i64 = 3600;
+/// What is tried again was begun at most so many seconds ago.
+const TRIED_FOR: i64 = 86_400;
 
 /// What came of a call.
 pub(super) enum Called {
@@ -67,9 +70,9 @@ pub(super) async fn post(web: &Web, channel: String, job: Job) -> Called {
 }
 
 /// Where nothing can be read, something may be said twice; better than not at all.
-fn cannot_look(error: WebError, channel: &str) -> Result<(), WebError> {
+fn cannot_look(error: WebError, channel: &str, job: &Job) -> Result<(), WebError> {
     match error {
-        WebError::Refused(code) => {
+        WebError::Refused(code) if job.tried < MAX_BLIND => {
             tracing::warn!(
                 channel,
                 code,
@@ -137,13 +140,13 @@ async fn root(
             channel: channel.to_owned(),
             person: person.cloned(),
             at: None,
-            since: jiff::Timestamp::now().as_second() - 3600,
+            since: jiff::Timestamp::now().as_second() - TRIED_FOR,
             replies: false,
         };
         match look(web, &wanted).await {
             Ok(Recalled { place: Some(place), .. }) => return Ok(place),
             Ok(_) => {}
-            Err(error) => cannot_look(error, channel)?,
+            Err(error) => cannot_look(error, channel, job)?,
         }
     }
     let metadata = super::message_metadata(about);
@@ -211,7 +214,7 @@ async fn reply(
         match told(web, &at, about).await {
             Ok(told) if keys.iter().all(|key| told.contains(key)) => return Ok(at.place()),
             Ok(_) => {}
-            Err(error) => cannot_look(error, channel)?,
+            Err(error) => cannot_look(error, channel, job)?,
         }
     }
     let payload = json!({ "deployment": about.to_string(), "keys": keys.join(",") });
@@ -240,8 +243,9 @@ pub(super) async fn recall(web: &Web, wanted: Wanted, done: oneshot::Sender<Reca
         asked += 1;
         match look(web, &wanted).await {
             Ok(recalled) => break recalled,
-            Err(WebError::TooMany(length)) if asked < MAX_ASKED => sleep(length).await,
-            Err(WebError::Unclear(_)) if asked < MAX_ASKED => sleep(pause(asked)).await,
+            // Until it is known nothing is said, or it might be said twice.
+            Err(WebError::TooMany(length)) => sleep(length).await,
+            Err(WebError::Unclear(_)) => sleep(pause(asked)).await,
             Err(error) => {
                 // A message may be there twice then; better than none.
                 tracing::warn!(

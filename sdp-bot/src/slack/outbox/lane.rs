@@ -31,6 +31,7 @@ pub(super) struct Job {
     pub(super) tried: u32,
     /// The last time it may have been posted although no answer came.
     pub(super) unclear: bool,
+    pub(super) since: Instant,
     pub(super) not_before: Instant,
 }
 
@@ -135,6 +136,12 @@ impl Lane {
         self.heads().map(|(_, job)| job.not_before.max(self.pace.next())).min()
     }
 
+    /// What is less goes first.
+    pub(super) fn urgency(&self) -> Option<(bool, Instant)> {
+        let urgency = |(_, job): (usize, &Job)| (matches!(job.kind, Kind::Reply { .. }), job.since);
+        self.heads().map(urgency).min()
+    }
+
     /// Those that nothing of their own thread comes before.
     fn heads(&self) -> impl Iterator<Item = (usize, &Job)> {
         let mut threads = HashSet::new();
@@ -162,7 +169,8 @@ mod tests {
     use crate::text::Text;
 
     fn job(kind: Kind, message: Message) -> Job {
-        Job { kind, message, done: Vec::new(), tried: 0, unclear: false, not_before: Instant::now() }
+        let now = Instant::now();
+        Job { kind, message, done: Vec::new(), tried: 0, unclear: false, since: now, not_before: now }
     }
 
     fn reply(thread: &str, key: &str, tone: Tone) -> Job {
