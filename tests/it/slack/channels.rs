@@ -39,6 +39,17 @@ fn ci_s_deploys_are_told_in_the_channel_of_their_request_or_of_their_service() {
         let root = all_is_told(&slack, "#ci").await;
         assert_eq!(told(&slack, &root), (1, 1), "{}", slack.transcript("#ci"));
         assert!(root.says("#4 other"), "{}", root.words());
+        // By now the bot knows which channel that is, and finds there what it cannot be sure to have said.
+        slack.lose_answers("chat.postMessage", 2, super::fake::Fault::Status(500));
+        sdp.admin.deploy(&asked, None).await.expect("taken");
+        let last = slack.until("it runs", |model| {
+            model.find("#ci", |m| m.says("#5 other") && m.says(": running")).cloned()
+        });
+        let last = last.await;
+        slack
+            .until("all is told", |model| model.replies(&last).find(|r| r.says("running after")).cloned())
+            .await;
+        assert_eq!(told(&slack, &last), (1, 2), "{}", slack.transcript("#ci"));
         slack.transcript("#dev");
         slack.transcript("#ci");
         slack.transcript("@alice");

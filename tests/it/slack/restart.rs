@@ -130,6 +130,30 @@ fn the_program_is_killed_in_mid_deploy_and_the_next_one_finishes_the_same_messag
 }
 
 #[test]
+fn a_token_that_was_revoked_costs_no_message() {
+    run_test(async |sdp| {
+        waiting(sdp).await;
+        let slack = Slack::start().await;
+        let mut bot = Bot::started(sdp, &slack).await;
+        slack.person("alice").slash("#dev", "deploy hello main").await.well();
+        let before = slack.until("it builds", |model| model.says("#dev", "building").cloned()).await;
+        bot.kill();
+        sdp.admin.delete_token(&crate::harness::name("chat")).await.expect("revoked");
+        bot.start();
+        let error = bot.ended().await.to_string();
+        assert!(error.contains("refuses the event feed"), "{error}");
+        // With another one it goes on where it was.
+        let mut bot = Bot::new(sdp, &slack).await;
+        bot.start();
+        go(sdp);
+        let root = all_is_told(&slack, "#dev").await;
+        assert_eq!((root.ts.clone(), told(&slack, &root)), (before.ts, (1, 1)));
+        slack.transcript("#dev");
+        slack.finish();
+    });
+}
+
+#[test]
 fn where_history_cannot_be_read_nothing_is_lost() {
     run_test(async |sdp| {
         waiting(sdp).await;
