@@ -55,7 +55,11 @@ async fn a_token_is_made_shown_once_and_revoked_and_sessions_end() {
     };
     let mut page = stage.visit_as(&begun, "/").await;
     page.eval("document.querySelector('a.who').click()").await;
-    page.until("document.querySelectorAll('#sessions li').length === 2").await;
+    // Its scripts have run by then, too.
+    page.until(
+        "document.readyState === 'complete' && document.querySelectorAll('#sessions li').length === 2",
+    )
+    .await;
     assert_eq!(page.eval("document.querySelectorAll('#sessions .badge.ok').length").await, 1, "this browser");
     page.shot("account").await;
 
