@@ -237,7 +237,8 @@ impl Follower {
                 if tracked.sent == Some(fingerprint) {
                     tracked.sent = None;
                 }
-                if seen.is_ok() {
+                // What is refused once is not tried again as it is: only the next state is.
+                if matches!(seen, Ok(()) | Err(Unseen::Refused)) {
                     tracked.fingerprint = fingerprint;
                     tracked.closed |= last;
                 }

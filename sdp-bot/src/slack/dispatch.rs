@@ -49,12 +49,12 @@ use recent::Recent;
 
 /// How many things are being done, or wait to be.
 const MAX_TASKS: usize = 1000;
+/// What is said when no more can wait.
+const BUSY: &str = "Too much is being asked of SDP at the moment. Nothing was done; try again in a minute.";
 /// How many are done at once.
 const MAX_AT_ONCE: usize = 64;
 /// For how long a delivery is known.
 const KNOWN_FOR: Duration = Duration::from_secs(900);
-/// What is said then.
-const BUSY: &str = "Too much is being asked of SDP at the moment. Nothing was done; try again in a minute.";
 /// A second click on the same button within this time is the same click.
 const CLICK_AGAIN: Duration = Duration::from_secs(3);
 /// How long what was begun may take at the end.

@@ -94,6 +94,37 @@ fn where_nothing_may_be_posted_it_is_told_to_whoever_asked_alone() {
 }
 
 #[test]
+fn edits_that_slack_refuses_end_no_story_and_are_not_tried_again_as_they_are() {
+    run_test(async |sdp| {
+        sdp.hello().await;
+        let slack = Slack::start().await;
+        let _bot = Bot::started(sdp, &slack).await;
+        let alice = slack.person("alice");
+        slack.fail("chat.update", ALWAYS, Fault::Error("edit_window_closed"));
+        alice.slash("#dev", "deploy hello main").await.well();
+        let root = slack.until("it is there", |model| model.says("#dev", "#1 hello").cloned()).await;
+        slack
+            .until("all is told", |model| model.replies(&root).find(|r| r.says("running after")).cloned())
+            .await;
+        slack.until("its last state was tried", |m| (m.calls("chat.update").count() > 0).then_some(())).await;
+        // Three more stories, each as long as several pauses between two edits; of each state one try at most.
+        for n in 2..=4 {
+            alice.slash("#dev", &format!("deploy hello main to box-{n}")).await.well();
+            let sandbox = format!("→ box-{n}");
+            let next = slack.until("it is there", |m| m.find("#dev", |m| m.says(&sandbox)).cloned()).await;
+            slack
+                .until("all is told", |model| model.replies(&next).find(|r| r.says("running after")).cloned())
+                .await;
+        }
+        let tries = slack.look(|model| model.calls("chat.update").count());
+        assert!(tries <= 8, "{tries} edits of four messages");
+        slack.transcript("#dev");
+        slack.complaints();
+        slack.finish();
+    });
+}
+
+#[test]
 fn in_a_channel_of_which_the_bot_is_no_member_a_lost_answer_loses_nothing() {
     run_test(async |sdp| {
         sdp.hello().await;
