@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
@@ -85,7 +85,6 @@ pub(super) async fn run(
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/", post(receive))
         .route("/{*path}", post(receive))
-        .layer(DefaultBodyLimit::disable())
         .with_state(receiver);
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "waiting for Slack's requests");
