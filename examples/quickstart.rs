@@ -10,6 +10,8 @@
 
 #[path = "quickstart/baseline.rs"]
 mod baseline;
+#[path = "quickstart/routing.rs"]
+mod routing;
 #[path = "quickstart/samples.rs"]
 mod samples;
 
@@ -107,8 +109,10 @@ async fn run() -> anyhow::Result<ExitCode> {
     let token = server.access.create_token(name, TokenKind::Bot).await?.token;
     let client = Client::new(public_url.clone(), token)?.on_behalf_of(person.clone());
     let options = Options::detect(Some(person.clone()));
-    if std::io::stdin().is_terminal() {
-        welcome(&public_url, router, &samples.folder, &person);
+    let tour = routing::Tour::new(&server.platform, &admin, router).await?;
+    let terminal = std::io::stdin().is_terminal();
+    if terminal {
+        welcome(&public_url, &tour, &samples.folder, &person);
     }
     let chat = console::run(client, console::stdin(), tokio::io::stdout(), options, shutdown.clone());
     let ended = tokio::select! {
@@ -116,6 +120,10 @@ async fn run() -> anyhow::Result<ExitCode> {
         // Without an agent nothing would ever be deployed.
         Some(Ok(Err(error))) = agent.join_next() => Err(error).context("the agent could not run"),
     };
+
+    if !terminal && ended.is_ok() {
+        tour.show().await?;
+    }
 
     // Everything that was started ends: services first, while there is still somebody to report to.
     stop_agent.cancel();
@@ -166,15 +174,19 @@ async fn signals(shutdown: CancellationToken) {
     shutdown.cancel();
 }
 
-fn welcome(server: &Url, router: SocketAddr, repositories: &Path, person: &PersonName) {
-    println!("SDP runs: pages and API at {server}, sandboxes at http://{router}");
-    println!("Two services, hello and ledger, answer from the shared baseline:  curl http://{router}/hello/");
-    println!("You are {person}. Try:");
-    println!("  /sdp deploy hello feature/greeting     your own copy of that branch, at a URL of its own");
+fn welcome(server: &Url, tour: &routing::Tour, repositories: &Path, person: &PersonName) {
+    println!("SDP runs: pages and API at {server}, sandboxes at {}", tour.router);
     println!(
-        "  /sdp deploy hello main                 replaces it at the same URL, without a failed request"
+        "Two services, hello and ledger, answer from the shared baseline. You are {person}, and have a sandbox. Try:"
     );
-    println!("  /sdp status      /sdp rollback hello      /sdp help");
+    println!(
+        "  /sdp deploy hello feature/greeting     that branch takes your sandbox's traffic for hello, nothing else"
+    );
+    println!("Then ask twice for the same path, and once for the service that you did not touch:");
+    println!("{}", tour.commands());
+    println!("  /sdp deploy hello main                 replaces it, without a failed request");
+    println!("  /sdp routes      /sdp status      /sdp rollback hello      /sdp help");
+    println!("Your sandbox as a picture: {server}sandboxes/{}", tour.sandbox);
     println!("The repositories are in {}: clone one, push a branch, deploy it.", repositories.display());
     println!("Ctrl-C ends everything.\n");
 }

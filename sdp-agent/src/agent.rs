@@ -5,7 +5,7 @@
 //!           └────────── away: wait, dial ─────────┘
 //! ```
 //! [`run`] is called by `main`, the quickstart and tests, [`run_on`] by who has an engine of its own. `connection` speaks
-//! with the server, `commands` does what it says, [`crate::job`] does the work, [`crate::spool`] keeps what the work says.
+//! with the server, `commands` does what it says, `lifetimes` what is to be done without it, [`crate::job`] does the work, [`crate::spool`] keeps what the work says.
 //!
 //! The invariant: [`run`] returns only when all that it started has ended. What the server may ask for while it is away
 //! is not lost: commands come at least once, states are repeated in each hello, logs stay in the spool.
@@ -15,6 +15,7 @@ mod connection;
 mod follow;
 mod hello;
 mod host;
+mod lifetimes;
 mod load;
 mod recent;
 mod resume;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sdp_core::id::{BootId, DeploymentId, InstanceId};
+use sdp_core::id::{BootId, DeploymentId, InstanceId, RouteVersion};
 use sdp_core::wire::{FromAgent, Preflight};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::timeout;
@@ -41,13 +42,14 @@ use crate::exec::Isolation;
 use crate::git::{Git, GitConfigError};
 use crate::job::{Begin, Stop, StopWhy};
 use crate::link::Connector;
-use crate::router::BuiltinRouter;
+use crate::router::{self, Router};
 use crate::runtime::process::RESTART_PAUSE;
 use crate::runtime::{DockerRuntime, DockerRuntimeConfig, ProcessRuntime, Runtime, RuntimeConfig};
 use crate::spool::{JobLog, Spool};
 use crate::sync::Lock;
 use crate::tools::Tools;
 use crate::workspace::Workspaces;
+use lifetimes::Lifetimes;
 use recent::Recent;
 
 /// When the agent ends, logs have so long to reach the server.
@@ -138,6 +140,10 @@ async fn live(
         async move { agent.keep_room(closing).await }
     });
     agent.tasks.spawn({
+        let (agent, closing) = (agent.clone(), closing.clone());
+        async move { agent.keep_lifetimes(closing).await }
+    });
+    agent.tasks.spawn({
         let (spool, closing) = (agent.spool.clone(), closing.clone());
         async move {
             // Ends with the agent.
@@ -173,7 +179,7 @@ struct Agent {
     boot: BootId,
     tools: Arc<Tools>,
     spool: Arc<Spool>,
-    router: Option<BuiltinRouter>,
+    router: Option<Arc<dyn Router>>,
     tasks: TaskTracker,
     /// Jobs whose work is not over.
     running: Lock<HashMap<DeploymentId, Arc<Running>>>,
@@ -182,6 +188,7 @@ struct Agent {
     /// Counts up when a job ends, and when the agent begins to drain.
     ended: watch::Sender<u64>,
     commands: Lock<Recent>,
+    lifetimes: Lifetimes,
     /// Turns to answer a question, and places to wait for one.
     questions: Semaphore,
     waiting: Semaphore,
@@ -241,13 +248,14 @@ impl Drained {
 impl Agent {
     async fn open(config: Config, runtime: Option<Arc<dyn Runtime>>) -> Result<Self, AgentError> {
         let opened = tokio::task::spawn_blocking(move || Opened::open(config)).await;
-        let Opened { config, lock, spool, git, workspaces, isolation } =
+        let Opened { config, lock, spool, git, workspaces, isolation, lifetimes } =
             opened.map_err(|_| AgentError::Fault)??;
         // Before the runtime, which starts what the former life ran: nothing may fail after that.
         let router = match &config.router {
             Some(router) => {
                 let listen = router.listen;
-                Some(BuiltinRouter::bind(router).map_err(|source| AgentError::Router { listen, source })?)
+                let opened = router::open(router, &config.data_dir).await;
+                Some(opened.map_err(|source| AgentError::Router { listen, source })?)
             }
             None => None,
         };
@@ -261,6 +269,7 @@ impl Agent {
         // nor a job goes on with.
         tools.sweep().await;
         let mut preflight = hello::tools_found(&config, &tools.isolation).await;
+        preflight.extend(router.iter().flat_map(|router| router.preflight()));
         preflight.extend(tools.runtime.preflight().await);
         Ok(Self {
             config,
@@ -273,6 +282,7 @@ impl Agent {
             taking: tokio::sync::Mutex::default(),
             ended: watch::Sender::new(0),
             commands: Lock::default(),
+            lifetimes,
             questions: Semaphore::new(QUESTIONS),
             waiting: Semaphore::new(WAITING),
             closing: CancellationToken::new(),
@@ -316,6 +326,17 @@ impl Agent {
             }
         };
         self.tasks.spawn(listening);
+        let telling = {
+            let (agent, closing, router) = (self.clone(), closing.clone(), router.clone());
+            async move {
+                let mut told = RouteVersion::default();
+                while let Some(version) = closing.run_until_cancelled(router.next_applied(told)).await {
+                    told = version;
+                    agent.tell(FromAgent::RoutesApplied { version }).await;
+                }
+            }
+        };
+        self.tasks.spawn(telling);
         let closing = closing.clone();
         Some(self.tasks.spawn(async move { router.serve(closing).await }))
     }
@@ -364,6 +385,7 @@ struct Opened {
     git: Git,
     workspaces: Workspaces,
     isolation: Isolation,
+    lifetimes: Lifetimes,
 }
 
 impl Opened {
@@ -402,7 +424,8 @@ impl Opened {
         let path = data.join("work");
         let workspaces = Workspaces::owned_by(&path, user).map_err(at(&path))?;
         let git = Git::new(config.git.clone(), data.join("mirrors"))?;
-        Ok(Self { config, lock, spool, git, workspaces, isolation })
+        let lifetimes = Lifetimes::open(data);
+        Ok(Self { config, lock, spool, git, workspaces, isolation, lifetimes })
     }
 }
 

@@ -29,6 +29,14 @@ use crate::network::NetworkConfig;
 use crate::router::RouterConfig;
 pub use crate::spool::SpoolLimits;
 
+/// A user as a configuration names it: `sdp-build`, or `64100:64100`.
+///
+/// # Errors
+/// What is wrong, as a clause.
+pub(crate) fn parse_user(text: &str) -> Result<User, String> {
+    user::parse(text, Path::new(user::PASSWD))
+}
+
 /// What an agent needs to know, but for the way to its server.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -69,6 +77,9 @@ pub struct RuntimeConfig {
     pub advertise: IpAddr,
     /// Between asking a service to end and killing it.
     pub stop_grace: Duration,
+    /// An agent without a connection stops what runs so long after the end of its sandbox: in that time the server would have drained
+    /// and stopped it, and the clocks of the two may differ.
+    pub expiry_grace: Duration,
     /// Variables of all services.
     pub env: BTreeMap<String, String>,
 }
@@ -246,6 +257,7 @@ impl Default for RuntimeConfig {
             ports: 20_000..=29_999,
             advertise: IpAddr::from([127, 0, 0, 1]),
             stop_grace: Duration::from_secs(10),
+            expiry_grace: Duration::from_secs(300),
             env: BTreeMap::new(),
         }
     }

@@ -115,10 +115,17 @@ A configuration:
 
   [secrets]
   folder   = "/etc/sdp/secrets"           # services' secrets that are files
+
   [router]                                # only where this agent is to route
-  kind     = "builtin"
+  engine   = "builtin"                    # or "nginx": one that the agent runs, and that goes on while the agent is away
   listen   = "127.0.0.1:8081"
   base_url = "http://127.0.0.1:8081"
+  trusted_networks = ["10.0.0.0/8"]       # from where headers and cookies choose a sandbox; without it: from everywhere
+  ca_file  = "/etc/ssl/ocp-ca.pem"        # for https baselines, besides the system's certificates
+  nginx    = "/usr/sbin/nginx"            # only with engine = "nginx", as are the next ones
+  resolvers       = ["10.0.0.2:53"]       # for names of baselines; without it: those in /etc/resolv.conf
+  old_connections = "1h"                  # WebSockets live so long after the next change of routes
+  user     = "sdp-router"                 # who nginx is where the agent is root; without it: nobody
 
 Variables that override it: SDP_AGENT_SERVER, SDP_AGENT_TOKEN, SDP_AGENT_TOKEN_FILE, SDP_AGENT_CA_FILE,
 SDP_AGENT_DATA_DIR, SDP_AGENT_LABELS (with commas), SDP_AGENT_CAPACITY, SDP_AGENT_BUILD_USER. SDP_AGENT_LOG sets

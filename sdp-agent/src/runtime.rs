@@ -1,8 +1,24 @@
 //! Where instances run: as plain processes ([`process`]) or in containers ([`docker`]). Both are a [`Runtime`], which the job (start,
 //! check) and the agent (stop, reports, output, forget) call.
 //!
-//! Shared by them: which ports are free, and how an instance is [checked](health).
+//! Shared by them: which ports are free, how an instance is [checked](health), and [where it is told that it is](context).
+//!
+//! What an instance finds in its environment, beside what the operator, its builder and its service set:
+//!
+//! | variable | what |
+//! | --- | --- |
+//! | `PORT` | where it has to listen |
+//! | `HOME`, `TMPDIR` | folders that it may write to |
+//! | `SDP_SERVICE`, `SDP_DEPLOYMENT` | which service it is, and the number of the deployment that started it |
+//! | `SDP_REF`, `SDP_COMMIT` | what it runs: the branch as it was asked for, the whole commit id |
+//! | `SDP_SANDBOX`, `SDP_ENVIRONMENT` | where it runs |
+//! | `SDP_ROUTING_KEY` | what marks requests as its sandbox's |
+//! | `SDP_ROUTE_<SERVICE>` | where it reaches each service, itself included, in its sandbox: at the router, the same whatever is deployed; upper case, `_` for `-` |
+//! | `SDP_CONTEXT` | a JSON file with the same |
+//!
+//! A release command gets the same without `PORT`. The last four are not there if the sandbox is gone meanwhile.
 
+pub mod context;
 pub mod docker;
 pub mod health;
 mod output;
@@ -34,6 +50,7 @@ use crate::exec::OnLine;
 use crate::redact::Redactor;
 use crate::sync::Lock;
 
+pub use context::Context;
 pub use docker::{DockerRuntime, DockerRuntimeConfig};
 pub use health::CheckError;
 pub use process::{ProcessRuntime, RuntimeConfig};
@@ -90,6 +107,17 @@ pub trait Runtime: fmt::Debug + Send + Sync {
     /// as it is.
     fn stop(&self, instance: InstanceId) -> BoxFuture<'_, ()>;
 
+    /// Ends an instance as [`stop`](Self::stop) does, and keeps all that it needs to be started again. It is then reported as `Exited`
+    /// and not started because of `why`, a clause, until it is woken or forgotten, and nobody but [`wake`](Self::wake) starts it, also
+    /// not the agent's next life. One that cannot be ended now goes on.
+    fn suspend<'a>(&'a self, instance: InstanceId, why: &'a str) -> BoxFuture<'a, ()>;
+
+    /// Whether it is suspended.
+    fn is_suspended(&self, instance: InstanceId) -> bool;
+
+    /// Starts a suspended instance again, at the same port, and checks it; any other is left as it is.
+    fn wake(&self, instance: InstanceId) -> BoxFuture<'_, ()>;
+
     /// The deployments whose builds instances run; none if it cannot tell (then nothing may be swept).
     fn builds_in_use(&self) -> Option<HashSet<DeploymentId>>;
 
@@ -144,7 +172,7 @@ pub struct StartSpec {
     pub sandbox: SandboxName,
     /// What to run.
     pub run: RunPlan,
-    /// Its variables, on top of the operator's; `PORT`, `HOME` and `TMPDIR` are set by the runtime.
+    /// Its variables, on top of the operator's; `PORT`, `HOME`, `TMPDIR` and `SDP_CONTEXT` are set by the runtime.
     pub env: BTreeMap<String, String>,
     /// Those of its variables that nobody may see; they count more than `env`. Kept with the instance, for whoever starts it again.
     #[serde(default)]
@@ -155,6 +183,9 @@ pub struct StartSpec {
     pub limits: Limits,
     /// Folders that it may write to.
     pub writable: BTreeSet<WritablePath>,
+    /// Where it is among the other services, for its file; none: it has no file.
+    #[serde(default)]
+    pub context: Option<Context>,
     /// How to tell that it is healthy, which is asked again whenever it was started again.
     pub health: HealthCheck,
     /// How long that may take.

@@ -5,12 +5,15 @@
 
 mod act;
 pub(crate) mod home;
+mod locks;
 mod login;
 mod look;
+mod places;
+mod together;
 
 use std::time::{Duration, Instant};
 
-use sdp_core::api::{CreateDeployment, DeploymentCreated};
+use sdp_core::api::CreateDeployment;
 use sdp_core::client::ClientError;
 use sdp_core::name::{IdempotencyKey, ServiceName};
 use tokio::time::sleep;
@@ -19,6 +22,7 @@ use uuid::Uuid;
 use crate::bot::{Asker, Reaction, Trouble};
 use crate::command::{Deploy, RepoAddress, Wanted};
 use crate::message::answer as say;
+use crate::story::Begun;
 
 /// How long it is asked again whether a deployment was taken.
 const ASK_AGAIN_FOR: Duration = Duration::from_secs(60);
@@ -40,21 +44,24 @@ impl Asker {
             })
             .await
         {
-            Ok(created) => Ok(Reaction::Follow(Box::new(created))),
+            Ok(created) => Ok(Reaction::Follow(Begun::One(Box::new(created)))),
             Err(ClientError::Problem(problem)) if problem.code == "unknown_service" => {
                 Err(say::unknown_service(&problem, &wanted).into())
             }
-            Err(error) => Err(error.into()),
+            Err(error) => {
+                let services = std::slice::from_ref(&wanted.service);
+                match self.in_the_way(&error, wanted.sandbox.as_ref(), services).await {
+                    Some(message) => Err(message.into()),
+                    None => Err(error.into()),
+                }
+            }
         }
     }
 
     /// Asks for a deployment until it is known whether it was taken: the key makes it safe to ask again where an answer was lost.
-    pub(crate) async fn once<F>(
-        &self,
-        ask: impl Fn(Option<IdempotencyKey>) -> F,
-    ) -> Result<DeploymentCreated, ClientError>
+    pub(crate) async fn once<T, F>(&self, ask: impl Fn(Option<IdempotencyKey>) -> F) -> Result<T, ClientError>
     where
-        F: Future<Output = Result<DeploymentCreated, ClientError>>,
+        F: Future<Output = Result<T, ClientError>>,
     {
         let key = self.key.clone().or_else(|| IdempotencyKey::parse(format!("bot-{}", Uuid::new_v4())).ok());
         let began = Instant::now();

@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use sdp_core::api::{DeploymentCreated, Instance, Me};
+use sdp_core::api::{Instance, Me};
 use sdp_core::client::{Client, ClientError};
 use sdp_core::id::{DeploymentNumber, DeploymentRef};
 use sdp_core::name::{IdempotencyKey, PersonName, SandboxName};
@@ -19,10 +19,11 @@ use url::Url;
 use crate::chat::{Chat, ChatGone, Conversation};
 use crate::command::{self, Command, Mistake};
 use crate::follow::{Follower, Track};
-use crate::message::{Message, agents, answer as say, help, login};
+use crate::message::{Message, agents, answer as say, help, login, places};
 use crate::output::{self, Watch};
 use crate::people::People;
 use crate::store::Store;
+use crate::story::Begun;
 
 /// How long a link that signs in is waited for before the message is posted without it.
 const LINK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -76,9 +77,11 @@ pub enum Answer {
     },
     /// An answer for the eyes of whoever asked alone.
     Whisper(Box<Message>),
-    /// A deployment is under way, and its message on the way to the conversation.
+    /// An answer for everybody who reads along.
+    Aloud(Box<Message>),
+    /// A deployment is under way, or several, and the message on the way to the conversation.
     Following {
-        /// Its short number.
+        /// Its short number; of several that of the first.
         number: DeploymentNumber,
         /// Tells when it has ended, and whether it succeeded.
         ended: oneshot::Receiver<bool>,
@@ -103,8 +106,10 @@ pub(crate) enum Reaction {
     Say(Message),
     /// Something to say to whoever asked alone.
     Whisper(Box<Message>),
-    /// A deployment to follow.
-    Follow(Box<DeploymentCreated>),
+    /// Something to say to everybody who reads along.
+    Aloud(Box<Message>),
+    /// One deployment to follow, or several.
+    Follow(Begun),
     /// The output of a service to show, beginning with so many lines.
     Watch(Box<Instance>, u32),
 }
@@ -217,6 +222,10 @@ impl Bot {
         Ok(match self.answer(said).await? {
             Answer::Following { ended, .. } => Heard::Following(ended),
             Answer::Watching(watch) => Heard::Watching(watch),
+            Answer::Aloud(message) => {
+                let seen = self.chat.say(&conversation, *message).await?;
+                Heard::Answered { ok: seen.is_ok() }
+            }
             Answer::Say { message, refused } => {
                 let seen = self.chat.say(&conversation, *message).await?;
                 Heard::Answered { ok: refused.is_none() && seen.is_ok() }
@@ -242,12 +251,17 @@ impl Bot {
         let reaction = match command::parse_about(&text, about) {
             Ok(command) => {
                 wanted = command.acts();
-                self.react(command, &asker).await
+                let reaction = self.react(command, &asker).await;
+                // Who acts may have to be told something later: it is remembered who they are here.
+                if wanted.is_some() && asker.person.is_some() && reaction.is_ok() {
+                    drop(asker.me().await);
+                }
+                reaction
             }
             Err(mistake) => Err(mistake.into()),
         };
         let (message, refused) = match reaction {
-            Ok(Reaction::Follow(created)) => return self.follow(*created, asker, conversation).await,
+            Ok(Reaction::Follow(created)) => return self.follow(created, asker, conversation).await,
             Ok(Reaction::Watch(instance, lines)) => {
                 match self.watch(*instance, lines, &asker, &conversation).await? {
                     Ok(watch) => return Ok(Answer::Watching(Box::new(watch))),
@@ -255,6 +269,7 @@ impl Bot {
                     Err(None) => return Err(ChatGone),
                 }
             }
+            Ok(Reaction::Aloud(message)) => return Ok(Answer::Aloud(message)),
             Ok(Reaction::Whisper(message)) => return Ok(Answer::Whisper(message)),
             Ok(Reaction::Say(message)) => (message, None),
             Err(Trouble::Mistake(mistake)) => (say::mistake(&mistake), Some(mistake.code.to_owned())),
@@ -286,7 +301,22 @@ impl Bot {
             Command::Where(service) => asker.where_is(service).await?,
             Command::Open { service, sandbox } => asker.open(service, sandbox).await?,
             Command::Logs { of, lines } => return asker.logs(of, lines, self.chat.abilities.watched).await,
-            Command::SandboxShow(name) => asker.sandbox_show(&name).await?,
+            Command::DeployTogether(together) => return asker.deploy_together(together).await,
+            Command::CancelAll(all) => asker.cancel_all(all).await?,
+            Command::SandboxShow(name) => asker.sandbox_show(name).await?,
+            Command::SandboxCreate(create) => asker.sandbox_create(create).await?,
+            Command::SandboxExtend { name, longer } => asker.sandbox_extend(name, longer).await?,
+            Command::SandboxPin { name, pinned } => asker.sandbox_pin(name, pinned).await?,
+            Command::SandboxShare(name) => return asker.sandbox_share(name).await,
+            Command::Routes(sandbox) => asker.routes(sandbox).await?,
+            Command::Route(route) => asker.route(route).await?,
+            Command::RoutesExplain { what, sandbox } => asker.routes_explain(what, sandbox).await?,
+            Command::Vars { service, sandbox } => asker.vars(service, sandbox).await?,
+            Command::Templates => places::templates(&asker.client.templates().await?),
+            Command::Environments => places::environments(&asker.client.environments().await?),
+            Command::Lock(lock) => asker.lock(lock).await?,
+            Command::Unlock(of) => asker.unlock(of).await?,
+            Command::Locks => asker.locks().await?,
             Command::SandboxDelete(name) => asker.sandbox_delete(&name).await?,
             Command::Services => say::services(&asker.client.services().await?),
             Command::Branches { service, text } => asker.branches(&service, text.as_deref()).await?,
@@ -339,14 +369,17 @@ impl Bot {
 
     async fn follow(
         &self,
-        created: DeploymentCreated,
+        begun: Begun,
         asker: Asker,
         conversation: Conversation,
     ) -> Result<Answer, ChatGone> {
-        let number = created.number;
-        let log_link = self.link(&asker, created.log_url.path()).await;
+        let number = begun.number();
+        let log_link = match &begun {
+            Begun::One(created) => self.link(&asker, created.log_url.path()).await,
+            Begun::Several(_) => None,
+        };
         let (told, ended) = oneshot::channel();
-        let track = Track { conversation, person: asker.person, created, log_link, ended: told };
+        let track = Track { conversation, person: asker.person, begun, log_link, ended: told };
         self.tracks.send(track).await.map_err(|_| ChatGone)?;
         Ok(Answer::Following { number, ended })
     }

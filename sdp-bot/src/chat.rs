@@ -10,11 +10,14 @@
 //!
 //! Limit: at most [`QUEUE`] requests wait to be read; then the asker waits. A chat that has gone answers with [`ChatGone`].
 
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sdp_core::id::DeploymentId;
+use sdp_core::id::{BatchId, DeploymentId, InvalidId};
 use sdp_core::name::PersonName;
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,6 +33,81 @@ pub struct Place(pub String);
 /// A channel, a group or a direct conversation, in words that only its chat understands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Conversation(pub String);
+
+/// Whose story a message tells: a deployment's, or that of several which were asked for together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum About {
+    /// One deployment.
+    Deployment(DeploymentId),
+    /// Several.
+    Batch(BatchId),
+}
+
+impl About {
+    /// The deployment, if it is one.
+    #[must_use]
+    pub fn deployment(self) -> Option<DeploymentId> {
+        match self {
+            Self::Deployment(id) => Some(id),
+            Self::Batch(_) => None,
+        }
+    }
+
+    fn order(self) -> (uuid::Uuid, bool) {
+        match self {
+            Self::Deployment(id) => (id.as_uuid(), false),
+            Self::Batch(id) => (id.as_uuid(), true),
+        }
+    }
+}
+
+impl From<DeploymentId> for About {
+    fn from(id: DeploymentId) -> Self {
+        Self::Deployment(id)
+    }
+}
+
+impl From<BatchId> for About {
+    fn from(id: BatchId) -> Self {
+        Self::Batch(id)
+    }
+}
+
+/// By creation.
+impl Ord for About {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.order().cmp(&other.order())
+    }
+}
+
+impl PartialOrd for About {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// What stands behind the id of a batch, so that ids sort by creation as text, too.
+const BATCH: &str = "+batch";
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deployment(id) => id.fmt(f),
+            Self::Batch(id) => write!(f, "{id}{BATCH}"),
+        }
+    }
+}
+
+impl FromStr for About {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_suffix(BATCH) {
+            Some(id) => id.parse().map(Self::Batch),
+            None => text.parse().map(Self::Deployment),
+        }
+    }
+}
 
 /// What a chat can do, and how fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +147,8 @@ pub enum Unseen {
 /// Names a reply, so that it can be found again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// In the thread of which deployment.
-    pub about: DeploymentId,
+    /// In the thread of which story.
+    pub about: About,
     /// Its key within the thread.
     pub key: String,
 }
@@ -95,9 +173,9 @@ pub enum Request {
         person: Option<PersonName>,
         /// What.
         message: Message,
-        /// The deployment whose message it is, so that replies and edits will follow; it goes into the message's metadata
+        /// The story whose message it is, so that replies and edits will follow; it goes into the message's metadata
         /// where a chat has that. The same again takes the place of the one that waits ([`Abilities::paced`]). None: an answer.
-        about: Option<DeploymentId>,
+        about: Option<About>,
         /// Whether edits and replies will follow; otherwise it is said once.
         changes: bool,
         /// Where it sits then.
@@ -109,8 +187,8 @@ pub enum Request {
         place: Place,
         /// What it says now.
         message: Message,
-        /// The deployment whose message it is.
-        about: Option<DeploymentId>,
+        /// The story whose message it is.
+        about: Option<About>,
         /// Whether it will hardly change again.
         last: bool,
         /// Done.
@@ -138,10 +216,23 @@ pub enum Request {
         /// Done.
         done: oneshot::Sender<Seen<()>>,
     },
-    /// What is there already of a deployment that was to be shown when the bot ended.
+    /// Something to one person, who did not ask for it.
+    Direct {
+        /// Who.
+        person: PersonName,
+        /// What.
+        message: Message,
+        /// Its name, which goes into its metadata where a chat has that.
+        name: String,
+        /// It may be there already, since then: the chat looks before it says it again.
+        since: Option<Timestamp>,
+        /// Done.
+        done: oneshot::Sender<Seen<()>>,
+    },
+    /// What is there already of a story that was to be shown when the bot ended.
     Recall {
         /// Which.
-        about: DeploymentId,
+        about: About,
         /// Where it was to be posted.
         conversation: Conversation,
         /// Who asked.

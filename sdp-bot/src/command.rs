@@ -2,9 +2,12 @@
 //!
 //! ```text
 //! deploy <service> [branch|tag|commit] [to <sandbox>] [KEY=value …]        deploy payments@feature/a qa-42
+//! deploy payments=feature/a ledger=feature/b [to qa-42]                   deploy template shop [ledger=feature/b] [to qa-42]
 //! status [sandbox|412]   list [mine|all]   who|where <service>   open <service> [in <sandbox>]   logs <service|412> [in <sandbox>] [n]
 //! cancel|stop|restart|redeploy|rollback <service|412> [in <sandbox>]
-//! sandbox show|delete <name>   services   branches <service> [text]   agents [drain|resume <name>]
+//! cancel 412 413   services   branches <service> [text]   agents [drain|resume <name>]
+//! sandbox [show|create|extend|pin|unpin|share|delete] …   route   routes   vars   templates   environments      see `places`
+//! lock|freeze|steal|unlock <place> … because <reason>   locks                                                  see `locks`
 //! login   logout   whoami   help [command|all]
 //! ```
 //! It accepts what people really type: `payments@branch`; `to`, `in`, `on` or a bare third word for the sandbox; addresses of
@@ -16,9 +19,13 @@
 
 mod address;
 mod grammar;
+mod lifetime;
+mod locks;
+mod places;
 mod secrets;
 #[cfg(test)]
 mod tests;
+mod together;
 mod words;
 
 use std::collections::BTreeMap;
@@ -28,7 +35,11 @@ use sdp_core::id::DeploymentRef;
 use sdp_core::name::{AgentName, EnvName, GitRef, SandboxName, ServiceName};
 
 pub use address::RepoAddress;
+pub use lifetime::{Lifetime, MAX_HOURS};
+pub use locks::{Lock, LockOf, LockVerb};
+pub use places::{CreateSandbox, Longer, MadeFrom, Route, RouteTo};
 pub use secrets::looks_like_a_secret;
+pub use together::Together;
 
 /// The longest command, in bytes.
 pub const MAX_TEXT: usize = 4000;
@@ -38,6 +49,10 @@ pub const MAX_TEXT: usize = 4000;
 pub enum Command {
     /// Build and run a branch.
     Deploy(Deploy),
+    /// Build and run several branches together.
+    DeployTogether(Together),
+    /// Give up several unfinished deployments.
+    CancelAll(Vec<DeploymentRef>),
     /// Where something stands.
     Status(Option<StatusOf>),
     /// What runs.
@@ -70,10 +85,56 @@ pub enum Command {
         /// On what.
         on: Target,
     },
-    /// What is in a sandbox.
-    SandboxShow(SandboxName),
+    /// What a sandbox is, and where its requests go; without a name: one's own.
+    SandboxShow(Option<SandboxName>),
+    /// Make a sandbox.
+    SandboxCreate(CreateSandbox),
+    /// Move a sandbox's end.
+    SandboxExtend {
+        /// Which; none: one's own.
+        name: Option<SandboxName>,
+        /// How.
+        longer: Longer,
+    },
+    /// Keep a sandbox until somebody deletes it, or no longer.
+    SandboxPin {
+        /// Which; none: one's own.
+        name: Option<SandboxName>,
+        /// Whether it is kept.
+        pinned: bool,
+    },
+    /// How others use a sandbox.
+    SandboxShare(Option<SandboxName>),
     /// Stop everything in a sandbox and delete it.
     SandboxDelete(SandboxName),
+    /// Where a sandbox's requests go.
+    Routes(Option<SandboxName>),
+    /// Say where requests shall go.
+    Route(Route),
+    /// Why a request goes where it goes.
+    RoutesExplain {
+        /// An address or a path.
+        what: String,
+        /// As whose request; none: as it is.
+        sandbox: Option<SandboxName>,
+    },
+    /// Where the values of a service's variables come from.
+    Vars {
+        /// Whose.
+        service: ServiceName,
+        /// Where; without one: one's own.
+        sandbox: Option<SandboxName>,
+    },
+    /// Which templates there are.
+    Templates,
+    /// Which environments there are.
+    Environments,
+    /// Keep a place for oneself, or as it is.
+    Lock(Lock),
+    /// End a lock or a freeze.
+    Unlock(LockOf),
+    /// Which locks and freezes there are.
+    Locks,
     /// Which services there are.
     Services,
     /// Branches and tags of a service.
@@ -186,9 +247,38 @@ pub enum Topic {
 }
 
 /// All commands, as they are typed.
-pub const VERBS: [&str; 21] = [
-    "deploy", "status", "list", "who", "where", "open", "logs", "cancel", "stop", "restart", "redeploy",
-    "rollback", "sandbox", "services", "branches", "agents", "login", "logout", "whoami", "help", "quit",
+pub const VERBS: [&str; 31] = [
+    "deploy",
+    "status",
+    "list",
+    "who",
+    "where",
+    "open",
+    "logs",
+    "cancel",
+    "stop",
+    "restart",
+    "redeploy",
+    "rollback",
+    "sandbox",
+    "route",
+    "routes",
+    "vars",
+    "lock",
+    "freeze",
+    "steal",
+    "unlock",
+    "locks",
+    "templates",
+    "environments",
+    "services",
+    "branches",
+    "agents",
+    "login",
+    "logout",
+    "whoami",
+    "help",
+    "quit",
 ];
 
 /// A text that is no command: what is wrong, and what was probably meant.
@@ -253,9 +343,17 @@ impl Command {
     #[must_use]
     pub fn acts(&self) -> Option<&'static str> {
         match self {
-            Self::Deploy(_) => Some("deploy"),
+            Self::Deploy(_) | Self::DeployTogether(_) => Some("deploy"),
+            Self::CancelAll(_) => Some("cancel"),
             Self::Act { verb, .. } => Some(verb.as_str()),
+            Self::SandboxCreate(_) => Some("sandbox create"),
+            Self::SandboxExtend { .. } => Some("sandbox extend"),
+            Self::SandboxPin { pinned: true, .. } => Some("sandbox pin"),
+            Self::SandboxPin { pinned: false, .. } => Some("sandbox unpin"),
             Self::SandboxDelete(_) => Some("sandbox delete"),
+            Self::Route(_) => Some("route"),
+            Self::Lock(lock) => Some(lock.verb.as_str()),
+            Self::Unlock(_) => Some("unlock"),
             Self::Drain { draining: true, .. } => Some("agents drain"),
             Self::Drain { draining: false, .. } => Some("agents resume"),
             _ => None,
@@ -282,8 +380,30 @@ impl fmt::Display for Command {
                 lines.map_or(Ok(()), |lines| write!(f, " {lines}"))
             }
             Self::Act { verb, on } => write!(f, "{} {on}", verb.as_str()),
-            Self::SandboxShow(name) => write!(f, "sandbox show {name}"),
+            Self::DeployTogether(together) => together.fmt(f),
+            Self::CancelAll(all) => {
+                f.write_str("cancel")?;
+                all.iter().try_for_each(|one| write!(f, " {one}"))
+            }
+            Self::SandboxShow(name) => of_own(f, "sandbox show", name.as_ref()),
+            Self::SandboxCreate(create) => create.fmt(f),
+            Self::SandboxExtend { name, longer } => places::extend(f, name.as_ref(), *longer),
+            Self::SandboxPin { name, pinned: true } => of_own(f, "sandbox pin", name.as_ref()),
+            Self::SandboxPin { name, pinned: false } => of_own(f, "sandbox unpin", name.as_ref()),
+            Self::SandboxShare(name) => of_own(f, "sandbox share", name.as_ref()),
             Self::SandboxDelete(name) => write!(f, "sandbox delete {name}"),
+            Self::Routes(sandbox) => of_own(f, "routes", sandbox.as_ref()),
+            Self::Route(route) => route.fmt(f),
+            Self::RoutesExplain { what, sandbox } => places::explain(f, what, sandbox.as_ref()),
+            Self::Vars { service, sandbox } => {
+                write!(f, "vars {service}")?;
+                in_sandbox(f, sandbox.as_ref())
+            }
+            Self::Templates => f.write_str("templates"),
+            Self::Environments => f.write_str("environments"),
+            Self::Lock(lock) => lock.fmt(f),
+            Self::Unlock(of) => write!(f, "unlock {of}"),
+            Self::Locks => f.write_str("locks"),
             Self::Services => f.write_str("services"),
             Self::Branches { service, text } => {
                 write!(f, "branches {service}")?;
@@ -305,6 +425,10 @@ impl fmt::Display for Command {
 impl fmt::Display for Deploy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.service {
+            // The word has a meaning of its own there.
+            Wanted::Service(service) if service.as_str() == "template" => {
+                f.write_str("deploy \"template\"")?;
+            }
             Wanted::Service(service) => write!(f, "deploy {service}")?,
             Wanted::Repo(address) => write!(f, "deploy {address}")?,
         }
@@ -335,4 +459,9 @@ impl fmt::Display for Target {
 
 fn in_sandbox(f: &mut fmt::Formatter<'_>, sandbox: Option<&SandboxName>) -> fmt::Result {
     sandbox.map_or(Ok(()), |sandbox| write!(f, " in {sandbox}"))
+}
+
+fn of_own(f: &mut fmt::Formatter<'_>, verb: &str, sandbox: Option<&SandboxName>) -> fmt::Result {
+    f.write_str(verb)?;
+    sandbox.map_or(Ok(()), |sandbox| write!(f, " {sandbox}"))
 }

@@ -179,6 +179,11 @@ pub async fn run(
     };
     let (chat, requests) = Chat::new(abilities);
     let (bot, follower) = Bot::new(client, chat, store);
+    // A script hears what it asked for, and nothing else.
+    let follower = match options.look {
+        Look::Script => follower,
+        Look::Live(_) | Look::Lines => follower.with_notices(),
+    };
     let stop = CancellationToken::new();
     let _stop_on_return = stop.clone().drop_guard();
     let mut following = JoinSet::new();
@@ -386,7 +391,7 @@ impl<W: AsyncWrite + Send + Unpin> Console<W> {
                 self.board.reply(&place, message);
                 done.send(Ok(())).is_ok()
             }
-            Request::Whisper { message, done, .. } => {
+            Request::Whisper { message, done, .. } | Request::Direct { message, done, .. } => {
                 self.board.answer(&message);
                 done.send(Ok(())).is_ok()
             }

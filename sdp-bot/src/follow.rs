@@ -13,12 +13,17 @@
 //! in the store. A view asked for after a thread is registered closes the gap between the two.
 //!
 //! Deployments that nobody asked for in a chat (CI's) are told in the channel that their request names, else where [`Channels`]
-//! say.
+//! say. What concerns one person though they did not ask (a sandbox ends, a lock was taken away) is told to them alone (`notice`).
+//!
+//! A story is that of one deployment, or of several that were asked for together ([`Story`]); what follows is the same for both.
 //!
 //! Limits: [`MAX_THREADS`] threads are followed, the oldest finished ones give way; [`MAX_LEARNING`] questions to the server
 //! at once; after [`AWAY_AFTER`] without the server the messages say so.
 
+mod channels;
 mod learn;
+mod notice;
+mod restore;
 mod tell;
 
 use std::collections::{BTreeSet, HashMap};
@@ -26,24 +31,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use sdp_core::api::{DeploymentCreated, DeploymentView};
 use sdp_core::client::{Client, ClientError, EventFilter, FeedItem, FeedStream};
 use sdp_core::deployment::State;
 use sdp_core::event::{Event, EventKind};
 use sdp_core::id::{DeploymentId, EventSeq};
-use sdp_core::name::{PersonName, ServiceName};
-use sdp_core::principal::Principal;
+use sdp_core::name::PersonName;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::chat::{Chat, ChatGone, Conversation, Place};
-use crate::store::{Kept, Store, StoreError};
-use crate::thread::Thread;
+use crate::chat::{About, Chat, ChatGone, Conversation, Place};
+use crate::store::{Store, StoreError};
+use crate::story::{Begun, Story};
 
-use learn::{Learnt, patiently};
+pub use channels::Channels;
+use learn::Learnt;
 use tell::Told;
 
 /// How many threads are followed.
@@ -69,18 +73,11 @@ pub struct Track {
     /// Who.
     pub person: Option<PersonName>,
     /// What the server answered.
-    pub created: DeploymentCreated,
+    pub begun: Begun,
     /// A link to its log that signs in once.
     pub log_link: Option<Url>,
     /// Told when it has ended and its thread says so: whether it succeeded.
     pub ended: oneshot::Sender<bool>,
-}
-
-/// Where deployments are told that nobody asked for in a chat.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Channels {
-    /// Those of these services.
-    pub services: HashMap<ServiceName, Conversation>,
 }
 
 /// Following has ended although nobody asked for that.
@@ -104,7 +101,13 @@ pub struct Follower {
     /// None: only what was asked for here is told.
     channels: Option<Channels>,
     tracks: mpsc::Receiver<Track>,
-    threads: HashMap<DeploymentId, Tracked>,
+    threads: HashMap<About, Tracked>,
+    /// Which deployment is told in which story.
+    stories: HashMap<DeploymentId, About>,
+    /// Whether people are told what concerns them though they did not ask.
+    notices: bool,
+    /// How many of those whom an event concerns have not seen it yet.
+    noticing: HashMap<EventSeq, usize>,
     feed: Option<FeedStream>,
     /// The last event that was read; none: the feed has not begun.
     cursor: Option<EventSeq>,
@@ -119,7 +122,7 @@ pub struct Follower {
 
 #[derive(Debug)]
 struct Tracked {
-    thread: Thread,
+    story: Story,
     conversation: Conversation,
     person: Option<PersonName>,
     /// None: its message is on its way.
@@ -135,7 +138,8 @@ struct Tracked {
     /// Whether the edit that is called the last one was seen.
     closed: bool,
     next_edit: Instant,
-    asking: Asking,
+    /// Of each deployment.
+    asking: HashMap<DeploymentId, Asking>,
 }
 
 /// Which questions are open, so that none is asked twice.
@@ -149,7 +153,7 @@ struct Asking {
 impl Tracked {
     /// Whether it is told to its end, and all of it was seen.
     fn is_settled(&self) -> bool {
-        self.thread.is_told() && !self.dirty && self.sent.is_none() && self.telling.is_empty()
+        self.story.is_told() && !self.dirty && self.sent.is_none() && self.telling.is_empty()
     }
 }
 
@@ -165,6 +169,9 @@ impl Follower {
             channels: None,
             tracks: queue,
             threads: HashMap::new(),
+            stories: HashMap::new(),
+            notices: false,
+            noticing: HashMap::new(),
             feed: None,
             cursor: None,
             cursor_saved: (None, Instant::now()),
@@ -181,6 +188,13 @@ impl Follower {
     #[must_use]
     pub fn telling(mut self, channels: Channels) -> Self {
         self.channels = Some(channels);
+        self
+    }
+
+    /// Tells people what concerns them though they did not ask, too.
+    #[must_use]
+    pub fn with_notices(mut self) -> Self {
+        self.notices = true;
         self
     }
 
@@ -227,7 +241,7 @@ impl Follower {
     async fn leave(&mut self) {
         self.tracks.close();
         while let Ok(track) = self.tracks.try_recv() {
-            let intended = self.store.intend(track.created.id, track.conversation, track.person).await;
+            let intended = self.store.intend(track.begun.about(), track.conversation, track.person).await;
             Self::note_store(intended.map(drop));
         }
         self.save_cursor(true).await;
@@ -243,141 +257,21 @@ impl Follower {
         self.telling.shutdown().await;
     }
 
-    /// After a restart: every message that may still change is brought up to date, whatever happened meanwhile.
-    async fn restore(&mut self) -> Result<(), FollowError> {
-        let kept = self.store.open_messages().await?;
-        if !kept.is_empty() || self.channels.is_some() {
-            self.cursor = self.store.cursor().await?;
-        }
-        for kept in kept {
-            let client = self.client.clone();
-            self.learn(async move {
-                let view = patiently(|| client.deployment(kept.deployment.into())).await;
-                Learnt::Restored(Box::new(kept), view.map(Box::new))
-            });
-        }
-        if let Some(cursor) = self.cursor {
-            self.begin_feed(cursor);
-        } else if self.channels.is_some() {
-            self.feed = Some(self.client.feed_from_now(EventFilter::default()));
-        }
-        Ok(())
-    }
-
-    async fn restored(
-        &mut self,
-        kept: Kept,
-        view: Result<Box<DeploymentView>, ClientError>,
-    ) -> Result<(), ChatGone> {
-        let view = match view {
-            Ok(view) => *view,
-            Err(error) => {
-                tracing::warn!(deployment.id = %kept.deployment, code = error.code(), "a message cannot be brought up to date");
-                // Whatever else the server says may be otherwise at the next start.
-                if error.problem().is_some_and(|problem| problem.status == 404) {
-                    Self::note_store(self.store.close(kept.deployment).await);
-                }
-                return Ok(());
-            }
-        };
-        let survives = self.chat.abilities.places_survive;
-        let kept = Kept { place: kept.place.filter(|_| survives), ..kept };
-        if kept.place.is_none() && view.deployment.is_ended() && (!survives || kept.told.contains("end")) {
-            Self::note_store(self.store.close(kept.deployment).await);
-            return Ok(());
-        }
-        // What was being said when the bot ended may be there although it was not written down.
-        if survives && (kept.place.is_none() || !kept.told.contains("end")) {
-            return self.recall(kept, view).await;
-        }
-        self.resume(kept, view).await
-    }
-
-    /// Takes up a message as it was left.
-    async fn resume(&mut self, kept: Kept, view: DeploymentView) -> Result<(), ChatGone> {
-        let told = if kept.place.is_some() { kept.told } else { BTreeSet::new() };
-        let mut thread = Thread::new(view.deployment.clone(), view.log_url.clone(), told);
-        thread.catch_up(view);
-        let (ended, _) = oneshot::channel();
-        let place = kept.place.map(|place| (place, kept.fingerprint));
-        self.show(thread, kept.conversation, kept.person, place, ended).await
-    }
-
-    async fn track(&mut self, track: Track) -> Result<(), ChatGone> {
-        let Track { conversation, person, created, log_link, ended } = track;
-        let id = created.id;
-        if let Some(known) = self.threads.get_mut(&id) {
-            // The same request again, by its idempotency key: the thread is there.
-            known.ended.get_or_insert(ended);
-            return self.advance(id).await;
-        }
-        match self.store.intend(id, conversation.clone(), person.clone()).await {
-            // Its thread was told to the end long ago, and the same request came again.
-            Ok(false) => return Ok(()),
-            Ok(true) => {}
-            Err(error) => Self::note_store(Err(error)),
-        }
-        let version = created.deployment.version;
-        let mut thread = Thread::new(created.deployment, created.log_url, BTreeSet::new());
-        thread.facts.log_link = log_link;
-        self.show(thread, conversation, person, None, ended).await?;
-        if self.feed.is_none() {
-            self.begin_feed(version);
-        }
-        Ok(())
-    }
-
-    /// Posts the thread's root, unless it is there already, and follows it from now on.
-    async fn show(
-        &mut self,
-        mut thread: Thread,
-        conversation: Conversation,
-        person: Option<PersonName>,
-        place: Option<(Place, i64)>,
-        ended: oneshot::Sender<bool>,
-    ) -> Result<(), ChatGone> {
-        let id = thread.deployment().id;
-        thread.facts.asked_by = match (&person, thread.deployment().requested_by.as_person()) {
-            (None, Some(account)) => chat_user_of(&self.store, account).await,
-            _ => person.clone(),
-        };
-        let (place, fingerprint) = match place {
-            Some((place, fingerprint)) => (Some(place), fingerprint),
-            None => (None, 0),
-        };
-        // What the feed gave while this was on its way here is in the view that is asked for below.
-        thread.await_view();
-        let tracked = Tracked {
-            thread,
-            conversation,
-            person,
-            place,
-            ended: Some(ended),
-            fingerprint,
-            sent: None,
-            telling: BTreeSet::new(),
-            dirty: false,
-            closed: false,
-            next_edit: Instant::now() + self.chat.abilities.edit_every,
-            asking: Asking::default(),
-        };
-        self.give_way().await;
-        self.threads.insert(id, tracked);
-        self.post(id).await?;
-        self.save(id).await;
-        self.ask_view(id);
-        self.ask_usual(id);
-        self.ask_instance(id);
-        self.advance(id).await
-    }
-
     /// Makes room: the oldest message that has been told to its end is not followed any more.
     async fn give_way(&mut self) {
         while self.threads.len() >= MAX_THREADS {
             let told = self.threads.iter().filter(|(_, tracked)| tracked.is_settled());
             let Some(oldest) = told.map(|(id, _)| *id).min() else { return };
-            self.threads.remove(&oldest);
+            self.forget(oldest);
             Self::note_store(self.store.close(oldest).await);
+        }
+    }
+
+    fn forget(&mut self, id: About) {
+        if let Some(tracked) = self.threads.remove(&id) {
+            for thread in tracked.story.threads() {
+                self.stories.remove(&thread.deployment().id);
+            }
         }
     }
 
@@ -406,7 +300,13 @@ impl Follower {
                 tracing::warn!("the feed's beginning is gone; taking up every message as it stands");
                 self.cursor = None;
                 self.feed = Some(self.client.feed_from_now(EventFilter::default()));
-                self.threads.values_mut().for_each(|tracked| tracked.thread.await_view());
+                self.threads.values_mut().for_each(|tracked| tracked.story.await_views());
+                Ok(Ok(()))
+            }
+            // Nothing was promised: whoever asks for something is told.
+            Some(Err(error)) if self.threads.is_empty() && self.channels.is_none() => {
+                tracing::warn!(code = error.code(), "the server refuses the event feed");
+                self.feed = None;
                 Ok(Ok(()))
             }
             Some(Err(error)) => Err(FollowError::Feed(error)),
@@ -433,45 +333,39 @@ impl Follower {
                 | EventKind::AgentResumed {}
                 | EventKind::AgentForgotten {}
         );
-        if let Some(conversation) = self.to_be_told(event)
-            && let Some(id) = event.about.deployment
-        {
+        if let Some((id, conversation)) = self.to_be_told(event) {
             self.tell_of(id, conversation).await;
         }
+        self.notice(event).await;
         for id in self.ids() {
             let Some(tracked) = self.threads.get_mut(&id) else { continue };
-            let queued = matches!(tracked.thread.deployment().state, State::Queued {});
-            if moves_agents && !tracked.thread.deployment().is_ended() {
-                self.ask_view(id);
-                continue;
+            let mut ask = Vec::new();
+            let mut changed = false;
+            for thread in tracked.story.threads_mut() {
+                let deployment = thread.deployment();
+                let (queued, ended) = (matches!(deployment.state, State::Queued {}), deployment.is_ended());
+                let deployment = deployment.id;
+                if moves_agents && !ended {
+                    ask.push(deployment);
+                } else if thread.apply(event) {
+                    changed = true;
+                } else if moves_queue && queued {
+                    ask.push(deployment);
+                }
             }
-            if tracked.thread.apply(event) {
+            for deployment in ask {
+                self.ask_view(deployment);
+            }
+            if changed {
                 self.advance(id).await?;
-            } else if moves_queue && queued {
-                self.ask_view(id);
             }
         }
         Ok(())
     }
 
-    /// Where a deployment is to be told that nobody asked for here.
-    fn to_be_told(&self, event: &Event) -> Option<Conversation> {
-        let channels = self.channels.as_ref()?;
-        let EventKind::DeploymentRequested { service, notify, .. } = &event.kind else { return None };
-        match (notify, &event.by) {
-            (Some(notify), _) => Some(Conversation(match notify.channel.plain_name() {
-                Some(name) => format!("#{name}"),
-                None => notify.channel.to_string(),
-            })),
-            // Who asked in a chat hears it there.
-            (None, Principal::Bot { .. }) => None,
-            (None, _) => channels.services.get(service).cloned(),
-        }
-    }
-
     async fn connected(&mut self) -> Result<(), ChatGone> {
         if self.cursor.is_none() {
-            for id in self.ids() {
+            for id in self.stories.keys().copied().collect::<Vec<_>>() {
                 self.ask_view(id);
                 self.ask_instance(id);
             }
@@ -481,9 +375,7 @@ impl Follower {
         }
         tracing::info!("the server is back");
         for id in self.ids() {
-            if let Some(tracked) = self.threads.get_mut(&id)
-                && tracked.thread.facts.away_since.take().is_some()
-            {
+            if self.threads.get_mut(&id).is_some_and(|tracked| tracked.story.away(None)) {
                 self.advance(id).await?;
             }
         }
@@ -496,10 +388,7 @@ impl Follower {
         };
         tracing::debug!(away = ?began.elapsed(), "the server is still away");
         for id in self.ids() {
-            if let Some(tracked) = self.threads.get_mut(&id)
-                && !tracked.thread.deployment().is_ended()
-            {
-                tracked.thread.facts.away_since = Some(since);
+            if self.threads.get_mut(&id).is_some_and(|tracked| tracked.story.away(Some(since))) {
                 self.advance(id).await?;
             }
         }
@@ -515,7 +404,7 @@ impl Follower {
             .map(|tracked| tracked.next_edit);
         let away = self.away_since.map(|(_, began)| began + AWAY_AFTER).filter(|at| *at > Instant::now());
         self.next_tick = match self.chat.abilities.tick {
-            Some(tick) if self.threads.values().any(|tracked| tracked.thread.ticks()) => {
+            Some(tick) if self.threads.values().any(|tracked| tracked.story.ticks()) => {
                 Some(self.next_tick.unwrap_or_else(|| Instant::now() + tick))
             }
             _ => None,
@@ -525,10 +414,7 @@ impl Follower {
 
     async fn woken(&mut self) -> Result<(), ChatGone> {
         // Once it has been away for a while; then its length grows with the ticks.
-        let unsaid = |tracked: &Tracked| {
-            tracked.thread.facts.away_since.is_none() && !tracked.thread.deployment().is_ended()
-        };
-        if self.threads.values().any(unsaid) {
+        if self.threads.values().any(|tracked| tracked.story.knows_nothing_of_absence()) {
             self.say_away().await?;
         }
         let tick = self.next_tick.is_some_and(|at| at <= Instant::now());
@@ -537,22 +423,22 @@ impl Follower {
         }
         for id in self.ids() {
             if let Some(tracked) = self.threads.get_mut(&id) {
-                tracked.dirty |= tick && tracked.thread.ticks();
+                tracked.dirty |= tick && tracked.story.ticks();
             }
             self.edit(id).await?;
         }
         Ok(())
     }
 
-    fn ids(&self) -> Vec<DeploymentId> {
+    fn ids(&self) -> Vec<About> {
         self.threads.keys().copied().collect()
     }
 
-    async fn save(&mut self, id: DeploymentId) {
+    async fn save(&mut self, id: About) {
         let Some(tracked) = self.threads.get(&id) else { return };
         let Some(place) = tracked.place.clone() else { return };
-        let over = tracked.thread.is_over() && tracked.is_settled();
-        let saved = self.store.save(id, place, tracked.thread.told(), tracked.fingerprint, over).await;
+        let over = tracked.story.is_over() && tracked.is_settled();
+        let saved = self.store.save(id, place, tracked.story.told(), tracked.fingerprint, over).await;
         Self::note_store(saved);
     }
 
@@ -574,14 +460,6 @@ impl Follower {
             tracing::error!(error = %error, source = ?std::error::Error::source(&error), "the bot's database failed");
         }
     }
-}
-
-/// Who of this chat has an account; none if that is not known.
-async fn chat_user_of(store: &Store, account: &PersonName) -> Option<PersonName> {
-    store.chat_user_of(account).await.unwrap_or_else(|error| {
-        Follower::note_store(Err(error));
-        None
-    })
 }
 
 /// Never ready while there is no feed.

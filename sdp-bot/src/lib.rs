@@ -19,5 +19,6 @@ pub mod output;
 mod people;
 pub mod slack;
 pub mod store;
+pub mod story;
 pub mod text;
 pub mod thread;

@@ -15,12 +15,16 @@ pub mod elsewhere;
 pub mod help;
 mod hint;
 pub mod home;
+pub mod locks;
 pub mod login;
+pub mod notice;
 pub mod output;
+pub mod places;
 #[cfg(test)]
 pub(crate) mod samples;
 #[cfg(test)]
 mod tests;
+pub mod together;
 
 use std::time::Duration;
 

@@ -134,7 +134,9 @@ pub async fn run(
     let (bot, follower) = Bot::new(client, chat.clone(), store.clone());
     let services =
         slack.channels.into_iter().map(|(service, channel)| (service, Conversation(channel))).collect();
-    let follower = follower.telling(Channels { services });
+    let environments =
+        slack.environments.into_iter().map(|(name, channel)| (name, Conversation(channel))).collect();
+    let follower = follower.telling(Channels { services, environments }).with_notices();
     let answers = Answers::new(&slack.api_url);
     let dispatch = Dispatch::new(bot, chat, web.clone(), store, answers, identity, slack.app_id);
 

@@ -1,10 +1,12 @@
-//! What the bot must not forget: how far it has read the feed, where its messages sit, and who of this chat has which
-//! account. A small SQLite of its own.
+//! What the bot must not forget: how far it has read the feed, where its messages sit, what it has told people who did not ask, and
+//! who of this chat has which account. A small SQLite of its own.
 //!
 //! Called by [`crate::follow`] and `people`. A message is recorded before it is posted (an intent, without a place) and again when its
 //! place is known, so that after a restart nothing that was promised is missing. Every call runs on a blocking thread.
 //!
 //! Limit: the newest [`KEEP`] messages are kept and those that may still change, and one user of the chat for each account.
+
+mod notices;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,10 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
-use sdp_core::id::{DeploymentId, EventSeq};
+use sdp_core::id::EventSeq;
 use sdp_core::name::PersonName;
 
-use crate::chat::{Conversation, Place};
+use crate::chat::{About, Conversation, Place};
 
 /// How many messages are kept.
 pub const KEEP: u32 = 5000;
@@ -45,8 +47,14 @@ CREATE INDEX message_place ON message (place) WHERE place IS NOT NULL;
 PRAGMA user_version = 3;
 ";
 
+const SCHEMA_4: &str = "
+CREATE TABLE notice (seq INTEGER PRIMARY KEY, event TEXT NOT NULL, told INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE INDEX notice_open ON notice (seq) WHERE told = 0;
+PRAGMA user_version = 4;
+";
+
 /// The newest version that this program knows.
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 /// The store could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +77,8 @@ pub enum StoreError {
 /// A message as it was left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// Its deployment.
-    pub deployment: DeploymentId,
+    /// Whose story it tells.
+    pub about: About,
     /// Where it was asked for.
     pub conversation: Conversation,
     /// Who asked, where a person did.
@@ -86,8 +94,8 @@ pub struct Kept {
 impl Kept {
     /// A message that is to be posted.
     #[must_use]
-    pub fn intended(deployment: DeploymentId, conversation: Conversation) -> Self {
-        Self { deployment, conversation, person: None, place: None, told: BTreeSet::new(), fingerprint: 0 }
+    pub fn intended(about: About, conversation: Conversation) -> Self {
+        Self { about, conversation, person: None, place: None, told: BTreeSet::new(), fingerprint: 0 }
     }
 }
 
@@ -132,6 +140,9 @@ impl Store {
         }
         if version < 3 {
             transaction.execute_batch(SCHEMA_3)?;
+        }
+        if version < 4 {
+            transaction.execute_batch(SCHEMA_4)?;
         }
         transaction.commit()?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)) })
@@ -209,11 +220,11 @@ impl Store {
         Ok(user.and_then(|user| user.parse().ok()))
     }
 
-    /// The deployment whose message sits there.
+    /// The story whose message sits there.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn message_at(&self, place: Place) -> Result<Option<DeploymentId>, StoreError> {
+    pub async fn message_at(&self, place: Place) -> Result<Option<About>, StoreError> {
         let id: Option<String> = self
             .call(move |db| {
                 let sql = "SELECT deployment FROM message WHERE place = ?1";
@@ -229,14 +240,14 @@ impl Store {
     /// [`StoreError`].
     pub async fn intend(
         &self,
-        deployment: DeploymentId,
+        about: About,
         conversation: Conversation,
         person: Option<PersonName>,
     ) -> Result<bool, StoreError> {
         self.call(move |db| {
             let new = db.execute(
                 "INSERT OR IGNORE INTO message (deployment, conversation, person) VALUES (?1, ?2, ?3)",
-                params![deployment.to_string(), conversation.0, person.as_ref().map(PersonName::as_str)],
+                params![about.to_string(), conversation.0, person.as_ref().map(PersonName::as_str)],
             )?;
             // Ids sort by creation.
             db.execute(
@@ -255,7 +266,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn save(
         &self,
-        deployment: DeploymentId,
+        about: About,
         place: Place,
         told: &BTreeSet<String>,
         fingerprint: i64,
@@ -265,7 +276,7 @@ impl Store {
         self.call(move |db| {
             db.execute(
                 "UPDATE message SET place = ?2, told = ?3, fingerprint = ?4, over = ?5 WHERE deployment = ?1",
-                params![deployment.to_string(), place.0, told, fingerprint, over],
+                params![about.to_string(), place.0, told, fingerprint, over],
             )
             .map(drop)
         })
@@ -276,10 +287,9 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub async fn close(&self, deployment: DeploymentId) -> Result<(), StoreError> {
+    pub async fn close(&self, about: About) -> Result<(), StoreError> {
         self.call(move |db| {
-            db.execute("UPDATE message SET over = 1 WHERE deployment = ?1", [deployment.to_string()])
-                .map(drop)
+            db.execute("UPDATE message SET over = 1 WHERE deployment = ?1", [about.to_string()]).map(drop)
         })
         .await
     }
@@ -306,11 +316,11 @@ impl Store {
             })?;
             let mut kept = Vec::new();
             for row in rows {
-                let (deployment, conversation, person, place, told, fingerprint) = row?;
+                let (about, conversation, person, place, told, fingerprint) = row?;
                 // Only this file's own writer writes it; a row that does not parse is not ours to show.
-                let Ok(deployment) = deployment.parse() else { continue };
+                let Ok(about) = about.parse() else { continue };
                 kept.push(Kept {
-                    deployment,
+                    about,
                     conversation: Conversation(conversation),
                     person: person.and_then(|person| person.parse().ok()),
                     place: place.map(Place),
@@ -332,7 +342,8 @@ mod tests {
     async fn what_was_intended_and_shown_is_there_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("bot.db");
-        let (one, two) = (DeploymentId::new(), DeploymentId::new());
+        let one = About::from(sdp_core::id::DeploymentId::new());
+        let two = About::from(sdp_core::id::BatchId::new());
         let alice: PersonName = "alice".parse().unwrap();
         let channel = Conversation("C1".into());
         {
@@ -348,7 +359,7 @@ mod tests {
         let store = Store::open(&file).unwrap();
         assert_eq!(store.cursor().await.unwrap(), Some(EventSeq(9)));
         let kept = store.open_messages().await.unwrap();
-        assert_eq!(kept.iter().map(|kept| kept.deployment).collect::<Vec<_>>(), [one, two]);
+        assert_eq!(kept.iter().map(|kept| kept.about).collect::<Vec<_>>(), [one, two]);
         assert_eq!((kept[0].place.clone(), kept[0].told.len()), (None, 0));
         assert_eq!((kept[1].place.clone(), kept[1].fingerprint), (Some(Place("P".into())), -5));
         assert!(kept[1].told.contains("step:0"));

@@ -23,6 +23,7 @@ use jiff::{SignedDuration, Timestamp};
 use sdp_core::api::{Ahead, DeploymentView, Instance};
 use sdp_core::deployment::{Deployment, Outcome, State};
 use sdp_core::event::{Event, EventKind};
+use sdp_core::id::DeploymentId;
 use sdp_core::name::{CommitId, PersonName};
 use sdp_core::sandbox::{InstanceState, LastRestart, StopReason, Unhealthy};
 use url::Url;
@@ -44,6 +45,8 @@ pub const IN_A_ROW: SignedDuration = SignedDuration::from_mins(10);
 pub struct Facts {
     /// Who asked, by their name in this chat, which may be another than that of their account.
     pub asked_by: Option<PersonName>,
+    /// Whether they are called when something goes wrong; otherwise somebody else sees to that.
+    pub calls: bool,
     /// The page with the log.
     pub log_url: Url,
     /// The same page behind a link that signs in once; only where nobody else reads it.
@@ -79,6 +82,12 @@ impl Facts {
     /// account might be somebody else's there.
     #[must_use]
     pub fn called(&self, deployment: &Deployment) -> Text {
+        if self.calls { self.whoever(deployment) } else { Text::new() }
+    }
+
+    /// Whoever asked, called.
+    #[must_use]
+    pub fn whoever(&self, deployment: &Deployment) -> Text {
         match (&self.asked_by, deployment.requested_by.as_person()) {
             (Some(user), _) => Text::new().mention(user).plain(" "),
             (None, Some(account)) => Text::new().strong(format!("@{account}")).plain(" "),
@@ -150,8 +159,8 @@ pub enum Due {
         /// What it says.
         message: Message,
     },
-    /// Ask the server for what a failure's reply needs: the end of the log, and what still serves.
-    LearnFailure,
+    /// Ask the server for what the reply of a failed one needs: the end of the log, and what still serves.
+    LearnFailure(DeploymentId),
 }
 
 /// One deployment in chat.
@@ -172,6 +181,7 @@ impl Thread {
     pub fn new(deployment: Deployment, log_url: Url, told: BTreeSet<String>) -> Self {
         let facts = Facts {
             asked_by: None,
+            calls: true,
             log_url,
             log_link: None,
             queue_position: None,
@@ -194,6 +204,12 @@ impl Thread {
     #[must_use]
     pub fn deployment(&self) -> &Deployment {
         &self.deployment
+    }
+
+    /// What became of what it left running.
+    #[must_use]
+    pub fn after(&self) -> Option<&After> {
+        self.after.as_ref()
     }
 
     /// Keys of the replies that were told.
@@ -297,9 +313,10 @@ impl Thread {
     pub fn catch_up(&mut self, view: DeploymentView) -> bool {
         let queue_position =
             view.queue_position.filter(|_| matches!(view.deployment.state, State::Queued {}));
-        let mut changed = false;
+        let mut changed = self.facts.log_url != view.log_url;
+        self.facts.log_url = view.log_url;
         if view.deployment.version >= self.deployment.version {
-            changed = self.deployment != view.deployment
+            changed |= self.deployment != view.deployment
                 || self.facts.queue_position != queue_position
                 || self.facts.waiting_for != view.waiting_for
                 || self.facts.behind != view.behind
@@ -410,7 +427,7 @@ impl Thread {
             None => return due,
             Some(Outcome::Succeeded {}) => say::succeeded(deployment),
             Some(Outcome::Failed { .. }) if !self.facts.failure_known && !self.told.contains("end") => {
-                due.push(Due::LearnFailure);
+                due.push(Due::LearnFailure(deployment.id));
                 return due;
             }
             Some(Outcome::Failed { failure }) => say::failure(deployment, failure, &self.facts),

@@ -5,6 +5,7 @@
 
 mod audit;
 mod identity;
+mod places;
 mod secrets;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use url::Url;
 
 pub use self::audit::*;
 pub use self::identity::*;
+pub use self::places::*;
 pub use self::secrets::*;
 pub use crate::catalog::Service;
 pub use crate::deployment::{Deployment, Notify};
@@ -229,24 +231,6 @@ impl OutputEndReason {
     pub fn may_go_on(self) -> bool {
         matches!(self, Self::AgentAway | Self::Stopping)
     }
-}
-
-/// All sandboxes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct SandboxList {
-    /// By name.
-    pub sandboxes: Vec<SandboxView>,
-}
-
-/// A sandbox and what runs in it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-pub struct SandboxView {
-    /// The sandbox.
-    pub sandbox: Sandbox,
-    /// Its instances that are not over.
-    pub instances: Vec<Instance>,
 }
 
 /// All agents.

@@ -1,11 +1,16 @@
 //! The catalog: which services there are, where their code is, how they are built, run, checked and routed.
 
+pub mod environment;
+pub mod template;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+pub use self::environment::{Deployers, Environment, EnvironmentService, MatchRule, Quota, WhenDown};
+pub use self::template::{Template, TemplateService, TemplateSpec};
 use crate::name::{
     EnvName, GitRef, ImageRef, Label, PathPrefix, RepoPath, RepoUrl, ServiceName, WritablePath,
 };
@@ -212,6 +217,7 @@ const MAX_WORDS: usize = 200;
 const MAX_WORD: usize = 4096;
 const MAX_VARIABLES: usize = 200;
 const MAX_VALUE: usize = 32 * 1024;
+const MAX_BASELINE: usize = 1000;
 
 impl Service {
     /// Checks what the types alone do not.
@@ -279,18 +285,29 @@ impl Service {
         if self.labels.len() > 20 {
             return err("labels", "at most 20");
         }
-        if let Some(baseline) = &self.baseline {
-            let plain_http = matches!(baseline.scheme(), "http" | "https");
-            if !plain_http
-                || !baseline.username().is_empty()
-                || baseline.password().is_some()
-                || baseline.host().is_none()
-            {
-                return err("baseline", "an http or https URL without user or password");
-            }
-        }
-        Ok(())
+        check_baseline(self.baseline.as_ref())
     }
+}
+
+fn check_baseline(baseline: Option<&Url>) -> Result<(), InvalidService> {
+    let Some(url) = baseline else { return Ok(()) };
+    let err = |problem: &str| Err(InvalidService { field: "baseline", problem: problem.to_owned() });
+    let open = url.username().is_empty() && url.password().is_none();
+    if !matches!(url.scheme(), "http" | "https") || !open || url.host().is_none() {
+        return err("an http or https URL without user or password");
+    }
+    // A URL may have more in it than this, but a router's configuration has no good place for that.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let host = match url.host() {
+        Some(url::Host::Domain(name)) => name.bytes().all(plain),
+        _ => true,
+    };
+    let path = url.path().bytes().all(|byte| plain(byte) || b"/%+@,=:".contains(&byte));
+    let bare = url.query().is_none() && url.fragment().is_none() && url.port() != Some(0);
+    if !host || !path || !bare || url.as_str().len() > MAX_BASELINE {
+        return err("letters, digits and - . _ ~ / % + @ , = : only; no query, no fragment; at most 1000");
+    }
+    Ok(())
 }
 
 /// Checks the values of variables (their names are checked by their type).

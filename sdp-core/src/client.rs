@@ -21,7 +21,7 @@
 //! # Ok(()) }
 //! ```
 //! A verb is a method of the same name as in every other layer. One request is one method call and is made once; only
-//! [`Client::wait`] and the feed ([`Client::events`]) repeat theirs, because that is what they are for.
+//! [`Client::wait`], [`Client::wait_batch`] and the feed ([`Client::events`]) repeat theirs, because that is what they are for.
 //!
 //! What the server says of when to come again ([`ClientError::retry_after`]) is obeyed there, and left to the caller elsewhere.
 //!
@@ -32,6 +32,7 @@
 mod error;
 mod feed;
 mod output;
+mod places;
 mod sse;
 #[cfg(test)]
 mod tests;
@@ -53,6 +54,7 @@ use crate::secret::Secret;
 pub use error::ClientError;
 pub use feed::{EventFilter, EventStream, FeedItem, FeedStream};
 pub use output::{OutputItem, OutputStream};
+pub use places::RouteQuestion;
 pub use verbs::{DeploymentFilter, InstanceFilter, LogSearch, RawLog, StateFilter};
 
 /// How long connecting may take.

@@ -21,7 +21,7 @@ use url::Url;
 
 use crate::event::{Event, EventKind};
 use crate::failure::Failure;
-use crate::id::{DeploymentId, DeploymentNumber, EventSeq, InstanceId};
+use crate::id::{BatchId, DeploymentId, DeploymentNumber, EventSeq, InstanceId};
 use crate::name::{AgentName, ChannelName, CommitId, EnvName, GitRef, SandboxName, ServiceName};
 use crate::principal::Principal;
 
@@ -246,6 +246,9 @@ pub struct Deployment {
     /// Where it is told, if whoever asked said so.
     #[serde(default)]
     pub notify: Option<Notify>,
+    /// What it was asked for together with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchId>,
     /// Who asked.
     pub requested_by: Principal,
     /// When.
@@ -305,6 +308,7 @@ impl Deployment {
             of,
             env,
             notify,
+            batch,
         } = &event.kind
         else {
             return None;
@@ -322,6 +326,7 @@ impl Deployment {
             changes: None,
             env: env.clone(),
             notify: notify.clone(),
+            batch: *batch,
             requested_by: event.by.clone(),
             requested_at: event.at,
             state: State::Queued {},

@@ -7,11 +7,15 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::batch::{Batch, BatchOutcome};
 use crate::deployment::{Changes, CommitInfo, DeployKind, Notify, Outcome, Step};
-use crate::id::{DeploymentId, DeploymentNumber, EventSeq, InstanceId, RouteVersion};
-use crate::name::{AgentName, CommitId, EnvName, GitRef, SandboxName, ServiceName};
+use crate::id::{BatchId, DeploymentId, DeploymentNumber, EventSeq, InstanceId, RouteVersion};
+use crate::lock::Lock;
+use crate::name::{
+    AgentName, CommitId, EnvName, EnvironmentName, GitRef, SandboxName, ServiceName, TemplateName,
+};
 use crate::principal::Principal;
-use crate::sandbox::StopReason;
+use crate::sandbox::{RouteChoice, StopReason, TemplateVersion};
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +53,12 @@ pub struct About {
     /// The agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentName>,
+    /// The environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<EnvironmentName>,
+    /// The deployments that were asked for together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BatchId>,
 }
 
 /// The kinds of things that happen. Past tense; new kinds may be added, so readers skip what they do not know.
@@ -76,10 +86,90 @@ pub enum EventKind {
         #[cfg_attr(feature = "openapi", schema(value_type = String))]
         name: EnvName,
     },
+    /// An environment was made, or changed.
+    EnvironmentSaved {
+        /// Whether it is new.
+        created: bool,
+    },
+    /// An environment was deleted.
+    EnvironmentDeleted {},
+    /// A new version of a template was made.
+    TemplateSaved {
+        /// Which template, and which version.
+        template: TemplateVersion,
+    },
+    /// A template was deleted, with all its versions; the sandboxes that were made from it stay.
+    TemplateDeleted {
+        /// Which.
+        name: TemplateName,
+    },
     /// A sandbox was made.
     SandboxCreated {},
+    /// What a sandbox says was changed: its members, variables, notes, lifetime.
+    SandboxChanged {
+        /// The names of the fields that were changed.
+        fields: Vec<String>,
+    },
+    /// A sandbox's end was moved.
+    SandboxRenewed {
+        /// Its end; none: it is pinned, and is kept until somebody deletes it.
+        #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+        expires_at: Option<Timestamp>,
+    },
+    /// A sandbox will end soon: its owner and members are told.
+    SandboxExpiring {
+        /// When.
+        #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
+        expires_at: Timestamp,
+        /// In about how many hours: 24 or 1.
+        hours: u32,
+        /// The branch that is gone from its repository, if that is why.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        branch_gone: Option<GitRef>,
+        /// Who is told.
+        owner: Principal,
+    },
+    /// A sandbox has come to its end, and is deleted; its instances are being stopped.
+    SandboxExpired {
+        /// Whose it was.
+        owner: Principal,
+    },
     /// A sandbox was deleted; its instances are being stopped.
     SandboxDeleted {},
+    /// Somebody has said where a sandbox's requests for a service go.
+    RouteChosen {
+        /// Where to; none: to what was deployed there, or else the baseline.
+        choice: Option<RouteChoice>,
+    },
+    /// A lock or a freeze was set.
+    Locked {
+        /// It.
+        lock: Lock,
+        /// The one that it took away from somebody else, if it was stolen.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stolen: Option<Lock>,
+    },
+    /// A lock or a freeze is over.
+    Unlocked {
+        /// It.
+        lock: Lock,
+        /// Whether its time was over.
+        expired: bool,
+    },
+    /// Several deployments were asked for together; each has its own `deployment_requested` after this.
+    BatchRequested {
+        /// The batch.
+        batch: Batch,
+    },
+    /// All deployments of a batch have ended.
+    BatchEnded {
+        /// How.
+        outcome: BatchOutcome,
+        /// How many of them serve now.
+        succeeded: u32,
+        /// How many there were.
+        of: u32,
+    },
     /// Somebody asked for a deployment.
     DeploymentRequested {
         /// Its short number.
@@ -102,6 +192,9 @@ pub enum EventKind {
         /// Where it is told, if whoever asked said so.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         notify: Option<Notify>,
+        /// What it was asked for together with.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        batch: Option<BatchId>,
     },
     /// It was sent to an agent.
     DeploymentSent {

@@ -87,6 +87,14 @@ uuid_id!(
     DeploymentId, "deployment id"
 );
 uuid_id!(
+    /// Several deployments that were asked for together.
+    BatchId, "batch id"
+);
+uuid_id!(
+    /// A lock or a freeze.
+    LockId, "lock id"
+);
+uuid_id!(
     /// One running copy of a service.
     InstanceId, "instance id"
 );

@@ -48,6 +48,7 @@ pub mod api;
 pub mod audit;
 #[cfg(feature = "platform")]
 pub mod backup;
+pub mod batch;
 pub mod catalog;
 #[cfg(feature = "client")]
 pub mod client;
@@ -57,6 +58,7 @@ pub mod failure;
 #[cfg(feature = "platform")]
 pub mod feed;
 pub mod id;
+pub mod lock;
 pub mod logging;
 #[cfg(feature = "platform")]
 pub mod logs;
@@ -64,6 +66,7 @@ pub mod name;
 #[cfg(feature = "platform")]
 pub mod platform;
 pub mod principal;
+pub mod routing;
 pub mod sandbox;
 pub mod secret;
 #[cfg(feature = "platform")]

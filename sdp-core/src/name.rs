@@ -123,6 +123,29 @@ name!(
     SandboxName, "sandbox name", "lower-case letters, digits and hyphens, beginning with a letter, at most 40", 40, is_label
 );
 name!(
+    /// An environment: a baseline and its router, e.g. `staging`.
+    EnvironmentName, "environment name", "lower-case letters, digits and hyphens, beginning with a letter, at most 40", 40, is_label
+);
+name!(
+    /// A template of sandboxes, e.g. `shop`.
+    TemplateName, "template name", "lower-case letters, digits and hyphens, beginning with a letter, at most 40", 40, is_label
+);
+name!(
+    /// A team that owns sandboxes, e.g. `checkout`.
+    TeamName, "team name", "lower-case letters, digits and hyphens, beginning with a letter, at most 40", 40, is_label
+);
+name!(
+    /// A DNS name in lower case, e.g. `sandboxes.shop.test`; no address, no port.
+    HostName, "host name", "labels of lower-case letters, digits and inner hyphens, with dots between them, at most 190; no address, no port", 190, is_host_name
+);
+name!(
+    /// What marks a request as a sandbox's, in a header, `baggage`, `tracestate` or a cookie: `rk_` and 26 characters that nobody can
+    /// guess. It is a selector, not a permission. No sandbox's name has a `_`, so that a key is never taken for a name.
+    RoutingKey, "routing key", "rk_ and 26 lower-case letters and digits", 29,
+    |text| text.strip_prefix("rk_").is_some_and(|rest| rest.len() == 26
+        && rest.bytes().all(|b| b.is_ascii_lowercase() || (b'2'..=b'7').contains(&b)))
+);
+name!(
     /// An agent, e.g. `vm-3`; it comes from the agent's token.
     AgentName, "agent name", "lower-case letters, digits and hyphens, beginning with a letter, at most 40", 40, is_label
 );
@@ -216,6 +239,18 @@ fn is_channel_name(text: &str) -> bool {
     (1..=80).contains(&text.len())
         && text.chars().any(char::is_alphanumeric)
         && text.chars().all(|c| (c.is_alphanumeric() && !c.is_uppercase()) || "-_.".contains(c))
+}
+
+fn is_host_name(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    // A last label of digits alone is read as an address.
+    let last = text.rsplit('.').next().unwrap_or(text);
+    text.split('.').all(label) && !last.bytes().all(|b| b.is_ascii_digit()) && !last.starts_with("0x")
 }
 
 fn is_git_ref(text: &str) -> bool {
@@ -395,6 +430,64 @@ impl SandboxName {
     }
 }
 
+impl SandboxName {
+    /// A name for a branch's sandbox: a slug for people and a short hash, so that no two branches share one. Always the same for the
+    /// same branch.
+    ///
+    /// ```
+    /// use sdp_core::name::{GitRef, SandboxName};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let name = SandboxName::of_branch(&GitRef::parse("feature/Refund_ünï")?);
+    /// assert_eq!(name.as_str(), "feature-refund-uni-1efa90");
+    /// assert_ne!(name, SandboxName::of_branch(&GitRef::parse("feature/refund-uni")?));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn of_branch(branch: &GitRef) -> Self {
+        let text = branch.as_str().strip_prefix("refs/heads/").unwrap_or(branch.as_str());
+        let slug = slug(text, 31);
+        let slug = match slug.chars().next() {
+            Some(first) if first.is_ascii_lowercase() => slug,
+            Some(_) => format!("b-{slug}"),
+            None => "b".to_owned(),
+        };
+        Self(format!("{slug}-{}", short_hash(text)))
+    }
+}
+
+/// Six hexadecimal digits that tell texts apart whose slugs are the same (FNV-1a, folded): no protection against people who
+/// look for two texts with the same ones.
+#[must_use]
+pub fn short_hash(text: &str) -> String {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in text.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    format!("{:06x}", (hash ^ (hash >> 24) ^ (hash >> 48)) & 0xff_ffff)
+}
+
+impl RoutingKey {
+    /// A key from 16 random bytes.
+    ///
+    /// ```
+    /// let key = sdp_core::name::RoutingKey::from_random([7; 16]);
+    /// assert_eq!(key, sdp_core::name::RoutingKey::parse(key.as_str())?);
+    /// # Ok::<(), sdp_core::name::InvalidName>(())
+    /// ```
+    #[must_use]
+    pub fn from_random(random: [u8; 16]) -> Self {
+        const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+        let mut number = u128::from_be_bytes(random);
+        let mut text = String::from("rk_");
+        for _ in 0..26 {
+            text.push(char::from(DIGITS[(number & 31) as usize]));
+            number >>= 5;
+        }
+        Self(text)
+    }
+}
+
 impl CommitId {
     /// The first eight digits, what people read.
     #[must_use]
@@ -404,6 +497,13 @@ impl CommitId {
 }
 
 impl GitRef {
+    /// The branch's or tag's own name, without `refs/heads/` or `refs/tags/`.
+    #[must_use]
+    pub fn plain(&self) -> Self {
+        let text = self.0.strip_prefix("refs/heads/").or_else(|| self.0.strip_prefix("refs/tags/"));
+        Self(text.unwrap_or(&self.0).to_owned())
+    }
+
     /// Whether the text could be a commit id, whole or abbreviated (7 to 64 hexadecimal digits).
     #[must_use]
     pub fn may_be_commit(&self) -> bool {

@@ -22,6 +22,7 @@ mod input;
 mod line;
 mod listings;
 mod output;
+mod places;
 mod repositories;
 mod request;
 mod run;
@@ -42,7 +43,7 @@ pub use config::{ListingLimits, PlatformConfig, VaultKey};
 pub use error::PlatformError;
 pub use line::Line;
 pub use output::{Followed, OutputFollow};
-pub use request::{Again, Deploy, DeploymentFilter, Idempotency, InstanceFilter, Save, StateFilter};
+pub use request::{Again, Deploy, DeploymentFilter, Idempotency, InstanceFilter, Power, Save, StateFilter};
 pub use stats::{DiskSpace, INSTANCE_STATES, OPEN_STATES, PlatformStats};
 
 use crate::api;
@@ -159,8 +160,9 @@ impl Platform {
         );
         let mut task = JoinSet::new();
         task.spawn(run.run());
-        let task = Mutex::new(task);
-        Ok(Self {
+        // Its sender goes with the loop.
+        let (mut of_loop, every) = (storage.clone(), config.look_for_branches);
+        let platform = Self {
             inner: Arc::new(Inner {
                 config,
                 clock,
@@ -173,9 +175,26 @@ impl Platform {
                 newest,
                 storage,
                 revocations: watch::Sender::new(()),
-                task,
+                task: Mutex::default(),
             }),
-        })
+        };
+        let inner = Arc::downgrade(&platform.inner);
+        task.spawn(async move {
+            let looking = async {
+                loop {
+                    tokio::time::sleep(every).await;
+                    let Some(inner) = inner.upgrade() else { return };
+                    Self { inner }.look_for_branches().await;
+                }
+            };
+            let over = async { while of_loop.changed().await.is_ok() {} };
+            tokio::select! {
+                () = looking => {}
+                () = over => {}
+            }
+        });
+        *platform.inner.task.lock().unwrap_or_else(PoisonError::into_inner) = task;
+        Ok(platform)
     }
 
     /// Stops taking commands, ends all connections to agents, and returns when everything accepted is in the store and the

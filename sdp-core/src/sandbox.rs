@@ -1,4 +1,4 @@
-//! Sandboxes, the instances that run in them, and the routes that lead to them.
+//! Sandboxes and the instances that run in them. What routes follow from them: [`crate::routing`].
 //!
 //! ```text
 //!            Starting ──healthy──▶ Live ──replaced──▶ Draining ──▶ Stopped(replaced)
@@ -9,7 +9,6 @@
 //!               │               Unhealthy
 //!               └──▶ Stopped(reason) ◀──┴── given up after restarts, stop by a person, expiry    Lost: its agent is gone
 //! ```
-//! [`route_table`] is pure: from services and instances follows what the router must do.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -18,22 +17,122 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::catalog::Service;
-use crate::id::{DeploymentId, InstanceId, RouteVersion};
-use crate::name::{AgentName, CommitId, PathPrefix, SandboxName, ServiceName};
+use crate::id::{DeploymentId, InstanceId};
+use crate::name::{
+    AgentName, CommitId, EnvName, EnvironmentName, GitRef, PersonName, RoutingKey, SandboxName, ServiceName,
+    TeamName, TemplateName,
+};
 use crate::principal::Principal;
 
-/// A place of one's own to run branches in: a name with an owner.
+/// A place of one's own to run branches in: a name with an owner, a key that marks its requests, and an end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Sandbox {
     /// Its name.
     pub name: SandboxName,
-    /// Who made it.
+    /// Who made it; a person or token owns it.
     pub owner: Principal,
+    /// The team that owns it, if it is not the owner's alone. A name for people: who belongs to it is said by `members`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub team: Option<TeamName>,
+    /// Who, beside the owner, may deploy into it and change it.
+    #[serde(default)]
+    pub members: BTreeSet<PersonName>,
+    /// Whether every developer may deploy into it.
+    #[serde(default)]
+    pub shared: bool,
+    /// Where it is.
+    pub environment: EnvironmentName,
+    /// The template that it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<TemplateVersion>,
+    /// What marks a request as its own. A selector, not a permission.
+    pub key: RoutingKey,
     /// When it was made.
     #[cfg_attr(feature = "openapi", schema(value_type = String, format = DateTime))]
     pub created_at: Timestamp,
+    /// How long it lives after it was renewed.
+    pub lifetime_hours: u32,
+    /// Its end; none while it is pinned.
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub expires_at: Option<Timestamp>,
+    /// Whether it is kept until somebody deletes it.
+    #[serde(default)]
+    pub pinned: bool,
+    /// What people are told of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(max_length = 2000))]
+    pub notes: Option<String>,
+    /// Variables of all its instances, over those of environment, service and template.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, String>))]
+    pub env: BTreeMap<EnvName, String>,
+    /// Where services' requests go, if not to what was deployed here (or else the baseline).
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, RouteChoice>))]
+    pub routes: BTreeMap<ServiceName, RouteChoice>,
+    /// The last word that it will end soon: so many hours before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warned_hours: Option<u32>,
+    /// Whether its end was moved because the branches of all that runs here are gone: it is not moved a second time for that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[cfg_attr(feature = "openapi", schema(ignore))]
+    pub branches_gone: bool,
+    /// When something was deployed there last.
+    #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = DateTime))]
+    pub used_at: Option<Timestamp>,
+}
+
+impl Sandbox {
+    /// Whether it is somebody's own: the owner's or a member's.
+    #[must_use]
+    pub fn is_of(&self, by: &Principal) -> bool {
+        match by {
+            Principal::System => true,
+            Principal::Token { .. } => self.owner == *by,
+            person => person
+                .as_person()
+                .is_some_and(|name| self.owner.as_person() == Some(name) || self.members.contains(name)),
+        }
+    }
+
+    /// Whether somebody may deploy into it.
+    #[must_use]
+    pub fn takes_deploys_of(&self, by: &Principal) -> bool {
+        self.shared || self.is_of(by)
+    }
+}
+
+/// A version of a template.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct TemplateVersion {
+    /// The template.
+    pub name: TemplateName,
+    /// Its version, from 1.
+    pub version: u32,
+}
+
+/// Where a service's requests go in a sandbox, if somebody has said so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum RouteChoice {
+    /// To the baseline, whatever is deployed here.
+    Baseline {},
+    /// To what another sandbox of the same environment runs.
+    Borrowed {
+        /// The one that lends it.
+        sandbox: SandboxName,
+    },
+    /// To an address outside, inside the environment's `external_networks`: a developer's laptop.
+    External {
+        /// Address and port, such as `10.20.3.4:8080`.
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
+        address: SocketAddr,
+    },
 }
 
 /// What a successful deployment leaves running.
@@ -46,10 +145,16 @@ pub struct Instance {
     pub service: ServiceName,
     /// The sandbox it runs in.
     pub sandbox: SandboxName,
+    /// The environment of that.
+    #[serde(default = "crate::catalog::environment::default_name")]
+    pub environment: EnvironmentName,
     /// The deployment that started it.
     pub deployment: DeploymentId,
     /// The commit it runs.
     pub commit: CommitId,
+    /// The branch, tag or commit that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git_ref: Option<GitRef>,
     /// The agent it runs on.
     pub agent: AgentName,
     /// Where it answers, as the router reaches it.
@@ -152,6 +257,8 @@ pub enum StopReason {
     DeploymentEnded {},
     /// Its sandbox was deleted.
     SandboxDeleted {},
+    /// Its sandbox has expired.
+    SandboxExpired {},
     /// It ended by itself.
     Crashed {
         /// Its exit code; none when a signal ended it.
@@ -194,159 +301,3 @@ pub(crate) fn keeps_route(instance: &Instance) -> Option<&'static str> {
         _ => None,
     }
 }
-
-/// Everything a router must do: whole, never a difference, so that the newest one is always enough.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RouteTable {
-    /// Higher replaces lower.
-    pub version: RouteVersion,
-    /// Which requests are for which service, and where they go without a sandbox.
-    pub services: Vec<ServiceRoute>,
-    /// Where a sandbox differs from the baseline.
-    pub sandboxes: Vec<SandboxRoute>,
-    /// Sandboxes that exist: an unknown name in a header is told, not silently sent to the baseline.
-    pub names: BTreeSet<SandboxName>,
-}
-
-impl RouteTable {
-    /// Whether requests are sent to this instance.
-    #[must_use]
-    pub fn names_instance(&self, id: InstanceId) -> bool {
-        self.sandboxes
-            .iter()
-            .any(|route| matches!(route.target, RouteTarget::Instance { instance, .. } if instance == id))
-    }
-}
-
-/// How requests for a service are recognised, and where its baseline is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServiceRoute {
-    /// The service.
-    pub service: ServiceName,
-    /// Its paths; the longest prefix wins.
-    pub prefix: PathPrefix,
-    /// Whether the prefix is taken off.
-    pub strip: bool,
-    /// The shared deployment.
-    pub baseline: Option<Url>,
-}
-
-/// Where a service's requests go in one sandbox.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SandboxRoute {
-    /// The sandbox.
-    pub sandbox: SandboxName,
-    /// The service.
-    pub service: ServiceName,
-    /// Where to.
-    pub target: RouteTarget,
-}
-
-/// Where a sandbox's requests go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum RouteTarget {
-    /// To an instance.
-    Instance {
-        /// Which.
-        instance: InstanceId,
-        /// Where it listens.
-        address: SocketAddr,
-        /// What it runs.
-        commit: CommitId,
-    },
-    /// Nowhere: 503 with this reason, so that nobody tests the wrong code without knowing.
-    Down {
-        /// As a clause: "it crashed".
-        reason: String,
-    },
-}
-
-/// What the router must do for these services, sandboxes and instances. Pure; same input, same table.
-///
-/// Per sandbox and service the newest instance that serves wins; where none serves, the newest one that failed shows as
-/// [`RouteTarget::Down`]; where the newest was stopped on purpose there is no row, and the baseline answers.
-pub fn route_table<'a>(
-    version: RouteVersion,
-    services: impl IntoIterator<Item = &'a Service>,
-    sandboxes: impl IntoIterator<Item = &'a Sandbox>,
-    instances: impl IntoIterator<Item = &'a Instance>,
-) -> RouteTable {
-    let mut services: Vec<_> = services
-        .into_iter()
-        .map(|service| ServiceRoute {
-            service: service.name.clone(),
-            prefix: service.prefix(),
-            strip: service.strip_prefix,
-            baseline: service.baseline.clone(),
-        })
-        .collect();
-    services.sort_by(|a, b| a.service.cmp(&b.service));
-    let mut newest: BTreeMap<(&SandboxName, &ServiceName), &Instance> = BTreeMap::new();
-    for instance in instances {
-        let routable = match &instance.state {
-            InstanceState::Live {} | InstanceState::Unhealthy {} => instance.address.is_some(),
-            _ => keeps_route(instance).is_some(),
-        };
-        let stopped_on_purpose = matches!(
-            &instance.state,
-            InstanceState::Stopped { reason: StopReason::Stopped { .. } | StopReason::SandboxDeleted {} }
-                | InstanceState::Draining {
-                    reason: StopReason::Stopped { .. } | StopReason::SandboxDeleted {}
-                }
-        );
-        if routable || stopped_on_purpose {
-            let place = newest.entry((&instance.sandbox, &instance.service)).or_insert(instance);
-            let serves =
-                |i: &Instance| matches!(i.state, InstanceState::Live {} | InstanceState::Unhealthy {});
-            if (serves(instance), instance.id) > (serves(place), place.id) {
-                *place = instance;
-            }
-        }
-    }
-    let routes = newest.into_iter().filter_map(|((sandbox, service), instance)| {
-        let target = match (&instance.state, instance.address) {
-            (InstanceState::Live {} | InstanceState::Unhealthy {}, Some(address)) => {
-                RouteTarget::Instance { instance: instance.id, address, commit: instance.commit.clone() }
-            }
-            _ => RouteTarget::Down { reason: keeps_route(instance)?.to_owned() },
-        };
-        Some(SandboxRoute { sandbox: sandbox.clone(), service: service.clone(), target })
-    });
-    RouteTable {
-        version,
-        services,
-        sandboxes: routes.collect(),
-        names: sandboxes.into_iter().map(|sandbox| sandbox.name.clone()).collect(),
-    }
-}
-
-/// Where people reach a service in a sandbox: the router's base, `~` and the sandbox, the service's prefix, and a final `/`.
-/// It stays the same however often the service is deployed there. No prefix of a service begins with `~`, so it is
-/// never ambiguous.
-///
-/// ```
-/// use sdp_core::name::{PathPrefix, SandboxName};
-/// use sdp_core::sandbox::route_url;
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let base = "http://127.0.0.1:8081".parse()?;
-/// let alice = SandboxName::parse("alice")?;
-/// let url = route_url(&base, &alice, &PathPrefix::parse("/payments")?);
-/// assert_eq!(url.as_str(), "http://127.0.0.1:8081/~alice/payments/");
-/// assert_eq!(route_url(&base, &alice, &PathPrefix::parse("/")?).path(), "/~alice/");
-/// # Ok(())
-/// # }
-/// ```
-#[must_use]
-pub fn route_url(base: &Url, sandbox: &SandboxName, prefix: &PathPrefix) -> Url {
-    let mut url = base.clone();
-    url.set_query(None);
-    url.set_fragment(None);
-    let prefix = prefix.as_str().trim_end_matches('/');
-    url.set_path(&format!("{}/~{sandbox}{prefix}/", base.path().trim_end_matches('/')));
-    url
-}
-
-#[cfg(test)]
-mod tests;

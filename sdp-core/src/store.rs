@@ -33,8 +33,8 @@ pub(crate) use error::StoreError;
 use mark::Mark;
 use open::Opened;
 pub(crate) use rows::{
-    AgentRow, EventRowFilter, IdempotencyRow, JobRow, Snapshot, Writes, deployment, deployments, instance,
-    instances, is_routed, last_succeeded, probe,
+    AgentRow, EventRowFilter, IdempotencyRow, JobRow, Snapshot, Writes, batch, deployment, deployments,
+    instance, instances, is_routed, last_succeeded, probe, template_version, template_versions,
 };
 pub(crate) use secrets::{Kept, SecretRow};
 
@@ -44,6 +44,7 @@ const SCHEMA: &[&str] = &[
     include_str!("store/schema_3.sql"),
     include_str!("store/schema_4.sql"),
     include_str!("store/schema_5.sql"),
+    include_str!("store/schema_6.sql"),
 ];
 const QUEUE: usize = 1024;
 const SHARE: usize = 256;

@@ -14,6 +14,7 @@
 //!   │◀───────────────────────────────────────────────────── │
 //!   │ done (counts, checksum), again until done_ok          │
 //!   │ instance (state) whenever one changes ───────────────▶│  level, not edge: hello repeats them all
+//!   │ lifetimes (when sandboxes end) ◀── ; welcome, too     │  without a connection the agent stops what is over by itself
 //!   │ load (spool, disk), at most each 10 s ──────────────▶│  level; kept in memory alone
 //!   │ routes ◀── table;  routes_applied, drained ──────────▶│  only where the agent runs a router
 //!   │ follow_output ◀──;  output … output_ended ───────────▶│  while somebody looks; not stored, may leave lines out
@@ -34,16 +35,19 @@ pub mod load;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use answer::{Answer, RefInfo, RepoInfo};
+pub use answer::{Answer, ProbeHop, ProbeRequest, RefInfo, RepoInfo};
 pub use instance::{
     Exit, Health, InstanceAction, InstanceDecision, InstanceReport, InstanceStatus, OutputLine, RestartCause,
 };
-pub use job::{JobAction, JobDecision, JobReport, JobSpec, SecretSource, SecretVariable, StepLimits, Totals};
+pub use job::{
+    JobAction, JobDecision, JobPlace, JobReport, JobSpec, SecretSource, SecretVariable, StepLimits, Totals,
+};
 pub use lines::{LineMeta, LinesBatch, Stream};
 pub use load::Load;
 
@@ -51,11 +55,11 @@ use crate::deployment::{Changes, CommitInfo, Step};
 use crate::failure::Failure;
 use crate::id::{BootId, CommandId, DeploymentId, Epoch, InstanceId, RouteVersion};
 use crate::name::{CommitId, Label, RepoUrl};
-use crate::sandbox::RouteTable;
+use crate::routing::RouteTable;
 use crate::secret::GitCredential;
 
 /// The one protocol number; another is refused with both named.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 /// The runtime that runs instances in containers, as `hello` names it.
 pub const DOCKER: &str = "docker";
 /// The runtime that runs instances as plain processes, as `hello` names it.
@@ -243,6 +247,11 @@ pub enum ToAgent {
         /// Which.
         instance: InstanceId,
     },
+    /// When the sandboxes of these instances end, where that has changed; `welcome` says it of all.
+    Lifetimes {
+        /// By instance; none: it does not end by itself.
+        instances: BTreeMap<InstanceId, Option<Timestamp>>,
+    },
     /// The whole route table.
     Routes {
         /// It replaces any lower version.
@@ -276,6 +285,14 @@ pub enum ToAgent {
         repo: RepoUrl,
         /// For this listing alone.
         credential: Option<GitCredential>,
+    },
+    /// Send a request through the router as a sandbox's, and say which requests followed from it: whether the services pass the
+    /// sandbox's mark on.
+    Probe {
+        /// The question's id.
+        command: CommandId,
+        /// What to send.
+        probe: ProbeRequest,
     },
     /// What an instance printed last.
     ReadOutput {

@@ -31,7 +31,12 @@ use crate::edge::{Who, who};
     tags(
         (name = "deployments", description = "Ask for deployments, follow them, read their logs"),
         (name = "instances", description = "What runs"),
-        (name = "sandboxes", description = "Places of one's own to run branches in"),
+        (name = "batches", description = "Several deployments at once"),
+        (name = "sandboxes", description = "Places of one's own to run branches in, and where their requests go"),
+        (name = "templates", description = "What sandboxes are made from"),
+        (name = "environments", description = "Baselines with their routers, and what may be done there"),
+        (name = "routes", description = "Where a request goes, and why"),
+        (name = "locks", description = "Who may deploy where for a while"),
         (name = "services", description = "The catalog"),
         (name = "events", description = "What happens, in one sequence"),
         (name = "agents", description = "Where builds are done and services run"),
@@ -77,6 +82,10 @@ pub(crate) fn begin() -> OpenApi {
 const PATTERNS: &[(&str, &str)] = &[
     ("ServiceName", "^[a-z]([a-z0-9-]*[a-z0-9])?$"),
     ("SandboxName", "^[a-z]([a-z0-9-]*[a-z0-9])?$"),
+    ("EnvironmentName", "^[a-z]([a-z0-9-]*[a-z0-9])?$"),
+    ("TemplateName", "^[a-z]([a-z0-9-]*[a-z0-9])?$"),
+    ("TeamName", "^[a-z]([a-z0-9-]*[a-z0-9])?$"),
+    ("RoutingKey", "^rk_[a-z2-7]{26}$"),
     ("AgentName", "^[a-z]([a-z0-9-]*[a-z0-9])?$"),
     ("TokenName", "^[A-Za-z0-9][A-Za-z0-9._-]*$"),
     ("PersonName", "^[A-Za-z0-9][A-Za-z0-9._@+-]*$"),
@@ -186,6 +195,50 @@ pub(crate) mod examples {
             "notify": { "channel": "#payments-ci" } })
     }
 
+    pub(crate) fn create_batch() -> Value {
+        json!({ "sandbox": "qa-42", "services": [{ "service": "payments", "git_ref": "feature/a" },
+            { "service": "ledger", "git_ref": "feature/b" }] })
+    }
+
+    pub(crate) fn environment() -> Value {
+        json!({
+            "name": "staging",
+            "domain": "sandboxes.shop.example.com",
+            "services": {
+                "payments": { "rule": { "type": "path", "prefix": "/payments" },
+                    "baseline": "https://payments-staging.apps.ocp.example.com" },
+                "ledger": { "rule": { "type": "host", "host": "ledger.shop.example.com" } }
+            },
+            "external_networks": ["10.20.0.0/16"],
+            "quota": { "instances": 10 }
+        })
+    }
+
+    pub(crate) fn template() -> Value {
+        json!({ "environment": "default", "services": { "payments": { "git_ref": "main" } },
+            "env": { "LOG_LEVEL": "debug" }, "lifetime_hours": 48 })
+    }
+
+    pub(crate) fn sandbox() -> Value {
+        json!({ "lifetime_hours": 24, "notes": "for the review of the refund" })
+    }
+
+    pub(crate) fn create_sandbox() -> Value {
+        json!({ "branch": "feature/refund", "sandbox": { "lifetime_hours": 24 } })
+    }
+
+    pub(crate) fn choose_route() -> Value {
+        json!({ "target": { "type": "borrowed", "sandbox": "qa-42" } })
+    }
+
+    pub(crate) fn probe() -> Value {
+        json!({ "path": "/shop/cart", "through": ["shop", "payments", "ledger"] })
+    }
+
+    pub(crate) fn create_lock() -> Value {
+        json!({ "sandbox": "qa-42", "service": "payments", "reason": "the demo at three", "hours": 2 })
+    }
+
     pub(crate) fn set_secret() -> Value {
         json!({ "value": "postgres://payments:…@db.example.com/payments", "given_to": "run" })
     }
@@ -216,7 +269,10 @@ pub(crate) mod examples {
 
 #[cfg(test)]
 mod tests {
-    use sdp_core::api::{CreateDeployment, CreateSignInLink, CreateToken, Service, SetSecret};
+    use sdp_core::api::{
+        ChooseRoute, CreateBatch, CreateDeployment, CreateLock, CreateProbe, CreateSandbox, CreateSignInLink,
+        CreateToken, Environment, SaveSandbox, Service, SetSecret, TemplateSpec,
+    };
 
     use super::*;
 
@@ -276,6 +332,16 @@ mod tests {
         let service: Service = serde_json::from_value(examples::service()).expect("valid");
         service.check().expect("works");
         serde_json::from_value::<CreateDeployment>(examples::create_deployment()).expect("valid");
+        let environment: Environment = serde_json::from_value(examples::environment()).expect("valid");
+        environment.check().expect("works");
+        let template: TemplateSpec = serde_json::from_value(examples::template()).expect("valid");
+        template.check().expect("works");
+        serde_json::from_value::<SaveSandbox>(examples::sandbox()).expect("valid");
+        serde_json::from_value::<CreateSandbox>(examples::create_sandbox()).expect("valid");
+        serde_json::from_value::<ChooseRoute>(examples::choose_route()).expect("valid");
+        serde_json::from_value::<CreateProbe>(examples::probe()).expect("valid");
+        serde_json::from_value::<CreateLock>(examples::create_lock()).expect("valid");
+        serde_json::from_value::<CreateBatch>(examples::create_batch()).expect("valid");
         serde_json::from_value::<SetSecret>(examples::set_secret()).expect("valid");
         serde_json::from_value::<CreateToken>(examples::create_token()).expect("valid");
         serde_json::from_value::<CreateSignInLink>(examples::create_sign_in_link()).expect("valid");

@@ -1,14 +1,14 @@
-//! The pages: what browsers see. Home, a deployment with its live log, an instance with its live output,
-//! one's account, the audit, and how to sign in.
+//! The pages: what browsers see. Home, a deployment with its live log, an instance with its live output, sandboxes with their routing
+//! maps, environments, templates, one's account, the audit, and how to sign in.
 //!
 //! ```text
-//! handler: ask the platform ─▶ a model (Home, LogPage, InstancePage) ─▶ pure rendering (maud) ─▶ HTML
+//! handler: ask the platform ─▶ a model (Home, LogPage, SandboxPage …) ─▶ pure rendering (maud) ─▶ HTML
 //! script:  something happened (feed, socket) ─▶ fetch the page again ─▶ change what differs
 //! ```
 //! So there is one rendering, on the server, and all of it but the log's lines can be read without scripts. Text from outside
 //! is escaped by maud here, and only ever becomes text nodes there. Writes go through the REST API like everybody's. The
 //! edge asks who may, and sets the headers that keep scripts and frames of others away.
-//! Limits: [`home::RECENT`] and [`home::UNDER_WAY`] deployments on the home page, [`PLACES`] running instances; the log page
+//! Limits: [`home::RECENT`] and [`home::UNDER_WAY`] deployments on the home page, [`PLACES`] running instances; 200 sandboxes in their list; the log page
 //! holds 5,000 lines (lines.js) however long the log is.
 
 mod account;
@@ -20,6 +20,9 @@ mod layout;
 mod log;
 pub(crate) mod login;
 mod parts;
+mod places;
+mod sandbox;
+mod sandboxes;
 pub(crate) mod sign_in;
 #[cfg(test)]
 mod tests;
@@ -57,6 +60,11 @@ pub(crate) fn routes() -> Router<App> {
         .route("/", get(show_home))
         .route("/deployments/{deployment}", get(show_deployment))
         .route("/instances/{instance}", get(show_instance))
+        .route("/sandboxes", get(sandboxes::show))
+        .route("/sandboxes/{sandbox}", get(sandbox::show))
+        .route("/environments", get(places::environments))
+        .route("/templates", get(places::templates))
+        .route("/templates/{template}", get(places::template))
         .route("/account", get(account::show))
         .route("/audit", get(audit::show))
         .route("/login", get(login_rest::open).post(login_rest::submit))
@@ -72,9 +80,10 @@ pub(crate) fn wants_page(headers: &HeaderMap) -> bool {
     accepted.split(',').any(|kind| kind.trim_start().starts_with("text/html"))
 }
 
-type PrefillQuery = Result<Query<Prefill>, QueryRejection>;
+/// What an address asks for, if that can be read.
+type RouteQuery<T> = Result<Query<T>, QueryRejection>;
 
-async fn show_home(State(app): State<App>, caller: Caller, prefill: PrefillQuery) -> Response {
+async fn show_home(State(app): State<App>, caller: Caller, prefill: RouteQuery<Prefill>) -> Response {
     // A query that makes no sense fills nothing in.
     let Query(prefill) = prefill.unwrap_or_default();
     match read_home(&app, &caller, prefill).await {

@@ -12,8 +12,11 @@ use axum::response::{IntoResponse, Response};
 use sdp_core::access::AccessError;
 use sdp_core::api::Problem;
 use sdp_core::id::InvalidId;
-use sdp_core::name::InvalidName;
+use sdp_core::name::{InvalidName, SandboxName};
 use sdp_core::platform::PlatformError;
+
+/// How many of somebody's sandboxes are named to them when they may have no more.
+const LEAST_USED: usize = 10;
 
 /// A request that was not done.
 #[derive(Debug)]
@@ -130,10 +133,24 @@ pub(crate) fn status(code: &str) -> StatusCode {
     match code {
         "malformed_json" => StatusCode::BAD_REQUEST,
         "unauthorised" | "login_wrong" => StatusCode::UNAUTHORIZED,
-        "forbidden" | "login_needed" | "cross_site" | "origin_refused" => StatusCode::FORBIDDEN,
-        "not_found" | "unknown_service" | "unknown_sandbox" | "unknown_deployment" | "unknown_instance"
-        | "unknown_agent" | "unknown_token" | "unknown_person" | "unknown_session" | "unknown_binding"
-        | "unknown_secret" | "no_login" => StatusCode::NOT_FOUND,
+        "forbidden" | "login_needed" | "cross_site" | "origin_refused" | "not_a_member"
+        | "not_a_deployer" | "not_your_lock" => StatusCode::FORBIDDEN,
+        "not_found"
+        | "unknown_service"
+        | "unknown_sandbox"
+        | "unknown_deployment"
+        | "unknown_instance"
+        | "unknown_agent"
+        | "unknown_token"
+        | "unknown_person"
+        | "unknown_session"
+        | "unknown_binding"
+        | "unknown_secret"
+        | "unknown_environment"
+        | "unknown_template"
+        | "unknown_lock"
+        | "unknown_batch"
+        | "no_login" => StatusCode::NOT_FOUND,
         "method_not_allowed" => StatusCode::METHOD_NOT_ALLOWED,
         "body_timeout" => StatusCode::REQUEST_TIMEOUT,
         "service_exists"
@@ -147,6 +164,13 @@ pub(crate) fn status(code: &str) -> StatusCode {
         | "instance_over"
         | "token_exists"
         | "variable_taken"
+        | "environment_exists"
+        | "environment_in_use"
+        | "sandbox_exists"
+        | "route_conflict"
+        | "locked"
+        | "frozen"
+        | "quota_exceeded"
         | "too_many_secrets"
         | "secrets_need_a_key"
         | "last_admin" => StatusCode::CONFLICT,
@@ -168,6 +192,9 @@ pub(crate) fn status(code: &str) -> StatusCode {
         | "invalid_channel"
         | "invalid_cursor"
         | "invalid_service"
+        | "service_not_in_environment"
+        | "target_refused"
+        | "lifetime_too_long"
         | "secret_too_short"
         | "secret_too_long"
         | "secret_unfit"
@@ -240,9 +267,35 @@ impl From<PlatformError> for Refused {
             }
             _ => Self::new(code, error.to_string()),
         };
+        refused.problem.detail = refused.problem.detail.or_else(|| detail(&error));
         refused.problem.hint = Some(error.hint().to_owned());
         refused.problem.did_you_mean = error.did_you_mean().map(str::to_owned);
         refused
+    }
+}
+
+/// What helps a person who was refused to choose: with whom they collide, who holds a lock until when, what they could delete.
+fn detail(error: &PlatformError) -> Option<String> {
+    match error {
+        PlatformError::RouteConflict { name, other, what } => {
+            Some(format!("{name} and {other} would both have {what}"))
+        }
+        PlatformError::Locked { lock } => {
+            let end = match lock.expires_at {
+                Some(end) => format!("until {end}"),
+                None => "until they end it".to_owned(),
+            };
+            Some(format!("held by {} since {}, {end} ({})", lock.owner, lock.created_at, lock.id))
+        }
+        PlatformError::QuotaExceeded { sandboxes, .. } => {
+            let first: Vec<&str> = sandboxes.iter().take(LEAST_USED).map(SandboxName::as_str).collect();
+            let more = match sandboxes.len().saturating_sub(LEAST_USED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            (!first.is_empty()).then(|| format!("the least lately used first: {}{more}", first.join(", ")))
+        }
+        _ => None,
     }
 }
 

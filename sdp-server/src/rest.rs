@@ -2,10 +2,13 @@
 
 pub(crate) mod agents;
 pub(crate) mod audit;
+pub(crate) mod batches;
 pub(crate) mod deployments;
+pub(crate) mod environments;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod instances;
+pub(crate) mod locks;
 pub(crate) mod login;
 pub(crate) mod logs;
 pub(crate) mod me;
@@ -13,10 +16,12 @@ pub(crate) mod metrics;
 pub(crate) mod output;
 pub(crate) mod people;
 pub(crate) mod repositories;
+pub(crate) mod routes;
 pub(crate) mod sandboxes;
 pub(crate) mod secrets;
 pub(crate) mod services;
 pub(crate) mod sign_in;
+pub(crate) mod templates;
 pub(crate) mod tokens;
 
 use axum::http::{HeaderValue, header};
@@ -109,7 +114,7 @@ fn again(key: Option<IdempotencyKey>, path: &str, body: AgainRequest) -> Result<
     check_credential(&body.git_credential)?;
     let plain = AgainRequest { git_credential: without_password(&body.git_credential), ..body.clone() };
     let idempotency = idempotency(key, path, &plain)?;
-    Ok(Again { notify: body.notify, credential: body.git_credential, idempotency })
+    Ok(Again { notify: body.notify, credential: body.git_credential, idempotency, ..Again::default() })
 }
 
 /// 202 with the new deployment and where to find it.

@@ -17,8 +17,8 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::App;
 use crate::rest::{
-    agents, audit, deployments, events, health, instances, login, logs, me, metrics, output, people,
-    repositories, sandboxes, secrets, services, sign_in, tokens,
+    agents, audit, batches, deployments, environments, events, health, instances, locks, login, logs, me,
+    metrics, output, people, repositories, routes, sandboxes, secrets, services, sign_in, templates, tokens,
 };
 use crate::{edge, openapi, pages, socket};
 
@@ -47,8 +47,22 @@ pub(crate) fn api() -> (Router<App>, OpenApi) {
         .routes(routes!(instances::restart))
         .routes(routes!(output::read))
         .routes(routes!(output::raw))
-        .routes(routes!(sandboxes::list))
-        .routes(routes!(sandboxes::get, sandboxes::delete))
+        .routes(routes!(batches::create))
+        .routes(routes!(batches::get))
+        .routes(routes!(environments::list, environments::create))
+        .routes(routes!(environments::get, environments::put, environments::delete))
+        .routes(routes!(templates::list))
+        .routes(routes!(templates::get, templates::put, templates::delete))
+        .routes(routes!(templates::versions))
+        .routes(routes!(sandboxes::list, sandboxes::create))
+        .routes(routes!(sandboxes::get, sandboxes::put, sandboxes::delete))
+        .routes(routes!(sandboxes::renew))
+        .routes(routes!(sandboxes::choose_route))
+        .routes(routes!(sandboxes::variables))
+        .routes(routes!(sandboxes::probe))
+        .routes(routes!(routes::explain))
+        .routes(routes!(locks::list, locks::create))
+        .routes(routes!(locks::delete))
         .routes(routes!(agents::list))
         .routes(routes!(agents::forget))
         .routes(routes!(agents::drain))

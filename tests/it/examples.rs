@@ -30,6 +30,11 @@ fn the_quickstart_tells_both_stories_and_ends_well() {
     for wanted in ["hello", "main", "feature/greeting", "/~", "#1", "#2"] {
         assert!(out.contains(wanted), "{wanted} is missing from\n{out}");
     }
+    // The same path with and without the sandbox's key, and the service that nobody touched.
+    let served: Vec<_> = out.lines().filter_map(|line| line.split_once("  →  ")).map(|(_, by)| by).collect();
+    let [plain, own, other, others] = served[..] else { panic!("four requests are shown:\n{out}") };
+    assert_eq!([plain, other, others], ["baseline/hello", "baseline/ledger", "baseline/ledger"]);
+    assert!(own.starts_with("sandbox/") && own.contains("/hello@"), "{own}");
     assert!(!out.contains('\x1b'), "no escape codes into a pipe:\n{out}");
 }
 

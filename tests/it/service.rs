@@ -1,6 +1,8 @@
 //! The service that the tests deploy: a small web server on `PORT` that answers with the file `greeting.txt` of its commit.
 //! `GET /slow` answers after 500 ms, `GET /env/NAME` with a variable, `GET /crash` ends the process with code 3,
 //! `GET /end` without an error.
+//! `GET /call/NAME` asks the service `NAME` at the address in `SDP_ROUTE_NAME`; `GET /pass/PATH` and `GET /drop/PATH` ask for `/PATH` at the
+//! address in `GATEWAY`, with the request's `baggage` and `traceparent`, or with the latter alone. Both answer with both answers.
 //! `GET /print/N` prints N numbered lines, `GET /print/flood` prints for as long as it lives.
 //! The file `behaviour.txt`, if there is one, says what is odd about it: `deaf` never listens, `ends` ends at once with code 7.
 //! While there is a file `sick` in its folder all its answers are 500.
@@ -43,8 +45,12 @@ fn serve(stream: TcpStream, greeting: &str) -> std::io::Result<()> {
             return Ok(());
         }
         let path = head.split(' ').nth(1).unwrap_or("/").to_owned();
-        let mut line = String::new();
+        let (mut line, mut passed) = (String::new(), Vec::new());
         while reader.read_line(&mut line)? > 2 {
+            let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
+            if name == "baggage" || name == "traceparent" {
+                passed.push(line.trim().to_owned());
+            }
             line.clear();
         }
         let body = match path.as_str() {
@@ -64,6 +70,16 @@ fn serve(stream: TcpStream, greeting: &str) -> std::io::Result<()> {
                 std::thread::spawn(flood);
                 greeting.to_owned()
             }
+            other if other.starts_with("/call/") => {
+                let address = std::env::var(format!("SDP_ROUTE_{}", &other[6..])).unwrap_or_default();
+                format!("{greeting} → {}", ask(&address, "/", &passed)?)
+            }
+            other if other.starts_with("/pass/") || other.starts_with("/drop/") => {
+                let address = std::env::var("GATEWAY").unwrap_or_default();
+                let marks = other.starts_with("/pass/");
+                passed.retain(|line| marks || !line.to_ascii_lowercase().starts_with("baggage"));
+                format!("{greeting} → {}", ask(&address, &other[5..], &passed)?)
+            }
             other => match (other.strip_prefix("/env/"), other.strip_prefix("/print/")) {
                 (Some(name), _) => std::env::var(name).unwrap_or_default(),
                 (None, Some(lines)) => {
@@ -80,6 +96,21 @@ fn serve(stream: TcpStream, greeting: &str) -> std::io::Result<()> {
         write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {}\r\ncontent-type: text/plain\r\n\r\n{body}", body.len())?;
         stream.flush()?;
     }
+}
+
+/// The body of an answer to a plain GET.
+fn ask(address: &str, path: &str, headers: &[String]) -> std::io::Result<String> {
+    let rest = address.strip_prefix("http://").unwrap_or(address);
+    let (host, base) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let mut stream = TcpStream::connect(host)?;
+    let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    write!(stream, "GET {base}{path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{lines}\r\n")?;
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut answer)?;
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    // Of a chunked answer the first piece.
+    let chunked = answer.to_ascii_lowercase().contains("transfer-encoding: chunked");
+    Ok(if chunked { body.lines().nth(1).unwrap_or_default() } else { body }.to_owned())
 }
 
 /// Past the lock of `println!`, which others need; a line is one write, so that none is torn.

@@ -8,6 +8,7 @@ mod forms;
 mod hostile;
 mod http;
 mod login;
+mod places;
 mod restart;
 mod sdk_check;
 mod trouble;

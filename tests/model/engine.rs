@@ -215,6 +215,23 @@ impl Runtime for Engine {
         })
     }
 
+    fn suspend<'a>(&'a self, instance: InstanceId, why: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            sleep(MOMENT).await;
+            let exit = Exit { not_started: Some(why.to_owned()), ..Exit::default() };
+            self.change(instance, InstanceStatus::Exited { exit });
+        })
+    }
+
+    fn is_suspended(&self, _: InstanceId) -> bool {
+        // No sandbox ends in a story: nobody asks.
+        false
+    }
+
+    fn wake(&self, _: InstanceId) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+
     fn builds_in_use(&self) -> Option<HashSet<DeploymentId>> {
         let containers = self.containers();
         Some(containers.known.values().filter(|known| known.runs()).map(|known| known.build).collect())

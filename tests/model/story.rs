@@ -9,7 +9,7 @@ use proptest::sample::Index;
 use sdp_core::event::Event;
 use sdp_core::feed::EventFilter;
 use sdp_core::id::{DeploymentId, EventSeq};
-use sdp_core::platform::{Again, Deploy, Idempotency, InstanceFilter, PlatformError, Save};
+use sdp_core::platform::{Again, Deploy, Idempotency, InstanceFilter, PlatformError, Power, Save};
 use sdp_core::principal::Principal;
 use sdp_core::sandbox::InstanceState;
 use serde_json::json;
@@ -261,7 +261,8 @@ impl Story {
             }
             Op::DeleteSandbox(n) => {
                 let Some(server) = &self.server else { return };
-                let deleted = server.platform.delete_sandbox(&alice(), &name(SANDBOXES[*n])).await;
+                let deleted =
+                    server.platform.delete_sandbox(&alice(), &name(SANDBOXES[*n]), Power::Member).await;
                 self.answer(deleted);
             }
             Op::Crash(index) => {

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use sdp_core::deployment::{Outcome, Step};
 use sdp_core::id::DeploymentId;
-use sdp_core::sandbox::RouteTable;
+use sdp_core::routing::RouteTable;
 use sdp_core::wire::link::AgentFrame;
 use sdp_core::wire::{FromAgent, JobAction, JobResult, Progress, Stream, ToAgent};
 use tokio::sync::watch;
@@ -212,9 +212,9 @@ impl Witness {
     pub(crate) fn ordered(&self, frame: &ToAgent) {
         let ToAgent::Routes { table } = frame else { return };
         let mut places = BTreeSet::new();
-        for route in &table.sandboxes {
-            if !places.insert((&route.sandbox, &route.service)) {
-                self.wrong(format!("two routes for {} in {}: {table:?}", route.service, route.sandbox));
+        for (sandbox, service, _) in table.targets() {
+            if !places.insert((sandbox, service)) {
+                self.wrong(format!("two routes for {service} in {sandbox}: {table:?}"));
             }
         }
         let mut seen = self.seen();

@@ -2,6 +2,8 @@
 //!
 //! It listens on `PORT`, answers `/healthz`, and says `greeting.txt` to everybody else: to browsers as a page. Each
 //! connection has a thread, so a slow client holds up nobody. On SIGTERM it finishes what it is answering.
+//!
+//! For `/accounts` it asks the ledger, in whatever sandbox the request came from.
 
 use std::io::{BufRead, BufReader, Read, Result, Write};
 use std::net::{TcpListener, TcpStream};
@@ -91,7 +93,12 @@ fn exchange(reader: &mut BufReader<&TcpStream>, mut client: &TcpStream) -> Resul
     if again {
         std::io::copy(&mut reader.take(length), &mut std::io::sink())?;
     }
-    let (kind, body) = answer(path, header("accept").contains("text/html"));
+    // What marks the request as a sandbox's: passed on to whatever is called because of it, the whole chain stays there.
+    let marks = ["baggage", "sdp-routing-key"].map(|name| (name, header(name)));
+    let (kind, body) = match path {
+        "/accounts" => ("application/json", accounts(&marks)),
+        _ => answer(path, header("accept").contains("text/html")),
+    };
     let connection = if again { "keep-alive" } else { "close" };
     let mut answer = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: {connection}\r\n\r\n",
@@ -123,4 +130,37 @@ fn answer(path: &str, html: bool) -> (&'static str, String) {
         "<!doctype html><title>{greeting}</title><style>{style}</style><h1>{greeting}</h1><p>{facts}\n"
     );
     ("text/html; charset=utf-8", page)
+}
+
+/// What the ledger says, or why it says nothing.
+fn accounts(marks: &[(&str, &str)]) -> String {
+    // In a sandbox what SDP says, elsewhere what LEDGER_URL does.
+    let ledger = std::env::var("SDP_ROUTE_LEDGER").or_else(|_| std::env::var("LEDGER_URL"));
+    let answer = ledger.map_err(|_| "nobody has said where the ledger is".to_owned()).and_then(|ledger| {
+        get(&format!("{}/accounts", ledger.trim_end_matches('/')), marks).map_err(|error| error.to_string())
+    });
+    answer.unwrap_or_else(|why| {
+        format!("{{\"error\":\"the ledger cannot be asked: {}\"}}\n", why.replace('"', "'"))
+    })
+}
+
+/// The body that a plain http address answers.
+fn get(url: &str, headers: &[(&str, &str)]) -> Result<String> {
+    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
+    let mut server = TcpStream::connect(address)?;
+    server.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut request = format!("GET /{path} HTTP/1.0\r\nhost: {host}\r\n");
+    for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
+        request += &format!("{name}: {value}\r\n");
+    }
+    server.write_all((request + "\r\n").as_bytes())?;
+    let mut answer = String::new();
+    server.take(1024 * 1024).read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    match head.split(' ').nth(1) {
+        Some("200") => Ok(body.to_owned()),
+        status => Err(std::io::Error::other(format!("it answers {}", status.unwrap_or("nothing")))),
+    }
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{CommandId, DeploymentId, InstanceId};
 use sdp_core::wire::bound::newest_that_fit;
-use sdp_core::wire::{Answer, FromAgent, InstanceReport, InstanceStatus, RejectReason, ToAgent};
+use sdp_core::wire::{
+    Answer, FromAgent, InstanceReport, InstanceStatus, ProbeRequest, RejectReason, ToAgent,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -18,6 +20,7 @@ use super::recent::Reply;
 use super::{Agent, Running};
 use crate::git::{Git, GitOp};
 use crate::job::{self, Begin, Order, Stop, StopWhy};
+use crate::router;
 use crate::spool::{JobKey, JobLog, Outflow};
 
 /// How long a list of branches may take.
@@ -87,12 +90,31 @@ impl Agent {
                 }
                 Some(self.answer(command, Reply::Accepted))
             }
+            ToAgent::Lifetimes { instances } => {
+                self.lifetimes.learn(instances);
+                self.lifetimes.write_down().await;
+                None
+            }
             ToAgent::Routes { table } => {
                 let Some(router) = &self.router else {
                     tracing::warn!(route.version = %table.version, "a route table came, but this agent has no router");
                     return None;
                 };
-                Some(FromAgent::RoutesApplied { version: router.apply(table) })
+                let wanted = table.version;
+                let version = router.apply(table);
+                // Else it is told when the table has taken effect; what is wrong with it is in the preflight.
+                (version >= wanted).then_some(FromAgent::RoutesApplied { version })
+            }
+            ToAgent::Probe { command, probe } => {
+                let agent = self.clone();
+                self.tasks.spawn(async move {
+                    let probed = agent.probe(&probe);
+                    let answer = agent.closing.run_until_cancelled(probed).await;
+                    let answer = answer
+                        .unwrap_or_else(|| failed(FailureReason::AgentRefused, "the agent is going away"));
+                    agent.tell(FromAgent::Answer { command, answer }).await;
+                });
+                None
             }
             ToAgent::ListRefs { command, repo, credential } => {
                 self.question(command, LIST_WITHIN, async move |git, op| {
@@ -192,6 +214,9 @@ impl Agent {
             self.forget_job(old);
         }
         outflow.send_after(key, 0, 0);
+        let end = order.spec.place.as_ref().and_then(|place| place.expires_at);
+        self.lifetimes.learn([(order.spec.instance, end)]);
+        self.lifetimes.write_down().await;
         if !self.start_job(order, Begin::Anew, log, replaced) {
             outflow.forget(key);
             self.remove_log(key);
@@ -333,7 +358,7 @@ impl Agent {
         });
     }
 
-    fn runs(&self, instance: InstanceId) -> bool {
+    pub(super) fn runs(&self, instance: InstanceId) -> bool {
         let reports = self.tools.runtime.reports();
         reports
             .iter()
@@ -391,6 +416,19 @@ impl Agent {
         let limit = until.saturating_duration_since(Instant::now());
         let operation = GitOp { stop: self.closing.child_token(), limit, on_line: Arc::new(|_: &str| {}) };
         Box::pin(ask(self.tools.git.clone(), operation)).await
+    }
+
+    async fn probe(&self, probe: &ProbeRequest) -> Answer {
+        let Some(router) = &self.router else {
+            return failed(FailureReason::AgentRefused, "this agent has no router");
+        };
+        let Ok(_turn) = self.waiting.try_acquire() else {
+            return failed(FailureReason::AgentRefused, "the agent has too many questions to answer");
+        };
+        match router::probe(&**router, probe).await {
+            Ok(answer) => answer,
+            Err(why) => failed(FailureReason::AgentRefused, &why),
+        }
     }
 
     async fn read_output(&self, instance: InstanceId, lines: u32) -> Answer {

@@ -134,6 +134,7 @@ impl Agent {
         let (mut follows, printed) = Follows::new(self.clone());
         *self.outbox.lock() = Some(outbox.clone());
         self.take_welcome(epoch, jobs, instances, &outflow);
+        self.lifetimes.write_down().await;
         tokio::select! {
             end = self.listen(&mut rx, &outflow, &outbox, &mut follows) => end,
             end = speak(&tx, mail, printed, &outflow, closing) => end,
@@ -190,7 +191,8 @@ impl Agent {
                 }
             }
         }
-        for InstanceDecision { instance, action } in instances {
+        self.take_lifetimes(&instances);
+        for InstanceDecision { instance, action, .. } in instances {
             if action == InstanceAction::Remove && !self.is_at_work_on(instance) {
                 self.stop_instance(instance);
             }
@@ -252,7 +254,9 @@ impl Agent {
             said.retain(|instance, _| reports.iter().any(|report| report.instance == *instance));
             for report in reports {
                 // What stops because the agent does is no news: its next life starts it again, and says so.
-                let silent = self.is_draining() || self.is_at_work_on(report.instance);
+                let silent = self.is_draining()
+                    || self.is_at_work_on(report.instance)
+                    || self.lifetimes.is_waking(report.instance);
                 if silent || said.get(&report.instance) == Some(&report.status) {
                     continue;
                 }

@@ -61,15 +61,28 @@ impl Agent {
         }
     }
 
-    /// Looks at the machine again, each [`LOOK_AGAIN`] and when the engine goes away or comes back; says what has changed.
+    /// Looks at the machine again, each [`LOOK_AGAIN`] and when the engine goes away or comes back, or the router has something to say; says what has changed.
     pub(super) async fn report_preflight(&self, outbox: &mpsc::Sender<FromAgent>) {
         let runtime = &self.tools.runtime;
         let (mut seen, mut degraded) = (0, runtime.degraded());
+        let mut router_seen = 0;
         let mut disk_was_fine = self.disk().ok;
         loop {
             let changed = async {
-                while runtime.degraded() == degraded {
-                    runtime.next_change(&mut seen).await;
+                let runtime_changed = async {
+                    while runtime.degraded() == degraded {
+                        runtime.next_change(&mut seen).await;
+                    }
+                };
+                let router_changed = async {
+                    match &self.router {
+                        Some(router) => router.next_change(&mut router_seen).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = runtime_changed => {}
+                    () = router_changed => {}
                 }
             };
             // Either way it is looked at.
@@ -77,6 +90,7 @@ impl Agent {
             degraded = runtime.degraded();
             let mut checks = tools_found(&self.config, &self.tools.isolation).await;
             checks.extend(runtime.preflight().await);
+            checks.extend(self.router.iter().flat_map(|router| router.preflight()));
             let disk = self.disk();
             // How much is free changes all the time; whether it is enough, seldom.
             if *self.preflight.lock() == checks && disk.ok == disk_was_fine {

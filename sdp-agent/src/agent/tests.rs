@@ -3,12 +3,15 @@
 mod apart;
 mod builds;
 mod jobs;
+mod lifetimes;
 mod link;
+mod place;
 mod questions;
 mod restart;
 mod server;
 mod socket;
 
+use jiff::Timestamp;
 use sdp_core::catalog::Limits;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -17,8 +20,8 @@ use std::path::{Path, PathBuf};
 use sdp_core::catalog::{Builder, HealthCheck};
 use sdp_core::failure::{Failure, FailureReason};
 use sdp_core::id::{CommandId, DeploymentId, DeploymentNumber, InstanceId};
-use sdp_core::name::{CommitId, GitRef, RepoPath, RepoUrl, SandboxName, ServiceName};
-use sdp_core::wire::{JobResult, JobSpec, Progress, StepLimits, ToAgent};
+use sdp_core::name::{CommitId, GitRef, RepoPath, RepoUrl, RoutingKey, SandboxName, ServiceName};
+use sdp_core::wire::{Answer, JobPlace, JobResult, JobSpec, Progress, StepLimits, ToAgent};
 use tempfile::TempDir;
 
 use super::*;
@@ -168,6 +171,37 @@ impl World {
             release: None,
             labels: BTreeSet::new(),
             step_limits: StepLimits::default(),
+            place: None,
+        }
+    }
+
+    /// In that sandbox's place.
+    fn place(&self, expires_at: Option<Timestamp>) -> JobPlace {
+        let route = |service: &str| {
+            let url = format!("http://127.0.0.1:8081/~alice/~{service}/");
+            (ServiceName::parse(service).unwrap(), url.parse().unwrap())
+        };
+        JobPlace {
+            environment: "staging".parse().unwrap(),
+            key: RoutingKey::from_random([7; 16]),
+            routes: ["hello", "order-items"].map(route).into(),
+            expires_at,
+        }
+    }
+
+    /// All that an instance has printed: more than so many lines, and the last of them is "end".
+    async fn printed(&mut self, instance: InstanceId, before: usize) -> Vec<String> {
+        loop {
+            let command = CommandId::new();
+            self.server.say(ToAgent::ReadOutput { command, instance, lines: 1000 }).await;
+            self.server.until(|server| server.answers.contains_key(&command)).await;
+            match &self.server.answers[&command] {
+                Answer::Output { lines } if lines.len() > before && lines.ends_with(&["end".to_owned()]) => {
+                    return lines.clone();
+                }
+                Answer::Output { .. } => {}
+                other => panic!("no output: {other:?}"),
+            }
         }
     }
 

@@ -375,6 +375,7 @@ async fn a_go_service_with_its_main_package_in_a_subfolder_builds_runs_and_is_he
         port: None,
         limits: Limits::default(),
         writable: BTreeSet::new(),
+        context: None,
         health: sdp_core::catalog::HealthCheck::Http { path: "/healthz".into() },
         check_limit: Duration::from_secs(60),
         redactor: crate::redact::Redactor::default(),

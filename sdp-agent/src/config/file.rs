@@ -101,19 +101,13 @@ pub struct ConfigFile {
     network: NetworkConfig,
     spool: SpoolSection,
     secrets: SecretsSection,
-    router: Option<RouterSection>,
+    router: Option<RouterConfig>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct SecretsSection {
     folder: Option<PathBuf>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-enum RouterSection {
-    Builtin(RouterConfig),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -131,6 +125,7 @@ struct RuntimeSection {
     ports: Option<Ports>,
     advertise: Option<IpAddr>,
     stop_grace_seconds: Option<u32>,
+    expiry_grace_seconds: Option<u32>,
     env: BTreeMap<String, String>,
 }
 
@@ -309,7 +304,7 @@ impl ConfigFile {
             }
             config.secrets_folder.clone_from(folder);
         }
-        config.router = self.router.as_ref().map(|RouterSection::Builtin(router)| router.clone());
+        config.router.clone_from(&self.router);
         if let Some(router) = &config.router
             && router.listen.ip().is_unspecified()
             && router.base_url.is_none()
@@ -375,6 +370,12 @@ impl RuntimeSection {
                 return Err(invalid("runtime.stop_grace_seconds", "1 to 600"));
             }
             config.stop_grace = Duration::from_secs(seconds.into());
+        }
+        if let Some(seconds) = self.expiry_grace_seconds {
+            if !(60..=86_400).contains(&seconds) {
+                return Err(invalid("runtime.expiry_grace_seconds", "60 to 86400"));
+            }
+            config.expiry_grace = Duration::from_secs(seconds.into());
         }
         config.env = variables("runtime.env", &self.env)?;
         Ok(config)

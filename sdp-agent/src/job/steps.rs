@@ -24,7 +24,7 @@ use crate::builder::{self, BuildContext, LastLines, PlannedFile, RunPlan, Survey
 use crate::exec::{self, ExecError, Program};
 use crate::git::GitOp;
 use crate::redact::Redactor;
-use crate::runtime::{CheckError, StartError, StartSpec};
+use crate::runtime::{CheckError, Context, StartError, StartSpec};
 use crate::secrets::{Secrets, redactor};
 use crate::spool::JobLog;
 use crate::sync::Lock;
@@ -359,6 +359,7 @@ impl<'a> Steps<'a> {
             ("SDP_DEPLOYMENT", spec.number.to_string()),
         ];
         env.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+        env.extend(spec.place.iter().flat_map(|place| place.variables(&spec.sandbox)));
         StartSpec {
             instance: spec.instance,
             deployment: self.order.deployment,
@@ -373,6 +374,7 @@ impl<'a> Steps<'a> {
             port: spec.port,
             limits: spec.limits,
             writable: spec.writable.clone(),
+            context: Context::of(spec, commit),
             health: spec.health.clone(),
             check_limit: seconds(spec.step_limits.check),
             redactor: self.redactor.clone(),

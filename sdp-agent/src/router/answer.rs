@@ -7,14 +7,20 @@ use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
-use sdp_core::name::{PathPrefix, SandboxName, ServiceName};
-use sdp_core::sandbox::route_url;
+use sdp_core::catalog::MatchRule;
+use sdp_core::name::{SandboxName, ServiceName};
+use sdp_core::routing::select::{Refusal, Selector};
+use sdp_core::routing::{ROUTING_KEY, route_url, service_url};
 use url::Url;
 
 use super::headers::SERVED_BY;
-use super::select::{Refusal, SANDBOX};
 
 const ERROR: HeaderName = HeaderName::from_static("sdp-error");
+
+/// Nothing but the page's own style.
+pub(crate) const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
+/// The methods that are sent on.
+pub(crate) const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// How many services an answer lists.
 const LISTED: usize = 50;
@@ -39,72 +45,67 @@ impl Problem {
         Self { status, code, what, next, places: Vec::new(), more: 0 }
     }
 
+    pub(crate) fn uri_too_long(limit: usize) -> Self {
+        Self::new(
+            StatusCode::URI_TOO_LONG,
+            "uri_too_long",
+            format!("Path and query are longer than {limit} bytes."),
+            "Send the data in the body.".into(),
+        )
+    }
+
+    pub(crate) fn method_not_allowed(method: &str) -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            format!("{method} is not for this router."),
+            "It sends requests to services; it is no forward proxy.".into(),
+        )
+    }
+
     /// Why a request was not sent anywhere.
     pub(crate) fn from_refusal(refusal: Refusal, base: &Url) -> Self {
-        match refusal {
-            Refusal::NoTable => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "no_routes",
-                "This router has no routes yet.".into(),
-                "It gets them from the SDP server; try again in a moment.".into(),
-            ),
-            Refusal::BadPath { why } => Self::new(
-                StatusCode::BAD_REQUEST,
-                "bad_path",
-                format!("This path is not accepted: {why}."),
-                "Send the path without it.".into(),
-            ),
-            Refusal::TwoSandboxes => Self::new(
-                StatusCode::BAD_REQUEST,
-                "two_sandboxes",
-                format!("The header {SANDBOX} names two different sandboxes."),
-                "Send it once.".into(),
-            ),
-            Refusal::UnknownSandbox { name, near } => Self::new(
-                StatusCode::NOT_FOUND,
-                "unknown_sandbox",
-                format!("There is no sandbox {name:?}."),
-                match near {
-                    Some(near) => {
-                        format!("Did you mean {near}? A sandbox is made by the first deploy to it.")
-                    }
-                    None => format!(
-                        "A sandbox is made by the first deploy to it. If a cookie {SANDBOX} names it, delete the cookie."
-                    ),
-                },
-            ),
+        let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+        let (code, what) = (refusal.code(), refusal.to_string());
+        let next = match refusal {
+            Refusal::NoTable => "It gets them from the SDP server; try again in a moment.".to_owned(),
+            Refusal::BadPath { .. } => "Send the path without it.".to_owned(),
+            Refusal::TwoSandboxes { .. } => "Name one.".to_owned(),
+            Refusal::UnknownSandbox { near: Some(near), .. } => {
+                format!("Did you mean {near}? A sandbox is made by the first deploy to it.")
+            }
+            Refusal::UnknownSandbox { selector: Selector::Cookie, .. } => {
+                let base = base.as_str().trim_end_matches('/');
+                format!("It may have expired. Take the cookie back: {base}/~~/off/")
+            }
+            Refusal::UnknownSandbox { .. } => {
+                "It may have expired, or been deleted. A sandbox is made by the first deploy to it."
+                    .to_owned()
+            }
             Refusal::NoService { sandbox, services } => {
                 let listed = services.iter().take(LISTED);
                 let places =
-                    listed.map(|(service, prefix)| place(base, sandbox.as_ref(), service, prefix)).collect();
+                    listed.map(|(service, rule)| place(base, sandbox.as_ref(), service, rule)).collect();
                 let more = services.len().saturating_sub(LISTED);
                 let next = if services.is_empty() {
                     "There are no services yet; an administrator adds them to the catalog."
                 } else {
                     "These are the services:"
                 };
-                let what = "No service has this path.".into();
-                Self { places, more, ..Self::new(StatusCode::NOT_FOUND, "no_service", what, next.into()) }
+                return Self { places, more, ..Self::new(status, code, what, next.into()) };
             }
-            Refusal::NoTarget { sandbox: Some(sandbox), service } => Self::new(
-                StatusCode::NOT_FOUND,
-                "no_target",
-                format!("Nothing runs of {service} in the sandbox {sandbox}, and {service} has no baseline."),
-                format!("Deploy it: /sdp deploy {service} <branch> to {sandbox}"),
-            ),
-            Refusal::NoTarget { sandbox: None, service } => Self::new(
-                StatusCode::NOT_FOUND,
-                "no_target",
-                format!("{service} has no baseline, and this request names no sandbox."),
-                format!("Name one in the path, {base}~<sandbox>/…, or in the header {SANDBOX}."),
-            ),
-            Refusal::Down { sandbox, service, reason } => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "instance_down",
-                format!("{service} in the sandbox {sandbox} does not run: {reason}."),
-                format!("Deploy it again: /sdp deploy {service} <branch> to {sandbox}"),
-            ),
-        }
+            Refusal::NoTarget { sandbox: Some(sandbox), service } => {
+                format!("Deploy it: /sdp deploy {service} <branch> to {sandbox}")
+            }
+            Refusal::NoTarget { sandbox: None, .. } => {
+                format!("Name one in the path, {base}~<sandbox>/…, or its key in the header {ROUTING_KEY}.")
+            }
+            Refusal::Down { sandbox, service, .. } => {
+                format!("Deploy it again: /sdp deploy {service} <branch> to {sandbox}")
+            }
+            _ => "Look at the router's log.".to_owned(),
+        };
+        Self::new(status, code, what, next)
     }
 
     /// As an answer to a request with this method and these headers.
@@ -125,20 +126,16 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(
-            header::CONTENT_SECURITY_POLICY,
-            HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'"),
-        );
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_SECURITY_POLICY));
         headers.insert(SERVED_BY, HeaderValue::from_static("router"));
         headers.insert(ERROR, HeaderValue::from_static(self.code));
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
-            let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
-            headers.insert(header::ALLOW, allowed);
+            headers.insert(header::ALLOW, HeaderValue::from_static(ALLOWED));
         }
         response
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut text = format!("{}\n{}\n", self.what, self.next);
         for (name, url) in &self.places {
             writeln!(text, "  {name}  {url}").expect("writing to a String does not fail");
@@ -150,11 +147,11 @@ impl Problem {
         text
     }
 
-    fn page(&self) -> String {
+    pub(crate) fn page(&self) -> String {
         let mut places = String::new();
         for (name, url) in &self.places {
             let (name, url) = (escape(name), escape(url.as_str()));
-            write!(places, "<li><a href=\"{url}\">{name}</a>").expect("writing to a String does not fail");
+            writeln!(places, "<li><a href=\"{url}\">{name}</a>").expect("writing to a String does not fail");
         }
         if self.more > 0 {
             write!(places, "<li>and {} more", self.more).expect("writing to a String does not fail");
@@ -176,14 +173,19 @@ fn place(
     base: &Url,
     sandbox: Option<&SandboxName>,
     service: &ServiceName,
-    prefix: &PathPrefix,
+    rule: &MatchRule,
 ) -> (String, Url) {
-    let url = match sandbox {
-        Some(sandbox) => route_url(base, sandbox, prefix),
-        None => {
-            let mut url = base.clone();
+    let mut url = base.clone();
+    let url = match (sandbox, rule) {
+        (Some(sandbox), MatchRule::Path { prefix, .. }) => route_url(base, sandbox, prefix),
+        (Some(sandbox), MatchRule::Host { .. }) => service_url(base, sandbox, service),
+        (None, MatchRule::Path { prefix, .. }) => {
             let prefix = prefix.as_str().trim_end_matches('/');
             url.set_path(&format!("{}{prefix}/", base.path().trim_end_matches('/')));
+            url
+        }
+        (None, MatchRule::Host { host }) => {
+            url.set_host(Some(host.as_str())).ok();
             url
         }
     };
@@ -207,6 +209,8 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use sdp_core::name::{HostName, PathPrefix};
+
     use super::*;
 
     fn shown(refusal: Refusal) -> String {
@@ -218,16 +222,26 @@ mod tests {
     fn every_refusal_says_what_is_wrong_and_what_to_do() {
         let alice = SandboxName::parse("alice").unwrap();
         let hello = ServiceName::parse("hello").unwrap();
+        let path = |prefix: &str| MatchRule::Path { prefix: PathPrefix::parse(prefix).unwrap(), strip: true };
+        let host = MatchRule::Host { host: HostName::parse("api.shop.test").unwrap() };
+        let gateway = ServiceName::parse("gateway").unwrap();
         let services = vec![
-            (hello.clone(), PathPrefix::parse("/hello").unwrap()),
-            (ServiceName::parse("web").unwrap(), PathPrefix::parse("/").unwrap()),
+            (gateway, host),
+            (hello.clone(), path("/hello")),
+            (ServiceName::parse("web").unwrap(), path("/")),
         ];
+        let unknown = |name: &str, selector, near: Option<&str>| Refusal::UnknownSandbox {
+            name: name.into(),
+            selector,
+            near: near.map(str::to_owned),
+        };
         let all = [
             Refusal::NoTable,
             Refusal::BadPath { why: "it contains a NUL" },
-            Refusal::TwoSandboxes,
-            Refusal::UnknownSandbox { name: "alcie".into(), near: Some("alice".into()) },
-            Refusal::UnknownSandbox { name: "bob\n<b>".into(), near: None },
+            Refusal::TwoSandboxes { selector: Selector::Sandbox },
+            unknown("alcie", Selector::Path, Some("alice")),
+            unknown("bob\n<b>", Selector::Host, None),
+            unknown("rk_x", Selector::Cookie, None),
             Refusal::NoService { sandbox: Some(alice.clone()), services: services.clone() },
             Refusal::NoService { sandbox: None, services },
             Refusal::NoService { sandbox: None, services: vec![] },
@@ -248,35 +262,42 @@ mod tests {
 
         400 Bad Request
         The header sdp-sandbox names two different sandboxes.
-        Send it once.
+        Name one.
         (sdp router: two_sandboxes)
 
         404 Not Found
-        There is no sandbox "alcie".
+        There is no sandbox "alcie", which the path names.
         Did you mean alice? A sandbox is made by the first deploy to it.
         (sdp router: unknown_sandbox)
 
         404 Not Found
-        There is no sandbox "bob\n<b>".
-        A sandbox is made by the first deploy to it. If a cookie sdp-sandbox names it, delete the cookie.
+        There is no sandbox "bob\n<b>", which the host names.
+        It may have expired, or been deleted. A sandbox is made by the first deploy to it.
         (sdp router: unknown_sandbox)
 
         404 Not Found
-        No service has this path.
+        There is no sandbox "rk_x", which the cookie sdp_routing_key names.
+        It may have expired. Take the cookie back: http://127.0.0.1:8081/~~/off/
+        (sdp router: unknown_sandbox)
+
+        404 Not Found
+        No service has this path or host.
         These are the services:
+          gateway  http://127.0.0.1:8081/~alice/~gateway
           hello  http://127.0.0.1:8081/~alice/hello/
           web  http://127.0.0.1:8081/~alice/
         (sdp router: no_service)
 
         404 Not Found
-        No service has this path.
+        No service has this path or host.
         These are the services:
+          gateway  http://api.shop.test:8081/
           hello  http://127.0.0.1:8081/hello/
           web  http://127.0.0.1:8081/
         (sdp router: no_service)
 
         404 Not Found
-        No service has this path.
+        No service has this path or host.
         There are no services yet; an administrator adds them to the catalog.
         (sdp router: no_service)
 
@@ -287,7 +308,7 @@ mod tests {
 
         404 Not Found
         hello has no baseline, and this request names no sandbox.
-        Name one in the path, http://127.0.0.1:8081/~<sandbox>/…, or in the header sdp-sandbox.
+        Name one in the path, http://127.0.0.1:8081/~<sandbox>/…, or its key in the header sdp-routing-key.
         (sdp router: no_target)
 
         503 Service Unavailable
@@ -299,7 +320,8 @@ mod tests {
 
     #[test]
     fn what_was_sent_is_text_on_the_page() {
-        let refusal = Refusal::UnknownSandbox { name: "<script>alert('1')</script>\"&".into(), near: None };
+        let name = "<script>alert('1')</script>\"&".into();
+        let refusal = Refusal::UnknownSandbox { name, selector: Selector::Path, near: None };
         let page = Problem::from_refusal(refusal, &"http://127.0.0.1:8081".parse().unwrap()).page();
         assert!(!page.contains("<script"), "{page}");
         assert!(page.contains("&lt;script&gt;alert(&#39;1&#39;)"), "{page}");

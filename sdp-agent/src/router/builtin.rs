@@ -5,29 +5,28 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use sdp_core::id::{InstanceId, RouteVersion};
-use sdp_core::sandbox::RouteTable;
-use sdp_core::wire::RouterReport;
+use sdp_core::routing::RouteTable;
+use sdp_core::wire::{Preflight, ProbeHop, RouterReport};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use super::RouterConfig;
 use super::forward::{self, Peer, Shared};
+use super::probe::{Probes, TraceId};
 use super::table::Table;
 use super::upstream::{Clients, TCP_KEEPALIVE};
+use super::{Router, RouterConfig};
 
 /// Connections that the system holds until they are accepted.
 const BACKLOG: i32 = 1024;
-
-/// The least that [`super::Limits::header_bytes`] can be: hyper's least buffer.
-const LEAST_HEADER_BYTES: usize = 8192;
 
 /// How long accepting rests when the process has no file descriptor left.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
@@ -38,6 +37,7 @@ pub struct BuiltinRouter {
     shared: Arc<Shared>,
     address: SocketAddr,
     listener: Arc<Mutex<Option<std::net::TcpListener>>>,
+    applied: watch::Sender<RouteVersion>,
 }
 
 impl BuiltinRouter {
@@ -47,7 +47,7 @@ impl BuiltinRouter {
     /// When the address cannot be listened on, the certificate authorities cannot be read, or the configuration
     /// contradicts itself.
     pub fn bind(config: &RouterConfig) -> io::Result<Self> {
-        check(config)?;
+        config.check()?;
         let listener = listen(config.listen)?;
         let address = listener.local_addr()?;
         let base_url = match &config.base_url {
@@ -59,11 +59,18 @@ impl BuiltinRouter {
             clients: Clients::new(&config.limits, config.ca_file.as_deref())?,
             base_url,
             trust_forwarded: config.trust_forwarded,
+            trusted_networks: config.trusted_networks.clone(),
+            probes: Probes::default(),
             limits: config.limits.clone(),
             tasks: TaskTracker::new(),
             tunnels_end: CancellationToken::new(),
         };
-        Ok(Self { shared: Arc::new(shared), address, listener: Arc::new(Mutex::new(Some(listener))) })
+        Ok(Self {
+            shared: Arc::new(shared),
+            address,
+            listener: Arc::new(Mutex::new(Some(listener))),
+            applied: watch::Sender::default(),
+        })
     }
 
     /// Where it listens.
@@ -82,10 +89,17 @@ impl BuiltinRouter {
         }
     }
 
+    /// The requests of a probe that passed.
+    pub(crate) fn hops(&self, trace: &TraceId) -> Vec<ProbeHop> {
+        self.shared.probes.hops(trace)
+    }
+
     /// Puts a table into effect at once, for all requests from now on, unless a newer one is. Returns the version in
     /// effect.
     pub fn apply(&self, table: RouteTable) -> RouteVersion {
-        self.shared.table.apply(table, &self.shared.clients)
+        let version = self.shared.table.apply(table, &self.shared.clients);
+        self.applied.send_if_modified(|applied| version > std::mem::replace(applied, version.max(*applied)));
+        version
     }
 
     /// The next instance that the newest table does not name and that has no request under way any more: each exactly
@@ -154,6 +168,44 @@ impl BuiltinRouter {
     }
 }
 
+impl Router for BuiltinRouter {
+    fn report(&self) -> RouterReport {
+        self.report()
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn apply(&self, table: RouteTable) -> RouteVersion {
+        self.apply(table)
+    }
+
+    fn next_applied(&self, after: RouteVersion) -> BoxFuture<'_, RouteVersion> {
+        super::next_version(self.applied.subscribe(), after)
+    }
+
+    fn next_drained(&self) -> BoxFuture<'_, InstanceId> {
+        Box::pin(self.next_drained())
+    }
+
+    fn preflight(&self) -> Vec<Preflight> {
+        Vec::new()
+    }
+
+    fn next_change<'a>(&'a self, _seen: &'a mut u64) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    fn hops<'a>(&'a self, trace: &'a TraceId) -> BoxFuture<'a, Vec<ProbeHop>> {
+        Box::pin(std::future::ready(self.hops(trace)))
+    }
+
+    fn serve(&self, shutdown: CancellationToken) -> BoxFuture<'_, ()> {
+        Box::pin(self.serve(shutdown))
+    }
+}
+
 async fn serve_connection(
     shared: Arc<Shared>,
     http: http1::Builder,
@@ -180,35 +232,6 @@ async fn serve_connection(
     if let Err(error) = ended {
         tracing::debug!(%error, peer = %peer.address, "a client's connection broke");
     }
-}
-
-fn check(config: &RouterConfig) -> io::Result<()> {
-    let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what.to_owned()));
-    match &config.base_url {
-        None if config.listen.ip().is_unspecified() => {
-            return wrong("router.base_url is needed when router.listen is all addresses");
-        }
-        Some(url)
-            if !matches!(url.scheme(), "http" | "https")
-                || !url.username().is_empty()
-                || url.password().is_some()
-                || url.query().is_some()
-                || url.fragment().is_some() =>
-        {
-            return wrong("router.base_url is an http or https URL without user, query or fragment");
-        }
-        _ => {}
-    }
-    if config.limits.connections == 0 || config.limits.connections > Semaphore::MAX_PERMITS {
-        return wrong("router.limits.connections is at least 1");
-    }
-    if config.limits.header_bytes < LEAST_HEADER_BYTES {
-        return wrong("router.limits.header_bytes is at least 8192");
-    }
-    if config.limits.uri_bytes == 0 {
-        return wrong("router.limits.uri_bytes is at least 1");
-    }
-    Ok(())
 }
 
 fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {

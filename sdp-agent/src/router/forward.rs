@@ -2,7 +2,8 @@
 //!
 //! A request is sent again, once, on a new connection, if the connection it was sent on had been used before and broke
 //! without an answer, the method is idempotent and there is no body (RFC 9110, 9.2.2). It is sent to the newer target if its
-//! instance is gone and the table has changed meanwhile.
+//! instance is gone and the table has changed meanwhile. What could not even be connected to was sent nothing: then any request
+//! goes to the newer target, or to the baseline, where that is the environment's policy.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -13,13 +14,15 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::header;
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::uri::Authority;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{Either, Empty, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use sdp_core::name::{CommitId, SandboxName};
+use ipnet::IpNet;
+use sdp_core::routing::COOKIE;
+use sdp_core::routing::select::{Choice, Head, Refusal, SharedLink, Target};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,9 +32,14 @@ use super::Limits;
 use super::answer::Problem;
 use super::drain::Guard;
 use super::headers::{self, Origin, SERVED_BY};
-use super::select::{Choice, Refusal, SANDBOX, Target};
+use super::marks;
+use super::plan::Plan;
+use super::probe::{Hop, Probes};
 use super::table::{Live, Table};
-use super::upstream::{Clients, RequestBody, Sent, Via};
+use super::upstream::{Clients, Lent, RequestBody, Sent, Via};
+
+/// What chooses, beside the URL.
+pub(crate) const VARY: &str = "sdp-routing-key, sdp-sandbox, baggage, tracestate, cookie";
 
 /// How often a request looks at the table again, at most: each time is a newer table.
 const TABLES: usize = 5;
@@ -43,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) clients: Clients,
     pub(crate) base_url: Url,
     pub(crate) trust_forwarded: bool,
+    pub(crate) trusted_networks: Vec<IpNet>,
+    pub(crate) probes: Probes,
     pub(crate) limits: Limits,
     /// Client connections and upgraded ones.
     pub(crate) tasks: TaskTracker,
@@ -87,30 +97,20 @@ impl Body for Relayed {
     }
 }
 
-/// Where a request goes, with nothing borrowed from the table.
-#[derive(Default)]
-struct Plan {
-    sandbox: Option<SandboxName>,
-    by_path: bool,
-    service: String,
-    served_by: String,
-    /// What was taken off the path, as seen from outside.
-    prefix: String,
-    uri: Uri,
-    host: Option<HeaderValue>,
-    baseline: Option<Url>,
-}
-
 pub(crate) async fn handle(
     shared: Arc<Shared>,
     peer: Peer,
     request: Request<Incoming>,
 ) -> Result<Response<AnswerBody>, Infallible> {
     let (mut parts, body) = request.into_parts();
-    let answer = match relay(&shared, &peer, &mut parts, body).await {
+    let mut hop = shared.probes.begin(&parts.headers);
+    let answer = match relay(&shared, &peer, &mut parts, body, &mut hop).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(&parts.method, &parts.headers).map(Either::Right),
     };
+    if let Some(hop) = hop {
+        shared.probes.end(hop, answer.status(), answer.headers());
+    }
     Ok(answer)
 }
 
@@ -119,51 +119,67 @@ async fn relay(
     peer: &Peer,
     parts: &mut Parts,
     body: Incoming,
+    hop: &mut Option<Hop>,
 ) -> Result<Response<AnswerBody>, Problem> {
     accept(shared, parts)?;
     // Kept out of the copies of the head that are sent.
     let on_upgrade = parts.extensions.remove::<OnUpgrade>();
+    if let Some(link) = parts.uri.path_and_query().and_then(|sent| SharedLink::parse(sent.as_str())) {
+        return follow(shared, &link);
+    }
     let upgrade = headers::upgrade(parts.version, &parts.headers);
-    let replayable = parts.method.is_idempotent() && body.is_end_stream() && upgrade.is_none();
-    let mut body = Some(body);
+    let body = Some(body).filter(|body| !body.is_end_stream()).map(Lent::new);
+    let replayable = parts.method.is_idempotent() && body.is_none() && upgrade.is_none();
+    let again_body = || body.clone().map_or_else(|| Either::Right(Empty::new()), Either::Left);
     let mut again = false;
     for _ in 0..TABLES {
         let live = shared.table.live();
-        let choice = choose(shared, &live, parts)?;
-        let (via, guard, plan) = match &choice.target {
-            Target::Instance { instance, commit } => {
+        let choice = choose(shared, &live, peer, parts)?;
+        if let Some(hop) = hop {
+            hop.chosen(&choice);
+        }
+        let (via, guard, plan, otherwise) = match &choice.target {
+            Target::Instance { instance, otherwise, .. } => {
                 let Some(pool) = live.instances.get(instance) else { continue };
                 // Not counted: the instance left the table after we looked, so there is a newer one.
                 let Some(guard) = shared.table.drain.enter(pool.in_flight()) else { continue };
-                (
-                    Via::Instance(pool),
-                    Some(guard),
-                    Plan::to_instance(shared, &choice, pool.authority(), commit, parts)?,
-                )
+                let plan = Plan::to_instance(&shared.base_url, &choice, pool.authority(), parts)?;
+                (Via::Instance(pool), Some(guard), plan, *otherwise)
             }
-            Target::Baseline { url } => {
-                (Via::Baselines, None, Plan::to_baseline(shared, &choice, url, parts)?)
+            Target::External { address } => {
+                let authority = Authority::try_from(address.to_string());
+                let authority = authority.map_err(|_| no_address(shared))?;
+                (Via::Baselines, None, Plan::to_instance(&shared.base_url, &choice, &authority, parts)?, None)
+            }
+            Target::Baseline { url, .. } => {
+                (Via::Baselines, None, Plan::to_baseline(&shared.base_url, &choice, url, parts)?, None)
             }
         };
         let via = if upgrade.is_some() || again { Via::Fresh } else { via };
-        let request = |body| upstream_request(shared, peer, parts, &plan, upgrade.as_ref(), body);
-        let sent = match body.take() {
-            Some(body) if !replayable => shared.clients.send(via, request(Either::Left(body))).await,
-            _ => shared.clients.send(via, request(Either::Right(Empty::new()))).await,
-        };
-        match sent {
+        let request =
+            |plan: &Plan| upstream_request(shared, peer, parts, plan, upgrade.as_ref(), again_body());
+        let error = match shared.clients.send(via, request(&plan)).await {
             Ok(response) => return answer(shared, peer, &plan, response, guard, upgrade, on_upgrade),
-            Err(error) if !replayable => return Err(unanswered(&plan, &error)),
-            Err(error) => {
-                let newer = shared.table.version() > live.index.version();
-                let stale = !again && error.on_used_connection();
-                if !newer && !stale {
-                    return Err(unanswered(&plan, &error));
-                }
-                tracing::debug!(served_by = plan.served_by, cause = error.cause(), "sent again");
-                again = true;
-            }
+            Err(error) => error,
+        };
+        // Where there was no connection, nothing was sent.
+        let newer = shared.table.version() > live.index.version();
+        let stale = !again && error.on_used_connection();
+        if (replayable && (newer || stale)) || (error.is_connect() && newer) {
+            tracing::debug!(served_by = plan.served_by, cause = error.cause(), "sent again");
+            again = true;
+            continue;
         }
+        let Some(url) = otherwise.filter(|_| error.is_connect()) else {
+            return Err(unanswered(&plan, &error));
+        };
+        tracing::info!(served_by = plan.served_by, cause = error.cause(), "the baseline answers instead");
+        drop(guard);
+        let plan = Plan::to_baseline(&shared.base_url, &choice, url, parts)?;
+        let via = if upgrade.is_some() { Via::Fresh } else { Via::Baselines };
+        let sent = shared.clients.send(via, request(&plan)).await;
+        let response = sent.map_err(|error| unanswered(&plan, &error))?;
+        return answer(shared, peer, &plan, response, None, upgrade, on_upgrade);
     }
     Err(Problem::new(
         StatusCode::SERVICE_UNAVAILABLE,
@@ -173,24 +189,39 @@ async fn relay(
     ))
 }
 
+fn no_address(shared: &Shared) -> Problem {
+    Problem::from_refusal(Refusal::BadPath { why: "its target is no address" }, &shared.base_url)
+}
+
+/// Sets or takes back the cookie of a shared link, and leads on.
+fn follow(shared: &Shared, link: &SharedLink) -> Result<Response<AnswerBody>, Problem> {
+    let live = shared.table.live();
+    let followed = live.index.follow(link, jiff::Timestamp::now());
+    followed.map_err(|refusal| Problem::from_refusal(refusal, &shared.base_url))?;
+    let base = &shared.base_url;
+    let secure = if base.scheme() == "https" { "; Secure" } else { "" };
+    let cookie = match &link.key {
+        Some(key) => format!("{COOKIE}={key}; Path=/; HttpOnly; SameSite=Lax{secure}"),
+        None => format!("{COOKIE}=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax{secure}"),
+    };
+    let mut response = Response::new(Either::Right(Full::default()));
+    *response.status_mut() = StatusCode::FOUND;
+    let headers = response.headers_mut();
+    headers::set(headers, header::LOCATION, &format!("{}{}", base.path().trim_end_matches('/'), link.to));
+    headers::set(headers, header::SET_COOKIE, &cookie);
+    headers::set(headers, header::CACHE_CONTROL, "no-store");
+    headers::set(headers, SERVED_BY, "router");
+    Ok(response)
+}
+
 /// What no service gets to see.
 fn accept(shared: &Shared, parts: &mut Parts) -> Result<(), Problem> {
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
-        return Err(Problem::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            format!("{} is not for this router.", parts.method),
-            "It sends requests to services; it is no forward proxy.".into(),
-        ));
+        return Err(Problem::method_not_allowed(parts.method.as_str()));
     }
     let limit = shared.limits.uri_bytes;
     if parts.uri.path_and_query().is_some_and(|path| path.as_str().len() > limit) {
-        return Err(Problem::new(
-            StatusCode::URI_TOO_LONG,
-            "uri_too_long",
-            format!("Path and query are longer than {limit} bytes."),
-            "Send the data in the body.".into(),
-        ));
+        return Err(Problem::uri_too_long(limit));
     }
     // `GET http://host/path`: the host of the request line is the one that counts (RFC 9112, 3.2.2).
     if let Some(authority) = parts.uri.authority()
@@ -201,75 +232,22 @@ fn accept(shared: &Shared, parts: &mut Parts) -> Result<(), Problem> {
     Ok(())
 }
 
-fn choose<'t>(shared: &Shared, live: &'t Live, parts: &Parts) -> Result<Choice<'t>, Problem> {
-    live.index
-        .select(parts.uri.path(), &parts.headers)
-        .map_err(|refusal| Problem::from_refusal(refusal, &shared.base_url))
-}
-
-impl Plan {
-    fn to_instance(
-        shared: &Shared,
-        choice: &Choice<'_>,
-        authority: &Authority,
-        commit: &CommitId,
-        parts: &Parts,
-    ) -> Result<Self, Problem> {
-        let sandbox = choice.sandbox.map_or("", SandboxName::as_str);
-        let served_by = format!("sandbox/{sandbox}/{}@{}", choice.service.service, commit.short());
-        // What the client asked for, so that the service can build URLs; HTTP/1.0 may not say.
-        let host = parts.headers.get(header::HOST).cloned().or_else(|| as_value(authority));
-        let origin = Some((Scheme::HTTP, authority.clone()));
-        Self::new(shared, choice, origin, "", parts, Self { served_by, host, ..Self::default() })
-    }
-
-    fn to_baseline(shared: &Shared, choice: &Choice<'_>, url: &Url, parts: &Parts) -> Result<Self, Problem> {
-        let served_by = format!("baseline/{}", choice.service.service);
-        let origin = origin_of(url);
-        // Its own, by which OpenShift's router finds it.
-        let host = origin.as_ref().and_then(|(_, authority)| as_value(authority));
-        let base = url.path().trim_end_matches('/');
-        let rest = Self { served_by, host, baseline: Some(url.clone()), ..Self::default() };
-        Self::new(shared, choice, origin, base, parts, rest)
-    }
-
-    fn new(
-        shared: &Shared,
-        choice: &Choice<'_>,
-        origin: Option<(Scheme, Authority)>,
-        base: &str,
-        parts: &Parts,
-        rest: Self,
-    ) -> Result<Self, Problem> {
-        let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-        let mut uri = http::uri::Parts::default();
-        (uri.scheme, uri.authority) = origin.unzip();
-        uri.path_and_query = PathAndQuery::try_from(format!("{base}{}{query}", choice.rest)).ok();
-        let uri = Uri::from_parts(uri).map_err(|_| {
-            Problem::from_refusal(Refusal::BadPath { why: "it is no path of a URL" }, &shared.base_url)
-        })?;
-        Ok(Self {
-            sandbox: choice.sandbox.cloned(),
-            by_path: choice.by_path,
-            service: choice.service.service.to_string(),
-            prefix: format!("{}{}", shared.base_url.path().trim_end_matches('/'), choice.taken),
-            uri,
-            ..rest
-        })
-    }
-}
-
-fn as_value(authority: &Authority) -> Option<HeaderValue> {
-    HeaderValue::from_str(authority.as_str()).ok()
-}
-
-fn origin_of(url: &Url) -> Option<(Scheme, Authority)> {
-    let scheme = Scheme::try_from(url.scheme()).ok()?;
-    let authority = match url.port() {
-        Some(port) => format!("{}:{port}", url.host_str()?),
-        None => url.host_str()?.to_owned(),
+fn choose<'t>(shared: &Shared, live: &'t Live, peer: &Peer, parts: &Parts) -> Result<Choice<'t>, Problem> {
+    let trusted = marks::is_trusted(
+        &shared.trusted_networks,
+        peer.address.ip().to_canonical(),
+        shared.trust_forwarded,
+        &parts.headers,
+    );
+    let headers = |name: &str| {
+        let values = parts.headers.get_all(name).iter();
+        values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
     };
-    Some((scheme, Authority::try_from(authority).ok()?))
+    let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let head = Head { path: parts.uri.path(), host, headers: &headers, trusted };
+    live.index
+        .select(&head, jiff::Timestamp::now())
+        .map_err(|refusal| Problem::from_refusal(refusal, &shared.base_url))
 }
 
 fn upstream_request(
@@ -286,7 +264,6 @@ fn upstream_request(
     let mut sent = parts.headers.clone();
     let trailers = headers::accepts_trailers(&sent);
     headers::strip_hop_by_hop(&mut sent);
-    headers::strip_sessions(&mut sent);
     // The router says 100 itself when the service begins to take the body.
     sent.remove(header::EXPECT);
     let origin = Origin {
@@ -301,12 +278,7 @@ fn upstream_request(
         Some(host) => sent.insert(header::HOST, host.clone()),
         None => sent.remove(header::HOST),
     };
-    match &plan.sandbox {
-        Some(sandbox) => headers::set(&mut sent, http::HeaderName::from_static(SANDBOX), sandbox.as_str()),
-        None => {
-            sent.remove(SANDBOX);
-        }
-    }
+    marks::set_marks(&mut sent, plan.sandbox.as_ref().map(|(name, key)| (name, key)));
     if trailers {
         sent.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -338,9 +310,9 @@ fn answer(
             headers::set(response.headers_mut(), header::LOCATION, &location);
         }
     }
-    if !plan.by_path {
+    if !plan.by_url {
         // A cache must not give one sandbox's answer to another.
-        response.headers_mut().append(header::VARY, HeaderValue::from_static("sdp-sandbox, cookie"));
+        response.headers_mut().append(header::VARY, HeaderValue::from_static(VARY));
     }
     *response.version_mut() = Version::HTTP_11;
     let Some(upstream) = upstream else {
@@ -378,7 +350,7 @@ async fn tunnel(client: OnUpgrade, upstream: OnUpgrade) {
 }
 
 fn broke(plan: &Plan, why: &str) -> Problem {
-    let at = place_of(plan);
+    let at = &plan.place;
     tracing::info!(served_by = plan.served_by, why, "no answer");
     Problem::new(
         StatusCode::BAD_GATEWAY,
@@ -398,20 +370,6 @@ fn unanswered(plan: &Plan, error: &Sent) -> Problem {
         true => (StatusCode::GATEWAY_TIMEOUT, "connect_timeout"),
         false => (StatusCode::BAD_GATEWAY, "unreachable"),
     };
-    let next = match &plan.sandbox {
-        Some(sandbox) if plan.baseline.is_none() => format!("See how it is: /sdp status {sandbox}"),
-        _ => "Tell whoever runs the baseline.".into(),
-    };
-    Problem::new(status, code, format!("{} cannot be reached: {cause}.", place_of(plan)), next)
-}
-
-/// As people read it.
-fn place_of(plan: &Plan) -> String {
-    match (&plan.baseline, &plan.sandbox) {
-        (None, Some(sandbox)) => {
-            let commit = plan.served_by.rsplit('@').next().unwrap_or_default();
-            format!("{} in the sandbox {sandbox} (commit {commit})", plan.service)
-        }
-        _ => format!("The baseline of {}", plan.service),
-    }
+    let what = format!("{} cannot be reached: {cause}.", plan.place);
+    Problem::new(status, code, what, plan.next.clone())
 }

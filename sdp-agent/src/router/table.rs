@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use sdp_core::id::{InstanceId, RouteVersion};
-use sdp_core::sandbox::RouteTable;
+use sdp_core::routing::RouteTable;
 
 use super::drain::{Drain, InFlight};
-use super::select::Index;
 use super::upstream::{Clients, InstancePool};
+use sdp_core::routing::select::Index;
 
 #[derive(Debug, Default)]
 pub(crate) struct Live {

@@ -15,9 +15,12 @@ use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use sdp_core::catalog::{MatchRule, WhenDown};
 use sdp_core::id::{InstanceId, RouteVersion};
-use sdp_core::name::{CommitId, PathPrefix, SandboxName, ServiceName};
-use sdp_core::sandbox::{RouteTable, RouteTarget, SandboxRoute, ServiceRoute};
+use sdp_core::name::{CommitId, EnvironmentName, HostName, PathPrefix, RoutingKey, SandboxName, ServiceName};
+use sdp_core::routing::{
+    EnvironmentRoutes, RouteTable, RouteTarget, SandboxRoute, SandboxRoutes, ServiceRoute,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -26,9 +29,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BuiltinRouter, RouterConfig};
 
+mod both;
 mod failing;
+mod nginx;
 mod passing;
+mod rig;
 mod routing;
+mod splice;
 mod stopping;
 mod switching;
 mod tls;
@@ -110,9 +117,28 @@ fn told(name: &str, request: &Request<Incoming>) -> String {
     format!("{name} {} {}\n{}", request.method(), request.uri(), lines.join("\n"))
 }
 
-/// A table under construction.
-#[derive(Clone, Default)]
+/// The key of a sandbox in a [`Routes`].
+fn key_of(sandbox: &str) -> RoutingKey {
+    let letters: String = sandbox.chars().filter(char::is_ascii_lowercase).cycle().take(26).collect();
+    RoutingKey::parse(format!("rk_{letters}")).unwrap()
+}
+
+/// A table of one environment under construction.
+#[derive(Clone)]
 struct Routes(RouteTable);
+
+impl Default for Routes {
+    fn default() -> Self {
+        let environment = EnvironmentRoutes {
+            name: EnvironmentName::parse("default").unwrap(),
+            domain: None,
+            when_down: WhenDown::Fail,
+            services: Vec::new(),
+            sandboxes: Vec::new(),
+        };
+        Self(RouteTable { version: RouteVersion::default(), environments: vec![environment] })
+    }
+}
 
 impl Routes {
     fn version(mut self, version: u64) -> Self {
@@ -120,34 +146,66 @@ impl Routes {
         self
     }
 
-    fn service(mut self, name: &str, baseline: Option<&str>) -> Self {
-        self.0.services.push(ServiceRoute {
+    fn environment(&mut self) -> &mut EnvironmentRoutes {
+        &mut self.0.environments[0]
+    }
+
+    fn domain(mut self, domain: &str, when_down: WhenDown) -> Self {
+        self.environment().domain = Some(HostName::parse(domain).unwrap());
+        self.environment().when_down = when_down;
+        self
+    }
+
+    fn rule(mut self, name: &str, rule: MatchRule, baseline: Option<&str>) -> Self {
+        self.environment().services.push(ServiceRoute {
             service: ServiceName::parse(name).unwrap(),
-            prefix: PathPrefix::parse(format!("/{name}")).unwrap(),
-            strip: true,
+            rule,
             baseline: baseline.map(|url| url.parse().unwrap()),
         });
         self
+    }
+
+    fn service(self, name: &str, baseline: Option<&str>) -> Self {
+        let prefix = PathPrefix::parse(format!("/{name}")).unwrap();
+        self.rule(name, MatchRule::Path { prefix, strip: true }, baseline)
     }
 
     fn baseline(self, name: &str, backend: &Backend) -> Self {
         self.service(name, Some(&format!("http://{}", backend.address)))
     }
 
-    fn target(mut self, sandbox: &str, service: &str, target: RouteTarget) -> Self {
-        let sandbox = SandboxName::parse(sandbox).unwrap();
-        self.0.names.insert(sandbox.clone());
-        self.0.sandboxes.push(SandboxRoute {
-            sandbox,
-            service: ServiceName::parse(service).unwrap(),
-            target,
-        });
+    fn sandbox(mut self, name: &str) -> Self {
+        let name = SandboxName::parse(name).unwrap();
+        if !self.environment().sandboxes.iter().any(|sandbox| sandbox.name == name) {
+            let key = key_of(name.as_str());
+            self.environment().sandboxes.push(SandboxRoutes {
+                name,
+                key,
+                expires_at: None,
+                routes: Vec::new(),
+            });
+        }
         self
+    }
+
+    fn target(self, sandbox: &str, service: &str, target: RouteTarget) -> Self {
+        let mut routes = self.sandbox(sandbox);
+        let service = ServiceName::parse(service).unwrap();
+        let of = |known: &&mut SandboxRoutes| known.name.as_str() == sandbox;
+        routes
+            .environment()
+            .sandboxes
+            .iter_mut()
+            .find(of)
+            .unwrap()
+            .routes
+            .push(SandboxRoute { service, target });
+        routes
     }
 
     fn instance(self, sandbox: &str, service: &str, instance: InstanceId, address: SocketAddr) -> Self {
         let commit = CommitId::parse("0123456789abcdef0123456789abcdef01234567").unwrap();
-        self.target(sandbox, service, RouteTarget::Instance { instance, address, commit })
+        self.target(sandbox, service, RouteTarget::Instance { instance, address, commit, of: None })
     }
 }
 

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use http::uri::Authority;
 use http::{Extensions, Request, Response, Uri};
 use http_body_util::{Either, Empty};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
@@ -33,6 +33,7 @@ use tower_service::Service;
 
 use super::Limits;
 use super::drain::InFlight;
+use crate::sync::Lock;
 
 /// How long an idle connection to an instance or a baseline is kept: shorter than the 5 s after which Apache and Node
 /// close one, so that the two seldom meet.
@@ -45,7 +46,38 @@ const POOL_CONNECTIONS: usize = 64;
 pub(crate) const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// The client's body, or none.
-pub(crate) type RequestBody = Either<Incoming, Empty<Bytes>>;
+pub(crate) type RequestBody = Either<Lent, Empty<Bytes>>;
+
+/// The client's body, which can be given to another request if the first could not be sent: where there was no connection, nobody
+/// has read of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Lent(Arc<Lock<Incoming>>);
+
+impl Lent {
+    pub(crate) fn new(body: Incoming) -> Self {
+        Self(Arc::new(Lock::new(body)))
+    }
+}
+
+impl Body for Lent {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut *self.0.lock()).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.lock().is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.lock().size_hint()
+    }
+}
 
 type Pool = Client<Connector, RequestBody>;
 

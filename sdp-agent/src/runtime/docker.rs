@@ -2,13 +2,14 @@
 //!
 //! Called by the job (release, start, check) and by the agent (stop, reports, output, forget). `body` says what a container
 //! is, `files` what it sees, `start` and `release` make one, `check` asks whether it is well, `watch` follows what becomes of
-//! them, `output` reads what they print, `preflight` looks at the engine.
+//! them, `suspend` ends one for a while, `output` reads what they print, `preflight` looks at the engine.
 //!
 //! ```text
 //!   start ──▶ Running ──ends with an error──▶ Running, restarts + 1  (at most 3, with the engine's own pauses)
 //!               │  ▲                             └──▶ Exited   gave up, or ended without an error; kept with its output
 //!               │  └── the engine, the machine or the agent was away: whatever is down then is started again and counted once
 //!               │      more, unless it gave up; an end without an error cannot be told from the engine's own shutdown
+//!               ├──suspend──▶ Exited ──wake──▶ Running     its container is kept
 //!               └──stop──▶ Stopped                             both until `forget`
 //! ```
 //! Invariants: an agent touches only what bears its own label. "Cannot list" is never "there are none": while the engine does
@@ -31,6 +32,7 @@ mod preflight;
 mod release;
 mod restarts;
 mod start;
+mod suspend;
 mod watch;
 
 #[cfg(test)]
@@ -128,6 +130,8 @@ struct Entry {
     pulse: channel::Sender<u64>,
     /// It is to go: nobody starts it again, and its end is no news.
     unwanted: AtomicBool,
+    /// It is to stay down for this reason, until it is woken: whatever its container does is no news.
+    suspended: Lock<Option<String>>,
     /// It is to be forgotten once it is gone.
     forgotten: AtomicBool,
     /// Somebody is at work on what could not be stopped or removed before.
@@ -169,6 +173,7 @@ impl Entry {
             }),
             pulse: channel::Sender::new(0),
             unwanted: AtomicBool::new(false),
+            suspended: Lock::default(),
             forgotten: AtomicBool::new(false),
             finishing: AtomicBool::new(false),
             redactor,
@@ -184,6 +189,11 @@ impl Entry {
 
     fn is_unwanted(&self) -> bool {
         self.unwanted.load(Ordering::Acquire)
+    }
+
+    /// Whether somebody else than the watch sees to it.
+    fn is_left_alone(&self) -> bool {
+        self.is_unwanted() || self.suspended.lock().is_some()
     }
 }
 
@@ -445,6 +455,18 @@ impl Runtime for DockerRuntime {
 
     fn stop(&self, instance: InstanceId) -> BoxFuture<'_, ()> {
         Box::pin(self.stop(instance))
+    }
+
+    fn suspend<'a>(&'a self, instance: InstanceId, why: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(self.suspend(instance, why))
+    }
+
+    fn is_suspended(&self, instance: InstanceId) -> bool {
+        self.entry(instance).is_some_and(|entry| !entry.is_running() && entry.suspended.lock().is_some())
+    }
+
+    fn wake(&self, instance: InstanceId) -> BoxFuture<'_, ()> {
+        Box::pin(self.wake(instance))
     }
 
     fn builds_in_use(&self) -> Option<HashSet<DeploymentId>> {

@@ -1,12 +1,13 @@
 //! Instances as plain processes of the agent: each with a port of its own, its output kept, its end seen at once.
 //!
 //! Called by the job (start, check) and by the agent (stop, reports, output, forget). Uses `exec` to start and to end; `life`
-//! follows each from run to run, `record` is what is kept of it on disk.
+//! follows each from run to run, `record` is what is kept of it on disk, `suspend` ends it for a while.
 //!
 //! ```text
 //!   start ──▶ Running ──ends with an error──▶ Running, restarts + 1     (at most 3, see `record`; once its check was passed)
 //!               │  ▲                              └──▶ Exited   gave up, or ended otherwise; kept with its last lines
 //!               │  └── the agent was restarted: whatever ran then is started again
+//!               ├──suspend──▶ Exited ──wake──▶ Running    see `suspend`
 //!               └──stop──▶ Stopped                              both until `forget`
 //! ```
 //! Invariants: an instance is reported `Exited` or `Stopped` only when none of its processes is left, and its port stays
@@ -20,6 +21,8 @@
 
 mod life;
 mod record;
+mod release;
+mod suspend;
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsString;
@@ -46,9 +49,8 @@ use tokio_util::task::TaskTracker;
 use super::health::{CheckError, until_healthy};
 use super::output::Output;
 use super::ports::Ports;
-use super::{LastLine, Printed, Runtime, StartError, StartSpec, release_failed, release_timed_out};
-use crate::builder::with_basics;
-use crate::exec::{self, ExecError, Isolation, OnLine, Options, Program, Running, tree::Tree};
+use super::{Context, Printed, Runtime, StartError, StartSpec, context};
+use crate::exec::{self, Isolation, OnLine, Running, tree::Tree};
 use crate::sync::Lock;
 use crate::workspace::let_through;
 use record::Record;
@@ -106,6 +108,8 @@ struct Entry {
     stop: CancellationToken,
     /// It was asked for that; if not, the agent ends, and the next one starts it again.
     unwanted: AtomicBool,
+    /// It was asked to end for this reason, until it is woken.
+    suspended: Lock<Option<String>>,
     output: Arc<Output>,
     /// Of its present run.
     tree: Lock<Option<Tree>>,
@@ -122,6 +126,7 @@ impl Entry {
             status: watch::Sender::new(record.status(address)),
             stop: CancellationToken::new(),
             unwanted: AtomicBool::new(false),
+            suspended: Lock::new(record.suspended().map(str::to_owned)),
             output: Output::new(folder),
             tree: Lock::default(),
             record: Arc::new(tokio::sync::Mutex::new(record)),
@@ -217,7 +222,7 @@ impl ProcessRuntime {
         let prepared = tokio::task::spawn_blocking(move || {
             let folder = shared.folder(instance);
             let prepare = || {
-                shared.make(&folder)?;
+                shared.make(&folder, spec.context.as_ref())?;
                 let Some(port) = shared.ports.lease(instance) else { return Ok(None) };
                 let record = Record::new(spec, port);
                 // Before it runs: should the agent end, the next one knows of it.
@@ -252,49 +257,6 @@ impl ProcessRuntime {
     fn begin(&self, entry: Arc<Entry>, first: Option<Running>) {
         self.0.tasks.spawn(entry.output.clone().write());
         self.0.tasks.spawn(self.clone().live(entry, first));
-    }
-
-    async fn release(
-        &self,
-        spec: &StartSpec,
-        argv: &[String],
-        on_line: OnLine,
-        stop: &CancellationToken,
-        limit: Duration,
-    ) -> Result<(), StartError> {
-        if self.0.tasks.is_closed() {
-            return Err(StartError::ShuttingDown);
-        }
-        let config = &self.0.config;
-        // Not the instance's: that begins empty.
-        let folder = config.data_dir.join(format!("{}{RELEASE}", spec.instance));
-        let _scratch = Scratch { runtime: self, folder: &folder };
-        let (shared, place) = (self.0.clone(), folder.clone());
-        let made = tokio::task::spawn_blocking(move || shared.make(&place)).await;
-        made.map_err(io::Error::other).and_then(|made| made).map_err(StartError::Folder)?;
-        let mut env = config.base_env.clone();
-        env.extend(spec.variables().map(|(name, value)| (name.into(), value.into())));
-        let env = with_basics(&env, folder.join("home"), folder.join("tmp"));
-        let program = Program { argv: argv.iter().map(Into::into).collect(), cwd: spec.run.cwd.clone(), env };
-        let options = Options {
-            redactor: spec.redactor.clone(),
-            grace: config.stop_grace,
-            isolation: config.isolation.clone(),
-            ..Options::default()
-        };
-        let (last, on_line) = LastLine::of(on_line);
-        let ended = Box::pin(exec::run_with(program, options, on_line, stop, limit)).await;
-        match ended {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(release_failed(argv, status.code(), &status.to_string(), &last)),
-            Err(ExecError::Cancelled) => Err(StartError::Cancelled),
-            Err(ExecError::TimedOut) => Err(release_timed_out(argv, limit)),
-            Err(ExecError::NotFound { program }) => Err(StartError::ToolMissing { program }),
-            Err(ExecError::Spawn(error)) => Err(StartError::Spawn(error)),
-            Err(error @ ExecError::Unkillable { .. }) => Err(StartError::Spawn(io::Error::other(error))),
-            // Out of memory, processes or disk.
-            Err(error) => Err(release_failed(argv, None, &error.to_string(), &last)),
-        }
     }
 
     /// Waits until an instance is healthy; returns how long that took.
@@ -493,6 +455,18 @@ impl Runtime for ProcessRuntime {
         Box::pin(self.stop(instance))
     }
 
+    fn suspend<'a>(&'a self, instance: InstanceId, why: &'a str) -> BoxFuture<'a, ()> {
+        Box::pin(self.suspend(instance, why))
+    }
+
+    fn is_suspended(&self, instance: InstanceId) -> bool {
+        self.is_suspended(instance)
+    }
+
+    fn wake(&self, instance: InstanceId) -> BoxFuture<'_, ()> {
+        Box::pin(self.wake(instance))
+    }
+
     fn builds_in_use(&self) -> Option<HashSet<DeploymentId>> {
         Some(self.entries().values().map(|entry| entry.build).collect())
     }
@@ -526,18 +500,6 @@ impl Runtime for ProcessRuntime {
     }
 }
 
-/// The folder of something that runs once; removed when that is over, or dropped half-way.
-struct Scratch<'a> {
-    runtime: &'a ProcessRuntime,
-    folder: &'a Path,
-}
-
-impl Drop for Scratch<'_> {
-    fn drop(&mut self) {
-        self.runtime.remove_folder(self.folder.to_owned());
-    }
-}
-
 /// Takes back what a start that fails has taken.
 struct Undo {
     runtime: ProcessRuntime,
@@ -560,8 +522,8 @@ impl Shared {
         self.config.data_dir.join(instance.to_string())
     }
 
-    /// Makes the folder of something that is run: home and scratch space in it are its user's. Blocks.
-    fn make(&self, folder: &Path) -> io::Result<()> {
+    /// Makes the folder of something that is run: home and scratch space in it are its user's, the context is the agent's. Blocks.
+    fn make(&self, folder: &Path, context: Option<&Context>) -> io::Result<()> {
         let user = self.config.isolation.user();
         let mut private = std::fs::DirBuilder::new();
         private.recursive(true).mode(0o700);
@@ -573,8 +535,13 @@ impl Shared {
                 std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid))?;
             }
         }
-        Ok(())
+        context.map_or(Ok(()), |context| context.write(folder))
     }
+}
+
+/// Where something that is run in that folder finds its context.
+fn context_variable(spec: &StartSpec, folder: &Path) -> Option<(OsString, OsString)> {
+    spec.context.as_ref().map(|_| (context::VARIABLE.into(), folder.join(context::FILE).into()))
 }
 
 #[cfg(test)]

@@ -98,6 +98,7 @@ fn create(spool: &Spool, key: JobKey) -> JobLog {
         release: None,
         labels: BTreeSet::new(),
         step_limits: StepLimits::default(),
+        place: None,
     };
     spool.create(key, &spec, false).unwrap()
 }

@@ -64,6 +64,7 @@ pub(super) fn deploy(agent: &Agent, at: At) -> ToAgent {
         release: (at == At::Release).then(evader),
         labels: BTreeSet::new(),
         step_limits: StepLimits::default(),
+        place: None,
     };
     let (command, deployment) = (CommandId::new(), DeploymentId::new());
     ToAgent::Deploy {

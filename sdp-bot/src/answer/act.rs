@@ -1,15 +1,17 @@
 //! Cancel, stop, restart, redeploy, rollback: on a number, or on a service in a sandbox. Drain and resume: on an agent.
 
-use sdp_core::api::{AgainRequest, Deployment, Instance};
-use sdp_core::client::{DeploymentFilter, InstanceFilter, StateFilter};
+use sdp_core::api::{AgainRequest, Deployment, DeploymentCreated, Instance};
+use sdp_core::client::{ClientError, DeploymentFilter, InstanceFilter, StateFilter};
 use sdp_core::deployment::Outcome;
 use sdp_core::id::DeploymentRef;
 use sdp_core::name::{AgentName, IdempotencyKey, SandboxName, ServiceName};
 use sdp_core::sandbox::InstanceState;
 
+use super::locks::is_lock;
 use crate::bot::{Asker, Reaction, Trouble};
 use crate::command::{Target, Verb};
 use crate::message::{Message, agents, answer as say, down::down};
+use crate::story::Begun;
 
 impl Asker {
     pub(crate) async fn act(&self, verb: Verb, on: Target) -> Result<Reaction, Trouble> {
@@ -46,17 +48,43 @@ impl Asker {
                         let client = self.client.clone();
                         async move { client.rollback(deployment, &AgainRequest::default(), key.as_ref()).await }
                     };
-                    self.again(self.once(ask).await)
+                    self.again_of(self.once(ask).await, deployment).await
                 }
             }
         }
     }
 
-    fn again(
+    /// A lock may stand in the way of what was deployed before, too.
+    async fn again(
         &self,
-        created: Result<sdp_core::api::DeploymentCreated, sdp_core::client::ClientError>,
+        created: Result<DeploymentCreated, ClientError>,
+        place: Option<(&SandboxName, &ServiceName)>,
     ) -> Result<Reaction, Trouble> {
-        Ok(Reaction::Follow(Box::new(created?)))
+        let error = match created {
+            Ok(created) => return Ok(Reaction::Follow(Begun::One(Box::new(created)))),
+            Err(error) => error,
+        };
+        if let Some((sandbox, service)) = place
+            && let Some(message) = self.in_the_way(&error, Some(sandbox), std::slice::from_ref(service)).await
+        {
+            return Err(message.into());
+        }
+        Err(error.into())
+    }
+
+    /// The same for what is named by the deployment that is to be taken again.
+    async fn again_of(
+        &self,
+        created: Result<DeploymentCreated, ClientError>,
+        of: DeploymentRef,
+    ) -> Result<Reaction, Trouble> {
+        let locked = matches!(&created, Err(error) if is_lock(error));
+        let view = match locked {
+            true => self.client.deployment(of).await.ok(),
+            false => None,
+        };
+        let place = view.as_ref().map(|view| (&view.deployment.sandbox, &view.deployment.service));
+        self.again(created, place).await
     }
 
     async fn redeploy(&self, deployment: DeploymentRef) -> Result<Reaction, Trouble> {
@@ -64,7 +92,7 @@ impl Asker {
             let client = self.client.clone();
             async move { client.redeploy(deployment, &AgainRequest::default(), key.as_ref()).await }
         };
-        self.again(self.once(ask).await)
+        self.again_of(self.once(ask).await, deployment).await
     }
 
     async fn cancel(&self, on: Target) -> Result<Reaction, Trouble> {
@@ -102,7 +130,7 @@ impl Asker {
                         client.restart_instance(instance.id, &AgainRequest::default(), key.as_ref()).await
                     }
                 };
-                self.again(self.once(ask).await)
+                self.again(self.once(ask).await, Some((&instance.sandbox, &instance.service))).await
             }
             None => Err(self.nothing_runs(on).await?),
         }

@@ -188,10 +188,6 @@ impl Asker {
         down::message(instance, branches.get(&instance.deployment), lines)
     }
 
-    pub(crate) async fn sandbox_show(&self, name: &SandboxName) -> Result<Message, Trouble> {
-        self.sandbox_status(name).await
-    }
-
     pub(crate) async fn sandbox_delete(&self, name: &SandboxName) -> Result<Message, Trouble> {
         let view = self.client.sandbox(name).await?;
         self.client.delete_sandbox(name).await?;

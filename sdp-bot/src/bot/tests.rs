@@ -157,8 +157,7 @@ async fn who_somebody_is_is_asked_once_a_while_but_of_strangers_each_time() {
     let store = Store::in_memory().unwrap();
     let (chat, mut queue) = chat();
     let (bot, _follower) = Bot::new(far.client.clone(), chat, store.clone());
-    let empty = json!({ "sandbox": { "name": "alice", "owner": { "kind": "person", "name": "alice" },
-        "created_at": "2026-01-01T00:00:00Z" }, "instances": [] });
+    let empty = serde_json::to_value(crate::message::samples::sandbox("alice", Vec::new())).unwrap();
     far.answers("GET /api/v1/sandboxes/alice", 200, empty.clone());
     far.answers("GET /api/v1/instances", 200, json!({ "instances": [] }));
     far.answers("GET /api/v1/deployments", 200, json!({ "deployments": [] }));

@@ -8,15 +8,15 @@ use sdp_core::name::{AgentName, EnvName, GitRef, InvalidName, SandboxName, Servi
 
 use super::words::{Word, split};
 use super::{
-    Command, Deploy, MAX_TEXT, Mistake, StatusOf, Target, Topic, VERBS, Verb, Wanted, address,
-    looks_like_a_secret, secrets,
+    Command, Deploy, LockVerb, MAX_TEXT, Mistake, StatusOf, Target, Topic, VERBS, Verb, Wanted, address,
+    locks, looks_like_a_secret, places, secrets, together,
 };
 use crate::text::clean;
 
 /// The longest value of a variable, in bytes.
 const MAX_VALUE: usize = 2000;
 /// What people type for a command that has another name here.
-const ALIASES: [(&str, &str); 21] = [
+const ALIASES: [(&str, &str); 29] = [
     ("?", "help"),
     ("man", "help"),
     ("ls", "list"),
@@ -30,7 +30,15 @@ const ALIASES: [(&str, &str); 21] = [
     ("retry", "redeploy"),
     ("url", "open"),
     ("st", "status"),
-    ("sandboxes", "list"),
+    ("sandboxes", "sandbox"),
+    ("template", "templates"),
+    ("environment", "environments"),
+    ("envs", "environments"),
+    ("env", "environments"),
+    ("variables", "vars"),
+    ("var", "vars"),
+    ("unfreeze", "unlock"),
+    ("freezes", "locks"),
     ("roll-back", "rollback"),
     ("re-deploy", "redeploy"),
     ("info", "status"),
@@ -39,20 +47,6 @@ const ALIASES: [(&str, &str); 21] = [
     ("log-out", "logout"),
     ("me", "whoami"),
 ];
-/// Commands of the grammar that this version does not have.
-const LATER: [&str; 10] = [
-    "route",
-    "routes",
-    "templates",
-    "environments",
-    "lock",
-    "freeze",
-    "unlock",
-    "unfreeze",
-    "share",
-    "notify",
-];
-
 pub(super) fn parse(text: &str) -> Result<Command, Mistake> {
     if text.len() > MAX_TEXT {
         return Err(Mistake::new("too_long", format!("A command has at most {MAX_TEXT} characters.")));
@@ -88,7 +82,7 @@ pub(super) fn parse(text: &str) -> Result<Command, Mistake> {
         "where" => Ok(Command::Where(only_service("where", rest)?)),
         "open" => match target("open", rest)? {
             Target::Service { service, sandbox } => Ok(Command::Open { service, sandbox }),
-            Target::Deployment(_) => Err(usage("open", "Say which service, not which deployment.")),
+            _ => Err(usage("open", "Say which service, not which deployment.")),
         },
         "logs" => logs(rest),
         "cancel" => act(Verb::Cancel, rest),
@@ -96,7 +90,21 @@ pub(super) fn parse(text: &str) -> Result<Command, Mistake> {
         "restart" => act(Verb::Restart, rest),
         "redeploy" => act(Verb::Redeploy, rest),
         "rollback" => act(Verb::Rollback, rest),
-        "sandbox" => sandbox(rest),
+        "sandbox" => places::sandbox(rest),
+        "share" => places::share(rest),
+        "route" => places::route(rest),
+        "routes" => places::routes(rest),
+        "vars" => match target("vars", rest)? {
+            Target::Service { service, sandbox } => Ok(Command::Vars { service, sandbox }),
+            _ => Err(usage("vars", "Say which service, not which deployment.")),
+        },
+        "templates" => nothing("templates", rest, Command::Templates),
+        "environments" => nothing("environments", rest, Command::Environments),
+        "lock" => locks::lock(LockVerb::Lock, rest),
+        "freeze" => locks::lock(LockVerb::Freeze, rest),
+        "steal" => locks::lock(LockVerb::Steal, rest),
+        "unlock" => locks::unlock(rest),
+        "locks" => nothing("locks", rest, Command::Locks),
         "services" => nothing("services", rest, Command::Services),
         "branches" => branches(rest),
         "agents" => match rest.all() {
@@ -112,18 +120,17 @@ pub(super) fn parse(text: &str) -> Result<Command, Mistake> {
         "logout" => nothing("logout", rest, Command::Logout),
         "whoami" => nothing("whoami", rest, Command::Whoami),
         "help" => help(rest),
-        later_verb if LATER.contains(&later_verb) => Err(later(later_verb)),
         _ => Err(unknown_verb(typed)),
     }
 }
 
 #[derive(Clone, Copy)]
-struct Rest<'a> {
+pub(super) struct Rest<'a> {
     words: &'a [Word],
 }
 
 impl<'a> Rest<'a> {
-    fn all(self) -> &'a [Word] {
+    pub(super) fn all(self) -> &'a [Word] {
         self.words
     }
 }
@@ -163,9 +170,8 @@ fn deploy(rest: Rest<'_>) -> Result<Command, Mistake> {
         [] => return Err(usage("deploy", "Which service?")),
         [first, rest @ ..] => (*first, rest),
     };
-    if first.text.contains('=') && !address::is_address(&first.text) {
-        return Err(Mistake::new("not_yet", "Several services in one command are not possible yet.")
-            .hint("deploy them one after the other: deploy payments feature/a"));
+    if let Some(together) = together::read(&plain, sandbox.clone(), &env)? {
+        return Ok(together);
     }
     let (service, mut git_ref) = service_and_ref(&first.text)?;
     let mut rest = rest.iter();
@@ -184,7 +190,7 @@ fn deploy(rest: Rest<'_>) -> Result<Command, Mistake> {
     Ok(Command::Deploy(Deploy { service, git_ref, sandbox, env }))
 }
 
-fn set_sandbox(sandbox: &mut Option<SandboxName>, word: &Word) -> Result<(), Mistake> {
+pub(super) fn set_sandbox(sandbox: &mut Option<SandboxName>, word: &Word) -> Result<(), Mistake> {
     let name = name::<SandboxName>("sandbox", &word.text)?;
     match sandbox.replace(name) {
         None => Ok(()),
@@ -207,7 +213,7 @@ fn service_and_ref(text: &str) -> Result<(Wanted, Option<GitRef>), Mistake> {
 }
 
 /// A branch, or a page's address: of the same repository, if the service was named by its repository too.
-fn branch(word: &Word, service: &Wanted) -> Result<GitRef, Mistake> {
+pub(super) fn branch(word: &Word, service: &Wanted) -> Result<GitRef, Mistake> {
     if !address::is_address(&word.text) {
         return git_ref(&word.text);
     }
@@ -292,7 +298,7 @@ fn status(rest: Rest<'_>) -> Result<Command, Mistake> {
     }
 }
 
-fn is_in(word: &Word) -> bool {
+pub(super) fn is_in(word: &Word) -> bool {
     !word.quoted && matches!(word.text.to_lowercase().as_str(), "in" | "on" | "to" | "of" | "for" | "from")
 }
 
@@ -330,6 +336,12 @@ fn target(verb: &'static str, rest: Rest<'_>) -> Result<Target, Mistake> {
 }
 
 fn act(verb: Verb, rest: Rest<'_>) -> Result<Command, Mistake> {
+    if verb == Verb::Cancel
+        && let [_, _, ..] = rest.all()
+        && let Ok(all) = rest.all().iter().map(|word| DeploymentRef::from_str(&word.text)).collect()
+    {
+        return Ok(Command::CancelAll(all));
+    }
     Ok(Command::Act { verb, on: target(verb.as_str(), rest)? })
 }
 
@@ -345,26 +357,6 @@ fn logs(rest: Rest<'_>) -> Result<Command, Mistake> {
         words => (words, None),
     };
     Ok(Command::Logs { of: target("logs", Rest { words })?, lines })
-}
-
-fn sandbox(rest: Rest<'_>) -> Result<Command, Mistake> {
-    match rest.all() {
-        [] => Err(usage("sandbox", "Show or delete which sandbox?")),
-        [verb, name_] => match verb.text.to_lowercase().as_str() {
-            "show" => Ok(Command::SandboxShow(name("sandbox", &name_.text)?)),
-            "delete" | "rm" | "remove" => Ok(Command::SandboxDelete(name("sandbox", &name_.text)?)),
-            "create" => {
-                Err(Mistake::new("not_needed", "A sandbox is made when something is first deployed to it.")
-                    .hint(format!("deploy payments main to {}", shown(&name_.text))))
-            }
-            "extend" | "pin" | "share" => Err(later(&format!("sandbox {}", verb.text))),
-            _ => Err(usage("sandbox", "I know sandbox show and sandbox delete.")),
-        },
-        [one] if !matches!(one.text.as_str(), "show" | "delete" | "create" | "extend" | "pin" | "share") => {
-            Ok(Command::SandboxShow(name("sandbox", &one.text)?))
-        }
-        _ => Err(usage("sandbox", "Which sandbox?")),
-    }
 }
 
 fn branches(rest: Rest<'_>) -> Result<Command, Mistake> {
@@ -392,7 +384,7 @@ fn help(rest: Rest<'_>) -> Result<Command, Mistake> {
     }
 }
 
-fn name<N: FromStr<Err = InvalidName>>(what: &str, text: &str) -> Result<N, Mistake> {
+pub(super) fn name<N: FromStr<Err = InvalidName>>(what: &str, text: &str) -> Result<N, Mistake> {
     text.parse().or_else(|error: InvalidName| {
         // Phones begin a line with a capital.
         text.to_lowercase().parse().map_err(|_| {
@@ -402,20 +394,19 @@ fn name<N: FromStr<Err = InvalidName>>(what: &str, text: &str) -> Result<N, Mist
     })
 }
 
-fn usage(verb: &'static str, problem: &str) -> Mistake {
+pub(super) fn usage(verb: &'static str, problem: &str) -> Mistake {
     Mistake::new("incomplete_command", problem).hint(format!("help {verb}"))
 }
 
 fn flag(text: &str) -> Mistake {
     match text.split('=').next().unwrap_or(text) {
-        "--ttl" => Mistake::new("not_yet", "Sandboxes have no lifetime yet.").hint("leave --ttl away"),
+        "--ttl" => {
+            Mistake::new("incomplete_command", "A deploy renews its sandbox for as long as that lives.")
+                .hint("leave --ttl away; sandbox create qa-42 for 2d, sandbox extend qa-42 for 2d")
+        }
         "--plan" => Mistake::new("not_yet", "A plan cannot be shown yet.").hint("leave --plan away"),
         other => usage("deploy", &format!("I do not know {}.", shown(other))),
     }
-}
-
-fn later(what: &str) -> Mistake {
-    Mistake::new("not_yet", format!("“{what}” is not possible yet.")).hint("help all")
 }
 
 fn unknown_verb(typed: &str) -> Mistake {
@@ -439,6 +430,6 @@ fn login_in_chat() -> Mistake {
 }
 
 /// What was typed, fit to be repeated.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     format!("“{}”", clean(text, 60))
 }

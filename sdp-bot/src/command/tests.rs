@@ -79,6 +79,64 @@ fn people_type_the_same_thing_in_many_ways() {
         ("stop payments in qa-42", "stop payments in qa-42"),
         ("rollback payments", "rollback payments"),
         ("sandbox qa-42", "sandbox show qa-42"),
+        ("sandbox show", "sandbox show"),
+        ("sandbox", "list all"),
+        ("sandboxes", "list all"),
+        ("sandboxes mine", "list mine"),
+        ("sandbox create qa-42", "sandbox create qa-42"),
+        ("sandbox new QA-42 from template shop", "sandbox create qa-42 from template shop"),
+        ("sandbox create qa-42 for 3d from bob", "sandbox create qa-42 from bob for 3d"),
+        (
+            "sandbox create qa-42 —ttl 48h —from bob —env staging",
+            "sandbox create qa-42 from bob in staging for 2d",
+        ),
+        ("sandbox extend", "sandbox extend"),
+        ("sandbox extend 2d", "sandbox extend for 2d"),
+        ("sandbox extend qa-42", "sandbox extend qa-42"),
+        ("sandbox extend qa-42 by 7d", "sandbox extend qa-42 by 1w"),
+        ("sandbox extend qa-42 for 36h", "sandbox extend qa-42 for 36h"),
+        ("sandbox pin qa-42", "sandbox pin qa-42"),
+        ("sandbox unpin", "sandbox unpin"),
+        ("sandbox share qa-42", "sandbox share qa-42"),
+        ("share qa-42", "sandbox share qa-42"),
+        ("routes", "routes"),
+        ("routes qa-42", "routes qa-42"),
+        ("routes of qa-42", "routes qa-42"),
+        ("route payments in qa-42 to baseline", "route payments in qa-42 to baseline"),
+        ("route payments of qa-42 to Bob", "route payments in qa-42 to bob"),
+        ("route payments to 10.20.3.4:8080", "route payments to 10.20.3.4:8080"),
+        ("route payments to <http://10.20.3.4:8080/|10.20.3.4:8080>", "route payments to 10.20.3.4:8080"),
+        ("route payments [::1]:80", "route payments to [::1]:80"),
+        ("route payments reset", "route payments to reset"),
+        ("routes explain /payments/x?y in qa-42", "routes explain /payments/x?y in qa-42"),
+        ("routes explain <https://api.shop.test/x|api>", "routes explain https://api.shop.test/x"),
+        ("vars payments", "vars payments"),
+        ("vars payments in qa-42", "vars payments in qa-42"),
+        ("templates", "templates"),
+        ("env", "environments"),
+        ("lock payments in qa-42 because I test", "lock payments in qa-42 because \"I test\""),
+        ("lock staging for 2h because release", "lock staging for 2h because release"),
+        ("lock qa-42 for the release", "lock qa-42 because \"for the release\""),
+        ("freeze staging — end of quarter", "freeze staging because \"end of quarter\""),
+        ("steal payments in qa-42", "steal payments in qa-42"),
+        ("steal qa-42 because fire", "steal qa-42 because fire"),
+        ("unlock payments in qa-42", "unlock payments in qa-42"),
+        ("unfreeze staging", "unlock staging"),
+        ("locks", "locks"),
+        ("deploy payments=feature/a", "deploy payments feature/a"),
+        ("deploy payments=feature/a qa-42", "deploy payments feature/a to qa-42"),
+        (
+            "deploy Payments=feature/a ledger=feature/b to qa-42",
+            "deploy payments=feature/a ledger=feature/b to qa-42",
+        ),
+        ("deploy a@x b@y qa", "deploy a=x b=y to qa"),
+        ("deploy a=x b=y DEBUG=1", "deploy a=x b=y DEBUG=1"),
+        ("deploy a=<https://bitbucket.org/team/a/branch/feature/x|x> b=y", "deploy a=feature/x b=y"),
+        ("deploy template shop", "deploy template shop"),
+        ("deploy template shop to qa-42", "deploy template shop to qa-42"),
+        ("deploy template shop ledger=feature/b qa-42", "deploy template shop ledger=feature/b to qa-42"),
+        ("deploy \"template\" main", "deploy \"template\" main"),
+        ("cancel 412 #413", "cancel 412 413"),
         ("sandbox delete qa-42", "sandbox delete qa-42"),
         ("branches payments", "branches payments"),
         ("branches payments ref", "branches payments ref"),
@@ -127,11 +185,29 @@ fn what_is_not_understood_says_what_was_probably_meant() {
         "stop 412 in qa",
         "status a b",
         "services now",
-        "sandbox create qa",
-        "sandbox pin qa",
+        "deploy a=x b",
+        "deploy a=x b c=y",
+        "deploy a=x a=y",
+        "deploy template shop DEBUG=1",
+        "deploy template",
+        "sandbox create",
+        "sandbox create qa for ever",
+        "sandbox create qa quickly",
+        "sandbox extend qa for 20000h",
+        "sandbox delete",
+        "sandbox crate qa-42",
+        "route payments",
+        "route payments to localhost:80",
+        "routes explain",
+        "vars 412",
+        "lock",
+        "lock payments in qa-42",
+        "lock payments in qa-42 for 2h",
+        "freeze",
+        "unlock",
+        "unlock qa-42 please",
         "agents drain",
         "agents drain vm_1",
-        "lock payments why",
         "help deplyo",
         "deploy hello \u{1b}[31mevil\u{202e}",
     ];
@@ -156,13 +232,13 @@ fn what_is_not_understood_says_what_was_probably_meant() {
     "deploy hello main qa extra"
         incomplete_command: I do not know what “extra” is for. [help deploy]
     "deploy hello main —ttl 2d"
-        not_yet: Sandboxes have no lifetime yet. [leave --ttl away]
+        incomplete_command: A deploy renews its sandbox for as long as that lives. [leave --ttl away; sandbox create qa-42 for 2d, sandbox extend qa-42 for 2d]
     "deploy hello main --plan"
         not_yet: A plan cannot be shown yet. [leave --plan away]
     "deploy hello main --frob=1"
         incomplete_command: I do not know “--frob”. [help deploy]
     "deploy a=feature/x b=feature/y to qa"
-        not_yet: Several services in one command are not possible yet. [deploy them one after the other: deploy payments feature/a]
+        deploy a=feature/x b=feature/y to qa
     "deploy hello main PATH=/x"
         invalid_variable: “PATH” cannot be set. [expected: upper-case letters, digits and _, beginning with a letter; not PATH, PORT, HOME, LD_*, DYLD_*, GIT_*, DOCKER_*, SDP_*]
     "deploy hello main A=1 A=2"
@@ -183,16 +259,52 @@ fn what_is_not_understood_says_what_was_probably_meant() {
         incomplete_command: Say one sandbox or one number. [help status]
     "services now"
         incomplete_command: services takes no “now”. [help services]
-    "sandbox create qa"
-        not_needed: A sandbox is made when something is first deployed to it. [deploy payments main to “qa”]
-    "sandbox pin qa"
-        not_yet: “sandbox pin” is not possible yet. [help all]
+    "deploy a=x b"
+        deploy a x to b
+    "deploy a=x b c=y"
+        incomplete_command: Which branch of “b”? [deploy payments=feature/a ledger=feature/b to qa-42]
+    "deploy a=x a=y"
+        incomplete_command: a is there twice. [help deploy]
+    "deploy template shop DEBUG=1"
+        incomplete_command: Variables of a template stand in the template. [leave them away, or name the services: deploy payments=feature/a KEY=value]
+    "deploy template"
+        incomplete_command: Which template? [templates lists those there are]
+    "sandbox create"
+        incomplete_command: What shall it be called? [sandbox create qa-42 for 3d]
+    "sandbox create qa for ever"
+        invalid_lifetime: “ever” is no lifetime. [say 3h, 2d or 1w; at most a year]
+    "sandbox create qa quickly"
+        incomplete_command: I do not know what “quickly” is for. [sandbox create qa-42 [from template shop | from bob] [in staging] [for 3d]]
+    "sandbox extend qa for 20000h"
+        invalid_lifetime: “20000h” is no lifetime. [say 3h, 2d or 1w; at most a year]
+    "sandbox delete"
+        incomplete_command: Delete which sandbox? One at a time. [help sandbox]
+    "sandbox crate qa-42"
+        incomplete_command: I do not know sandbox “crate”. Did you mean sandbox create? [help sandbox]
+    "route payments"
+        incomplete_command: Where shall they go? [route payments [in qa-42] to baseline | <sandbox> | <host:port> | reset]
+    "route payments to localhost:80"
+        invalid_target: “localhost:80” is no address with a port. [say it in numbers, with its port: 10.20.3.4:8080]
+    "routes explain"
+        incomplete_command: Explain which address or path? [routes explain /payments/refunds in qa-42]
+    "vars 412"
+        incomplete_command: Say which service, not which deployment. [help vars]
+    "lock"
+        incomplete_command: Lock what? [lock payments in qa-42 for 2h because <reason>]
+    "lock payments in qa-42"
+        incomplete_command: Why? Others are told. [lock payments in qa-42 for 2h because <reason>]
+    "lock payments in qa-42 for 2h"
+        incomplete_command: Why? Others are told. [lock payments in qa-42 for 2h because <reason>]
+    "freeze"
+        incomplete_command: Freeze what? [freeze payments in qa-42 for 2h because <reason>]
+    "unlock"
+        incomplete_command: Unlock what? [unlock payments in qa-42, unlock qa-42]
+    "unlock qa-42 please"
+        incomplete_command: I do not know what “please” is for. [unlock payments in qa-42, unlock qa-42]
     "agents drain"
         incomplete_command: I know agents, agents drain <name> and agents resume <name>. [help agents]
     "agents drain vm_1"
         invalid_name: “vm_1” cannot be the name of a VM. [expected: lower-case letters, digits and hyphens, beginning with a letter, at most 40]
-    "lock payments why"
-        not_yet: “lock” is not possible yet. [help all]
     "help deplyo"
         unknown_command: I do not know “deplyo”. Did you mean deploy? [help]
     "deploy hello \u{1b}[31mevil\u{202e}"
@@ -250,8 +362,11 @@ fn a_repository_is_the_same_by_its_page_and_by_its_clone_address() {
 
 fn name() -> impl Strategy<Value = String> {
     "[a-z][a-z0-9-]{0,8}[a-z0-9]".prop_filter("a word of the grammar", |name| {
-        !["to", "in", "on", "of", "for", "into", "from", "all", "mine", "show", "sdp"]
-            .contains(&name.as_str())
+        ![
+            "to", "in", "on", "of", "for", "into", "from", "all", "mine", "show", "sdp", "at", "as", "by",
+            "template",
+        ]
+        .contains(&name.as_str())
             && !looks_like_a_secret(name)
     })
 }
@@ -265,6 +380,10 @@ fn target() -> impl Strategy<Value = Target> {
             sandbox: sandbox.map(|name| name.parse().unwrap()),
         }),
     ]
+}
+
+fn lifetime() -> impl Strategy<Value = Option<Lifetime>> {
+    proptest::option::of((1..=MAX_HOURS).prop_map(|hours| Lifetime::hours(hours).unwrap()))
 }
 
 fn any_command() -> impl Strategy<Value = Command> {
@@ -300,6 +419,41 @@ fn any_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         deploy,
         target().prop_map(|on| Command::Act { verb: Verb::Rollback, on }),
+        (name(), lifetime(), proptest::option::of("[^\\p{C}\\s]([^\\p{C}]{0,12}[^\\p{C}\\s])?"))
+            .prop_filter_map("no secret", |(place, lifetime, reason)| {
+                let of = LockOf { service: None, place: place.parse().unwrap() };
+                reason.as_ref().is_none_or(|reason| !looks_like_a_secret(reason)).then_some(())?;
+                Some(Command::Lock(Lock { verb: LockVerb::Steal, of, lifetime, reason }))
+            }),
+        (name(), name(), lifetime()).prop_map(|(name, other, lifetime)| Command::SandboxCreate(
+            CreateSandbox {
+                name: name.parse().unwrap(),
+                from: Some(MadeFrom::Sandbox(other.parse().unwrap())),
+                environment: Some(other.parse().unwrap()),
+                lifetime,
+            }
+        )),
+        (proptest::option::of(name()), lifetime()).prop_map(|(name, lifetime)| Command::SandboxExtend {
+            name: name.map(|name| name.parse().unwrap()),
+            longer: lifetime.map_or(Longer::Renewed, Longer::By),
+        }),
+        (proptest::option::of(name()), proptest::collection::btree_map(name(), name(), 1..4), name())
+            .prop_map(|(template, services, sandbox)| {
+                let template: Option<sdp_core::name::TemplateName> =
+                    template.map(|name| name.parse().unwrap());
+                let mut services: Vec<(ServiceName, GitRef)> = services
+                    .into_iter()
+                    .map(|(name, git_ref)| (name.parse().unwrap(), GitRef::parse(git_ref).unwrap()))
+                    .collect();
+                let sandbox = Some(sandbox.parse().unwrap());
+                let env = BTreeMap::new();
+                if template.is_none() && services.len() == 1 {
+                    let (service, git_ref) = services.remove(0);
+                    let service = Wanted::Service(service);
+                    return Command::Deploy(Deploy { service, git_ref: Some(git_ref), sandbox, env });
+                }
+                Command::DeployTogether(Together { template, services, sandbox, env })
+            }),
         (target(), proptest::option::of(1..=200_u32)).prop_map(|(of, lines)| Command::Logs { of, lines }),
         name().prop_map(|name| Command::Status(Some(StatusOf::Sandbox(name.parse().unwrap())))),
         (name(), proptest::option::of("[^\\p{C}]{1,12}"))

@@ -41,8 +41,9 @@ pub(super) fn split(line: &str) -> Result<Vec<Word>, Mistake> {
             // A phone makes both ends alike at times.
             '\u{201d}' => open = Some('\u{201d}'),
             '`' => continue,
-            '<' if !began => {
-                current.text = link(&mut chars);
+            // Also behind the `=` of `payments=<address|text>`.
+            '<' if !began || current.text.ends_with('=') => {
+                current.text.push_str(&link(&mut chars));
                 began = true;
                 continue;
             }

@@ -12,10 +12,12 @@ use sdp_core::sandbox::InstanceState;
 use tokio::time::{sleep, timeout};
 use url::Url;
 
-use super::{Follower, TAIL_LINES};
-use crate::chat::ChatGone;
+use super::notice::Notice;
+use super::{Follower, TAIL_LINES, Tracked};
+use crate::chat::{About, ChatGone};
 use crate::store::Kept;
-use crate::thread::Serving;
+use crate::story::View;
+use crate::thread::{Serving, Thread};
 
 /// How long the questions for one failure may take in all; what is not known by then is not shown.
 const LEARN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -27,9 +29,11 @@ pub(super) enum Learnt {
     Failure(DeploymentId, Box<FailureFacts>),
     Usual(DeploymentId, Option<Duration>),
     Instance(DeploymentId, Result<Box<Instance>, ClientError>),
-    Restored(Box<Kept>, Result<Box<DeploymentView>, ClientError>),
+    Restored(Box<Kept>, Result<View, ClientError>),
     /// One that nobody asked for in a chat.
-    Found(Box<Kept>, Result<Box<DeploymentView>, ClientError>),
+    Found(Box<Kept>, Result<View, ClientError>),
+    /// What one person is to be told.
+    Notice(Box<Notice>),
 }
 
 #[derive(Debug, Default)]
@@ -50,12 +54,13 @@ impl Follower {
     }
 
     pub(super) fn ask_view(&mut self, id: DeploymentId) {
-        let Some(tracked) = self.threads.get_mut(&id) else { return };
-        if tracked.asking.view {
-            tracked.asking.view_again = true;
+        let Some(tracked) = self.told_in(id) else { return };
+        let asking = tracked.asking.entry(id).or_default();
+        if asking.view {
+            asking.view_again = true;
             return;
         }
-        tracked.asking.view = true;
+        asking.view = true;
         let client = self.client.clone();
         self.learn(async move {
             Learnt::View(id, patiently(|| client.deployment(id.into())).await.map(Box::new))
@@ -63,16 +68,14 @@ impl Follower {
     }
 
     pub(super) fn ask_instance(&mut self, id: DeploymentId) {
-        let Some(tracked) = self.threads.get(&id) else { return };
-        let deployment = tracked.thread.deployment();
+        let Some(deployment) = self.thread(id).map(Thread::deployment) else { return };
         let (true, Some(instance)) = (deployment.is_ended(), deployment.instance) else { return };
         let client = self.client.clone();
         self.learn(async move { Learnt::Instance(id, instance_of(&client, instance).await.map(Box::new)) });
     }
 
     pub(super) fn ask_usual(&mut self, id: DeploymentId) {
-        let Some(tracked) = self.threads.get(&id) else { return };
-        let deployment = tracked.thread.deployment().clone();
+        let Some(deployment) = self.thread(id).map(|thread| thread.deployment().clone()) else { return };
         if deployment.is_ended() {
             return;
         }
@@ -81,9 +84,9 @@ impl Follower {
     }
 
     pub(super) fn ask_failure(&mut self, id: DeploymentId) {
-        let Some(tracked) = self.threads.get(&id) else { return };
-        let deployment = tracked.thread.deployment().clone();
-        let log_url = tracked.thread.facts.log_url.clone();
+        let Some(thread) = self.thread(id) else { return };
+        let (deployment, log_url) = (thread.deployment().clone(), thread.facts.log_url.clone());
+        let Some(tracked) = self.stories.get(&id).and_then(|about| self.threads.get(about)) else { return };
         let link_for = tracked.person.clone().filter(|_| self.chat.abilities.private);
         let client = self.client.clone();
         self.learn(async move {
@@ -95,29 +98,32 @@ impl Follower {
     pub(super) async fn learnt(&mut self, learnt: Learnt) -> Result<(), ChatGone> {
         let id = match learnt {
             Learnt::Restored(kept, view) => {
-                let id = kept.deployment;
+                let about = kept.about;
                 if self.feed.is_none()
                     && let Ok(view) = &view
                 {
-                    self.begin_feed(view.deployment.version);
+                    self.begin_feed(view.version());
                 }
                 self.restored(*kept, view).await?;
-                id
+                return self.advance(about).await;
             }
-            Learnt::Found(kept, Ok(view)) => return self.resume(*kept, *view).await,
+            Learnt::Notice(notice) => return self.tell_notice(*notice).await,
+            Learnt::Found(kept, Ok(view)) => return self.resume(*kept, view).await,
             Learnt::Found(kept, Err(error)) => {
-                tracing::warn!(deployment.id = %kept.deployment, code = error.code(), "a deployment could not be looked up");
+                tracing::warn!(story.id = %kept.about, code = error.code(), "a deployment could not be looked up");
                 return Ok(());
             }
             Learnt::View(id, view) => {
-                let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
-                tracked.asking.view = false;
-                let again = std::mem::take(&mut tracked.asking.view_again);
+                let Some(tracked) = self.told_in(id) else { return Ok(()) };
+                let asking = tracked.asking.entry(id).or_default();
+                asking.view = false;
+                let again = std::mem::take(&mut asking.view_again);
+                let Some(thread) = tracked.story.thread_mut(id) else { return Ok(()) };
                 let changed = match view {
-                    Ok(view) => tracked.thread.catch_up(*view),
+                    Ok(view) => thread.catch_up(*view),
                     Err(error) => {
                         tracing::warn!(deployment.id = %id, code = error.code(), "a deployment could not be looked up");
-                        tracked.thread.give_up_view()
+                        thread.give_up_view()
                     }
                 };
                 if again {
@@ -129,23 +135,23 @@ impl Follower {
                 id
             }
             Learnt::Failure(id, facts) => {
-                let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
+                let Some(thread) = self.thread_mut(id) else { return Ok(()) };
                 let FailureFacts { tail, serving, link } = *facts;
-                tracked.thread.facts.tail = tail;
-                tracked.thread.facts.serving = serving;
-                tracked.thread.facts.failure_link = link;
-                tracked.thread.facts.failure_known = true;
+                thread.facts.tail = tail;
+                thread.facts.serving = serving;
+                thread.facts.failure_link = link;
+                thread.facts.failure_known = true;
                 id
             }
             Learnt::Usual(id, usual) => {
-                let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
-                tracked.thread.facts.usual = usual;
+                let Some(thread) = self.thread_mut(id) else { return Ok(()) };
+                thread.facts.usual = usual;
                 id
             }
             Learnt::Instance(id, instance) => {
-                let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
+                let Some(thread) = self.thread_mut(id) else { return Ok(()) };
                 match instance {
-                    Ok(instance) => drop(tracked.thread.instance_is(&instance)),
+                    Ok(instance) => drop(thread.instance_is(&instance)),
                     Err(error) => {
                         tracing::warn!(deployment.id = %id, code = error.code(), "an instance could not be looked up");
                     }
@@ -153,7 +159,34 @@ impl Follower {
                 id
             }
         };
-        self.advance(id).await
+        match self.stories.get(&id) {
+            Some(about) => self.advance(*about).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The story in which a deployment is told.
+    pub(super) fn told_in(&mut self, id: DeploymentId) -> Option<&mut Tracked> {
+        self.threads.get_mut(self.stories.get(&id)?)
+    }
+
+    fn thread(&self, id: DeploymentId) -> Option<&Thread> {
+        self.threads.get(self.stories.get(&id)?)?.story.thread(id)
+    }
+
+    fn thread_mut(&mut self, id: DeploymentId) -> Option<&mut Thread> {
+        self.told_in(id)?.story.thread_mut(id)
+    }
+}
+
+/// How a story stands.
+pub(super) async fn view_of(client: &Client, about: About) -> Result<View, ClientError> {
+    match about {
+        About::Deployment(id) => {
+            let view = patiently(|| client.deployment(id.into())).await?;
+            Ok(View::One(Box::new(view)))
+        }
+        About::Batch(id) => Ok(View::Several(Box::new(patiently(|| client.batch(id)).await?))),
     }
 }
 

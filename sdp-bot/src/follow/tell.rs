@@ -7,29 +7,30 @@
 //! most one of each reply and a few edits are under way; of those the newest counts.
 
 use jiff::Timestamp;
-use sdp_core::api::DeploymentView;
-use sdp_core::deployment::Outcome;
-use sdp_core::id::DeploymentId;
+use sdp_core::id::EventSeq;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::learn::{Learnt, patiently};
+use super::learn::{Learnt, view_of};
 use super::{Conversation, Follower};
-use crate::chat::{ChatGone, Place, Recalled, Reply, Request, Seen, Unseen};
+use crate::chat::{About, ChatGone, Place, Recalled, Reply, Request, Seen, Unseen};
 use crate::store::Kept;
+use crate::story::View;
 use crate::thread::Due;
 
 /// What came of a request to the chat.
 #[derive(Debug)]
 pub(super) enum Told {
-    Posted(DeploymentId, i64, Seen<Place>),
-    Replied(DeploymentId, String),
-    Edited(DeploymentId, i64, bool, Seen<()>),
-    Recalled(Box<Kept>, Box<DeploymentView>, Recalled),
+    Posted(About, i64, Seen<Place>),
+    Replied(About, String),
+    Edited(About, i64, bool, Seen<()>),
+    Recalled(Box<Kept>, View, Recalled),
+    /// One of those whom an event concerns was told.
+    Noticed(EventSeq),
 }
 
 impl Follower {
-    fn await_answer<T: Send + 'static>(
+    pub(super) fn await_answer<T: Send + 'static>(
         &mut self,
         answer: oneshot::Receiver<T>,
         told: impl FnOnce(T) -> Told + Send + 'static,
@@ -38,24 +39,24 @@ impl Follower {
     }
 
     /// Looks into the chat for what may be there already.
-    pub(super) async fn recall(&mut self, kept: Kept, view: DeploymentView) -> Result<(), ChatGone> {
+    pub(super) async fn recall(&mut self, kept: Kept, view: View) -> Result<(), ChatGone> {
         let answer = self
             .chat
             .send(|done| Request::Recall {
-                about: kept.deployment,
+                about: kept.about,
                 conversation: kept.conversation.clone(),
                 person: kept.person.clone(),
                 place: kept.place.clone(),
-                since: view.deployment.requested_at,
+                since: view.requested_at(),
                 done,
             })
             .await?;
-        self.await_answer(answer, |recalled| Told::Recalled(Box::new(kept), Box::new(view), recalled));
+        self.await_answer(answer, |recalled| Told::Recalled(Box::new(kept), view, recalled));
         Ok(())
     }
 
     /// A deployment that nobody asked for in a chat is told as if it had been.
-    pub(super) async fn tell_of(&mut self, id: DeploymentId, conversation: Conversation) {
+    pub(super) async fn tell_of(&mut self, id: About, conversation: Conversation) {
         if self.threads.contains_key(&id) {
             return;
         }
@@ -67,17 +68,17 @@ impl Follower {
         }
         let client = self.client.clone();
         self.learn(async move {
-            let view = patiently(|| client.deployment(id.into())).await;
-            Learnt::Found(Box::new(Kept::intended(id, conversation)), view.map(Box::new))
+            let view = view_of(&client, id).await;
+            Learnt::Found(Box::new(Kept::intended(id, conversation)), view)
         });
     }
 
     /// Posts the thread's root, unless it is there already; again while it waits, if it says something else now.
-    pub(super) async fn post(&mut self, id: DeploymentId) -> Result<(), ChatGone> {
+    pub(super) async fn post(&mut self, id: About) -> Result<(), ChatGone> {
         let Some(tracked) = self.threads.get_mut(&id).filter(|tracked| tracked.place.is_none()) else {
             return Ok(());
         };
-        let message = tracked.thread.root(Timestamp::now());
+        let message = tracked.story.root(Timestamp::now());
         let fingerprint = message.fingerprint();
         tracked.dirty = false;
         tracked.next_edit = Instant::now() + self.chat.abilities.edit_every;
@@ -101,7 +102,7 @@ impl Follower {
     }
 
     /// Tells what is due, and edits the message if it may be edited now; otherwise that is done when its time has come.
-    pub(super) async fn advance(&mut self, id: DeploymentId) -> Result<(), ChatGone> {
+    pub(super) async fn advance(&mut self, id: About) -> Result<(), ChatGone> {
         if let Some(tracked) = self.threads.get_mut(&id) {
             tracked.dirty = true;
         }
@@ -109,14 +110,17 @@ impl Follower {
         self.edit(id).await
     }
 
-    async fn tell_due(&mut self, id: DeploymentId) -> Result<(), ChatGone> {
-        let mut ask_failure = false;
+    async fn tell_due(&mut self, id: About) -> Result<(), ChatGone> {
+        let mut ask_failure = Vec::new();
         let mut handed = Vec::new();
         if let Some(tracked) = self.threads.get_mut(&id) {
-            for due in tracked.thread.due() {
+            for due in tracked.story.due() {
                 match (due, &tracked.place) {
-                    (Due::LearnFailure, _) => {
-                        ask_failure = !std::mem::replace(&mut tracked.asking.failure, true);
+                    (Due::LearnFailure(deployment), _) => {
+                        let asking = tracked.asking.entry(deployment).or_default();
+                        if !std::mem::replace(&mut asking.failure, true) {
+                            ask_failure.push(deployment);
+                        }
                     }
                     (Due::Reply { key, message }, Some(place)) if tracked.telling.insert(key.clone()) => {
                         let (place, name) = (place.clone(), Reply { about: id, key: key.clone() });
@@ -131,13 +135,13 @@ impl Follower {
         for (key, answer) in handed {
             self.await_answer(answer, move |_: Seen<()>| Told::Replied(id, key));
         }
-        if ask_failure {
-            self.ask_failure(id);
+        for deployment in ask_failure {
+            self.ask_failure(deployment);
         }
         Ok(())
     }
 
-    pub(super) async fn edit(&mut self, id: DeploymentId) -> Result<(), ChatGone> {
+    pub(super) async fn edit(&mut self, id: About) -> Result<(), ChatGone> {
         let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
         let paced = self.chat.abilities.paced;
         if !tracked.dirty || Instant::now() < tracked.next_edit {
@@ -146,10 +150,10 @@ impl Follower {
         if tracked.place.is_none() && paced {
             self.post(id).await?;
         } else if let Some(place) = tracked.place.clone() {
-            let message = tracked.thread.root(Timestamp::now());
+            let message = tracked.story.root(Timestamp::now());
             let fingerprint = message.fingerprint();
             tracked.dirty = false;
-            let last = tracked.thread.is_told();
+            let last = tracked.story.is_told();
             let newest = tracked.sent.unwrap_or(tracked.fingerprint);
             let to_close = last && !tracked.closed && tracked.sent.is_none() && !paced;
             if fingerprint != newest || to_close {
@@ -166,18 +170,18 @@ impl Follower {
     }
 
     /// Says that it has ended, and lets go of what nothing can happen to any more.
-    async fn settle(&mut self, id: DeploymentId) -> Result<(), ChatGone> {
+    async fn settle(&mut self, id: About) -> Result<(), ChatGone> {
         let Some(tracked) = self.threads.get_mut(&id).filter(|tracked| tracked.is_settled()) else {
             return Ok(());
         };
         if let Some(ended) = tracked.ended.take() {
-            let succeeded = matches!(tracked.thread.deployment().outcome(), Some(Outcome::Succeeded {}));
+            let succeeded = tracked.story.succeeded();
             // Whoever asked may have gone.
             let _nobody_waits = ended.send(succeeded);
         }
-        if tracked.thread.is_over() {
+        if tracked.story.is_over() {
             self.save(id).await;
-            self.threads.remove(&id);
+            self.forget(id);
         }
         Ok(())
     }
@@ -188,6 +192,7 @@ impl Follower {
             Told::Posted(id, ..) | Told::Replied(id, ..) | Told::Edited(id, ..) => {
                 (*id, self.threads.get_mut(id))
             }
+            Told::Noticed(seq) => return self.noticed(*seq).await,
             Told::Recalled(..) => return,
         };
         let Some(tracked) = tracked else { return };
@@ -196,7 +201,7 @@ impl Follower {
                 tracked.place = Some(place);
                 tracked.fingerprint = fingerprint;
             }
-            Told::Replied(_, key) => tracked.thread.was_told(key),
+            Told::Replied(_, key) => tracked.story.was_told(key),
             Told::Edited(_, fingerprint, _, Ok(())) => tracked.fingerprint = fingerprint,
             _ => return,
         }
@@ -206,10 +211,14 @@ impl Follower {
 
     pub(super) async fn told(&mut self, told: Told) -> Result<(), ChatGone> {
         let (id, seen) = match told {
+            Told::Noticed(seq) => {
+                self.noticed(seq).await;
+                return Ok(());
+            }
             Told::Recalled(mut kept, view, recalled) => {
                 kept.place = kept.place.or(recalled.place);
                 kept.told.extend(recalled.told);
-                return self.resume(*kept, *view).await;
+                return self.resume(*kept, view).await;
             }
             Told::Posted(id, fingerprint, seen) => {
                 let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
@@ -229,7 +238,7 @@ impl Follower {
                 let Some(tracked) = self.threads.get_mut(&id) else { return Ok(()) };
                 tracked.telling.remove(&key);
                 // What a chat does not take is not said again; the message itself may be there all the same.
-                tracked.thread.was_told(key);
+                tracked.story.was_told(key);
                 (id, Ok(()))
             }
             Told::Edited(id, fingerprint, last, seen) => {
@@ -246,13 +255,13 @@ impl Follower {
             }
         };
         if seen == Err(Unseen::Impossible) {
-            tracing::warn!(deployment.id = %id, "a message is not there any more, or cannot be; it is not followed further");
-            self.threads.remove(&id);
+            tracing::warn!(story.id = %id, "a message is not there any more, or cannot be; it is not followed further");
+            self.forget(id);
             Self::note_store(self.store.close(id).await);
             return Ok(());
         }
         if let Some(tracked) = self.threads.get_mut(&id) {
-            tracked.dirty |= tracked.thread.is_told() && !tracked.closed && tracked.sent.is_none();
+            tracked.dirty |= tracked.story.is_told() && !tracked.closed && tracked.sent.is_none();
         }
         self.save(id).await;
         self.tell_due(id).await?;

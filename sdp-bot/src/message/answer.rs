@@ -348,7 +348,17 @@ pub fn list(sandboxes: &[SandboxView], all: bool, now: Timestamp) -> Message {
         } else {
             row.plain(format!(": {}", running.join(", ")))
         };
-        message = message.line(row.dim(format!(" · made {} ago", ago(view.sandbox.created_at, now))));
+        if view.sandbox.environment != sdp_core::catalog::environment::default_name() {
+            row = row.dim(format!(" · in {}", view.sandbox.environment));
+        }
+        row = row.dim(match view.sandbox.expires_at {
+            Some(end) => format!(" · ends in {}", super::places::left(end, now)),
+            None => " · kept".to_owned(),
+        });
+        message = message.line(match view.locks.first() {
+            Some(lock) => row.strong(" · locked").plain(format!(" by {}", lock.owner)),
+            None => row,
+        });
     }
     more(message, sandboxes.len())
 }
@@ -372,7 +382,19 @@ pub fn who(
         let row = instance_row(instance, instance.sandbox.as_str(), branches, now);
         let owner = sandboxes.iter().find(|view| view.sandbox.name == instance.sandbox);
         message = message.line(match owner {
-            Some(view) => row.dim(format!(" · {}", view.sandbox.owner)),
+            Some(view) => {
+                let row = row.dim(format!(" · {}", view.sandbox.owner));
+                let row = match view.sandbox.expires_at {
+                    Some(end) => row.dim(format!(" · ends in {}", super::places::left(end, now))),
+                    None => row,
+                };
+                let lock =
+                    view.locks.iter().find(|lock| lock.place.service.as_ref().is_none_or(|of| of == service));
+                match lock {
+                    Some(lock) => row.strong(" · locked").plain(format!(" by {}", lock.owner)),
+                    None => row,
+                }
+            }
             None => row,
         });
     }

@@ -181,7 +181,12 @@ fn changes_line(changes: &Changes) -> Text {
     text
 }
 
-fn state(deployment: &Deployment, facts: &Facts, after: Option<&After>, now: Timestamp) -> (Tone, Text) {
+pub(super) fn state(
+    deployment: &Deployment,
+    facts: &Facts,
+    after: Option<&After>,
+    now: Timestamp,
+) -> (Tone, Text) {
     match &deployment.state {
         _ if !deployment.is_ended() && deployment.cancel_requested_by.is_some() => {
             (Tone::Working, Text::new().strong("cancelling"))
@@ -275,6 +280,9 @@ fn ended_after(after: &After) -> (Tone, Text) {
             }
             StopReason::SandboxDeleted {} => {
                 (Tone::Over, Text::new().strong("stopped").plain(": the sandbox was deleted"))
+            }
+            StopReason::SandboxExpired {} => {
+                (Tone::Over, Text::new().strong("stopped").plain(": the sandbox has expired"))
             }
             StopReason::Crashed { out_of_memory: true, .. } => {
                 (Tone::Bad, Text::new().strong("crashed").plain(": it ran out of memory"))

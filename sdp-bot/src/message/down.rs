@@ -1,6 +1,6 @@
 //! What is down: instances that ended by themselves, for which the router answers with an error and not from the baseline.
 //!
-//! Called by [`crate::answer`] and [`super::answer`]. The rule is that of [`sdp_core::sandbox::route_table`]: what is said
+//! Called by [`crate::answer`] and [`super::answer`]. The rule is that of [`sdp_core::routing::route_table`]: what is said
 //! here and what the router does are the same. Pure.
 
 use std::collections::HashMap;
@@ -82,11 +82,9 @@ fn serves(state: &InstanceState) -> bool {
 
 /// Whether it has a say in where requests go.
 fn decides(state: &InstanceState) -> bool {
-    let on_purpose =
-        |reason: &StopReason| matches!(reason, StopReason::Stopped { .. } | StopReason::SandboxDeleted {});
     match state {
-        InstanceState::Stopped { reason } => on_purpose(reason) || broke(state).is_some(),
-        InstanceState::Draining { reason } => on_purpose(reason),
+        InstanceState::Stopped { reason } => reason.is_on_purpose() || broke(state).is_some(),
+        InstanceState::Draining { reason } => reason.is_on_purpose(),
         state => serves(state) || broke(state).is_some(),
     }
 }

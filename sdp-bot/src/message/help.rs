@@ -5,7 +5,7 @@ use crate::command::Topic;
 use crate::text::Text;
 
 /// Name, usage, what it does, an example.
-const COMMANDS: [(&str, &str, &str, &str); 21] = [
+const COMMANDS: [(&str, &str, &str, &str); 31] = [
     (
         "deploy",
         "deploy <service> [branch|tag|commit] [to <sandbox>] [KEY=value …]",
@@ -33,7 +33,52 @@ const COMMANDS: [(&str, &str, &str, &str); 21] = [
     ("restart", "restart <service|412> [in <sandbox>]", "start the running commit anew", "restart payments"),
     ("redeploy", "redeploy <service|412> [in <sandbox>]", "deploy the same commit again", "redeploy 412"),
     ("rollback", "rollback <service|412> [in <sandbox>]", "deploy what ran before", "rollback payments"),
-    ("sandbox", "sandbox show|delete <name>", "look into a sandbox, or delete it", "sandbox show qa-42"),
+    (
+        "sandbox",
+        "sandbox [create|show|extend|pin|unpin|share|delete <name>]",
+        "make a sandbox, see it, let it live longer, show others the way, delete it; alone: all of them",
+        "sandbox create qa-42 from template shop for 3d",
+    ),
+    (
+        "route",
+        "route <service> [in <sandbox>] to baseline|<sandbox>|<host:port>|reset",
+        "say where a sandbox's requests for a service go",
+        "route payments in qa-42 to bob",
+    ),
+    (
+        "routes",
+        "routes [sandbox]   routes explain <address or path> [in <sandbox>]",
+        "where a sandbox's requests go, and why",
+        "routes explain /payments/refunds in qa-42",
+    ),
+    (
+        "vars",
+        "vars <service> [in <sandbox>]",
+        "its variables, and where each value comes from",
+        "vars payments in qa-42",
+    ),
+    (
+        "lock",
+        "lock <service> in <sandbox or environment> [for 2h] because <reason>",
+        "keep a place for yourself: nobody else deploys there",
+        "lock payments in qa-42 for 2h because I test refunds",
+    ),
+    (
+        "freeze",
+        "freeze <sandbox or environment> [for 2h] because <reason>",
+        "keep a place as it is: nobody deploys there, you neither",
+        "freeze staging for 1d because of the release",
+    ),
+    (
+        "steal",
+        "steal <place> [for 2h] because <reason>",
+        "take a lock away; whoever has it is told why",
+        "steal payments in qa-42 because production is down",
+    ),
+    ("unlock", "unlock <place>", "end a lock or a freeze", "unlock payments in qa-42"),
+    ("locks", "locks", "who locks or freezes what, why, and until when", "locks"),
+    ("templates", "templates", "what is deployed together, by name", "templates"),
+    ("environments", "environments", "where sandboxes can be", "environments"),
     ("services", "services", "which services there are", "services"),
     ("branches", "branches <service> [text]", "its branches and tags", "branches payments refund"),
     (
@@ -87,7 +132,24 @@ fn one(command: &str) -> Message {
             .line(Text::from(
                 "payments@feature/a, a bare third word as sandbox, and addresses of branches work too.",
             ))
-            .line(Text::from("Variables have upper-case names; secrets do not belong in a chat.")),
+            .line(Text::from("Variables have upper-case names; secrets do not belong in a chat."))
+            .line(
+                Text::new()
+                    .plain("Several at once: ")
+                    .code("deploy payments=feature/a ledger=feature/b to qa-42")
+                    .plain(" or ")
+                    .code("deploy template shop to qa-42"),
+            ),
+        "sandbox" => message
+            .line(
+                Text::new()
+                    .code("sandbox extend qa-42 for 2d")
+                    .plain(" (3h, 2d, 1w): so long from now; ")
+                    .code("by 2d")
+                    .plain(": so much later"),
+            )
+            .line(Text::from("pin keeps it until somebody deletes it; a deploy renews it, too.")),
+        "cancel" => message.line(Text::new().plain("Several at once: ").code("cancel 412 413")),
         "login" => message
             .line(Text::from("What you type in this chat is done in your name from then on, for some days."))
             .line(Text::from("User name and password are typed into the page alone, never into a chat.")),

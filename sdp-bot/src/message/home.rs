@@ -41,13 +41,25 @@ pub fn no_sandbox() -> Message {
 #[must_use]
 pub fn sandbox(view: &SandboxView, now: Timestamp) -> Message {
     let name = &view.sandbox.name;
-    let title = Text::new().strong(name).dim(format!(" · made {} ago", coarse(view.sandbox.created_at, now)));
-    let message = Message::new(Tone::Plain, title);
+    let ends = match view.sandbox.expires_at {
+        Some(end) if end > now => format!("ends in {}", coarse(now, end)),
+        Some(_) => "ends now".to_owned(),
+        None => "kept".to_owned(),
+    };
+    let title = Text::new()
+        .strong(name)
+        .dim(format!(" · {ends} · made {} ago", coarse(view.sandbox.created_at, now)));
+    let message = view.locks.iter().take(3).fold(Message::new(Tone::Plain, title), |message, lock| {
+        let text = Text::new().strong("locked").plain(format!(" {} by {}: ", lock.place, lock.owner));
+        message.line(text.plain(&lock.reason))
+    });
     let message = match view.instances.is_empty() {
         true => message.line(Text::from("Nothing runs here; all its requests go to the baseline.")),
         false => message,
     };
-    message.offer("Delete sandbox", format!("sandbox delete {name}"))
+    message
+        .offer("Extend", format!("sandbox extend {name}"))
+        .offer("Delete sandbox", format!("sandbox delete {name}"))
 }
 
 /// What runs in it, or is down; `of`: the deployment that started it.

@@ -3,6 +3,7 @@
 //! A message that is in no sample fails [`every_function_that_says_something_has_a_sample`].
 
 mod deployments;
+mod places;
 
 use std::collections::HashMap;
 
@@ -13,13 +14,14 @@ use sdp_core::api::{
 };
 use sdp_core::client::ClientError;
 use sdp_core::principal::{Principal, Role};
-use sdp_core::sandbox::{Instance, InstanceState, LastRestart, Sandbox, StopReason, Unhealthy};
+use sdp_core::sandbox::{Instance, InstanceState, LastRestart, StopReason, Unhealthy};
 use serde_json::json;
 
 use super::*;
 use crate::command::{Topic, VERBS, parse};
 
 pub(crate) use deployments::{deployment, each as deployments, ended, failed, running, thread};
+pub(crate) use places::batch;
 
 /// What a message is called, and one such message.
 pub(crate) type Sample = (&'static str, Message);
@@ -92,6 +94,8 @@ pub(crate) fn instance(service: &str, sandbox: &str, state: InstanceState) -> In
         id: uuid::Uuid::from_u128(2).into(),
         service: service.parse().unwrap(),
         sandbox: sandbox.parse().unwrap(),
+        environment: "default".parse().unwrap(),
+        git_ref: None,
         deployment: uuid::Uuid::from_u128(1).into(),
         commit: COMMIT.parse().unwrap(),
         agent: "vm-1".parse().unwrap(),
@@ -139,12 +143,15 @@ pub(crate) fn instances() -> Vec<Instance> {
 }
 
 pub(crate) fn sandbox(name: &str, instances: Vec<Instance>) -> SandboxView {
-    let owner = Principal::person("alice".parse().unwrap());
-    SandboxView {
-        sandbox: Sandbox { name: name.parse().unwrap(), owner, created_at: at(-90_000) },
-        instances,
-    }
+    let access = json!({ "url": format!("http://router.example.com/~{name}/"), "host": format!("{name}.sandboxes.shop.test"),
+        "share_url": format!("http://router.example.com/~~/{KEY}/"), "header": "sdp-routing-key", "key": KEY,
+        "baggage": format!("sdp-routing-key={KEY}") });
+    let view = json!({ "sandbox": places::sandbox_json(name), "instances": instances, "access": access, "routes": [], "locks": [] });
+    serde_json::from_value(view).unwrap()
 }
+
+/// What marks requests as a sandbox's.
+pub(crate) const KEY: &str = "rk_abcdefghijklmnopqrstuvwxyz";
 
 fn lines(n: usize) -> Vec<String> {
     (1..=n).map(|n| format!("{n:>3} panic: <nil> & no money")).collect()
@@ -224,6 +231,7 @@ pub(crate) fn all() -> Vec<Sample> {
     all.extend(logins());
     all.extend(homes());
     all.extend(outputs());
+    all.extend(places::all());
     all
 }
 
@@ -236,6 +244,7 @@ fn answers() -> Vec<Sample> {
         "deploy payments main to Ä!",
         "logs",
         "freeze x",
+        "sandbox crate x",
     ]
     .into_iter()
     .filter_map(|typed| parse(typed).err())

@@ -19,6 +19,8 @@ fn instance(service: &str, sandbox: &str, state: InstanceState) -> Instance {
         id: sdp_core::id::InstanceId::new(),
         service: service.parse().unwrap(),
         sandbox: sandbox.parse().unwrap(),
+        environment: "default".parse().unwrap(),
+        git_ref: None,
         deployment: sdp_core::id::DeploymentId::new(),
         commit: "1a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d".parse().unwrap(),
         agent: "vm-1".parse().unwrap(),
@@ -75,12 +77,12 @@ fn sandboxes_and_who_runs_what() {
     · empty of alice
       nothing runs here; all requests go to the baseline
     · 2 sandboxes
-      alice of alice: hello 1a2b3c4d, ledger 1a2b3c4d · made 1 day ago
-      qa of alice: nothing runs · made 1 day ago
+      alice of alice: hello 1a2b3c4d, ledger 1a2b3c4d · ends in 2 days
+      qa of alice: nothing runs · ends in 2 days
     · You have no sandbox yet.
       one is made when you first deploy: deploy <service> <branch>
     · hello runs in
-      alice `1a2b3c4d` running for 1 h 06 min · alice
+      alice `1a2b3c4d` running for 1 h 06 min · alice · ends in 2 days
     · Nobody has hello in a sandbox; all its requests go to the baseline.
       [Deploy] deploy hello
     ✓ Sandbox alice is deleted; the 2 services that ran in it are being stopped.
@@ -202,6 +204,7 @@ fn help_shows_five_verbs_first() {
       Without a branch: the last one in that sandbox, else the service's default branch.
       payments@feature/a, a bare third word as sandbox, and addresses of branches work too.
       Variables have upper-case names; secrets do not belong in a chat.
+      Several at once: `deploy payments=feature/a ledger=feature/b to qa-42` or `deploy template shop to qa-42`
     ");
     let all = help::help(Some(crate::command::Topic::All)).to_plain();
     for verb in crate::command::VERBS {
@@ -269,7 +272,7 @@ fn what_is_down_is_said_with_what_brings_it_back() {
 
 #[test]
 fn what_is_said_to_be_down_is_what_the_router_answers_with_an_error() {
-    use sdp_core::sandbox::{RouteTarget, route_table};
+    use sdp_core::routing::{RouteTarget, route_table};
     let by = Principal::person("alice".parse().unwrap());
     let stopped = |reason| InstanceState::Stopped { reason };
     let states = [
@@ -283,10 +286,15 @@ fn what_is_said_to_be_down_is_what_the_router_answers_with_an_error() {
         stopped(StopReason::Replaced {}),
         stopped(StopReason::DeploymentEnded {}),
         stopped(StopReason::SandboxDeleted {}),
+        stopped(StopReason::SandboxExpired {}),
         stopped(StopReason::AgentRestarted {}),
         stopped(StopReason::NotStarted { detail: "its build is gone".into() }),
         stopped(StopReason::Crashed { exit_code: Some(1), signal: None, out_of_memory: false }),
     ];
+    let environment = sdp_core::catalog::Environment::default_one();
+    let payments = super::samples::services(&["payments"]).remove(0);
+    let services = [(payments.name.clone(), payments.clone())].into();
+    let alice = sandbox("alice", Vec::new()).sandbox;
     for older in &states {
         for newer in &states {
             let instances: Vec<Instance> = [(1_u128, older), (2, newer)]
@@ -296,9 +304,9 @@ fn what_is_said_to_be_down_is_what_the_router_answers_with_an_error() {
                     ..instance("payments", "alice", state.clone())
                 })
                 .into();
-            let table = route_table(sdp_core::id::RouteVersion(1), [], [], &instances);
-            let is_down =
-                matches!(table.sandboxes.first().map(|row| &row.target), Some(RouteTarget::Down { .. }));
+            let version = sdp_core::id::RouteVersion(1);
+            let table = route_table(version, [&environment], &services, [&alice], &instances);
+            let is_down = matches!(table.target(&alice.name, &payments.name), Some(RouteTarget::Down { .. }));
             assert_eq!(down::down(&instances).len(), usize::from(is_down), "{older:?}, then {newer:?}");
         }
     }

@@ -11,6 +11,7 @@
 //! | `proxy` | `SDP_SLACK_PROXY` | `http://[user:password@]host:port` of a proxy that lets the bot out (CONNECT) |
 //! | `api_url` | | where Slack's Web API is, if not at Slack |
 //! | `[slack.channels]` | | `service = "C024BE91L"`: where deployments of a service are told that nobody asked for in Slack |
+//! | `[slack.environments]` | | `staging = "C024BE91L"`: the same for deployments in an environment; it goes before their services' |
 //!
 //! Without a file, a token may stand in the variable itself: `SDP_SLACK_BOT_TOKEN`, `SDP_SLACK_APP_TOKEN`,
 //! `SDP_SLACK_SIGNING_SECRET`.
@@ -19,7 +20,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use sdp_core::name::ServiceName;
+use sdp_core::name::{EnvironmentName, ServiceName};
 use sdp_core::secret::Secret;
 use serde::Deserialize;
 use url::Url;
@@ -48,6 +49,8 @@ pub struct SlackConfig {
     pub api_url: Option<Url>,
     /// Where deployments are told that nobody asked for in Slack.
     pub channels: HashMap<ServiceName, String>,
+    /// The same by environment; that goes first.
+    pub environments: HashMap<EnvironmentName, String>,
 }
 
 /// How what people do comes to the bot.
@@ -76,6 +79,8 @@ pub struct Slack {
     pub api_url: Url,
     /// Where deployments are told that nobody asked for in Slack.
     pub channels: HashMap<ServiceName, String>,
+    /// The same by environment; that goes first.
+    pub environments: HashMap<EnvironmentName, String>,
     /// How fast it speaks.
     pub rates: super::Rates,
 }
@@ -127,7 +132,9 @@ impl SlackConfig {
             "give slack.bot_token_file, SDP_SLACK_BOT_TOKEN_FILE or SDP_SLACK_BOT_TOKEN; it begins with xoxb-",
         )?;
         let bot_token = of_kind(bot_token, "xoxb-", "slack.bot_token_file")?;
-        if let Some(channel) = self.channels.values().find(|channel| !is_channel(channel)) {
+        if let Some(channel) =
+            self.channels.values().chain(self.environments.values()).find(|channel| !is_channel(channel))
+        {
             let problem =
                 format!("“{}” is no channel's id, such as C024BE91L", crate::text::clean(channel, 40));
             return Err(parsed("slack.channels", problem));
@@ -174,6 +181,7 @@ impl SlackConfig {
             proxy,
             api_url,
             channels: self.channels,
+            environments: self.environments,
             rates: super::Rates::default(),
         })
     }

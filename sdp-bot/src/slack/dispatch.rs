@@ -222,8 +222,15 @@ impl Inner {
         match inbound {
             Inbound::Command { user, channel, text, trigger, answer_to } => {
                 let conversation = conversation(&channel, None);
-                if let Some(trigger) = trigger.filter(|_| text.trim().eq_ignore_ascii_case("deploy")) {
+                if let Some(trigger) = trigger.clone().filter(|_| text.trim().eq_ignore_ascii_case("deploy"))
+                {
                     return self.open_form(user, &trigger, Origin::new(&channel), answer_to).await;
+                }
+                if let Some(trigger) = &trigger
+                    && let Some(of) = form::steal::wanted(&text)
+                    && self.ask_why(trigger, &of, Origin::new(&channel)).await
+                {
+                    return Ok(());
                 }
                 let said = Said {
                     key: idempotent(key),
@@ -299,6 +306,12 @@ impl Inner {
             Some(channel) => channel,
             None => self.direct(&click.user).await,
         };
+        if let Some(trigger) = &click.trigger
+            && let Some(of) = form::steal::wanted(&command)
+            && self.ask_why(trigger, &of, Origin::new(&channel)).await
+        {
+            return Ok(());
+        }
         let answer_to = click.answer_to.filter(|_| click.thread.is_none());
         let alone = conversation(&channel, click.thread.as_deref());
         let ear = match click.view {
@@ -323,8 +336,13 @@ impl Inner {
         person: PersonName,
         ear: Ear,
     ) -> Result<Option<sdp_core::id::DeploymentNumber>, ChatGone> {
+        let conversation = said.conversation.clone();
         match self.bot.answer(said).await? {
             Answer::Following { number, .. } => return Ok(Some(number)),
+            // Where the command was typed, not in its thread or for one alone.
+            Answer::Aloud(message) => {
+                self.chat.answer(&conversation, &person, *message).await.map(seen)?;
+            }
             Answer::Say { message, .. } => match ear {
                 Ear::Alone { answer_to, conversation } => {
                     self.tell_alone(&person, answer_to.as_ref(), &conversation, *message).await?;
@@ -373,7 +391,7 @@ impl Inner {
     async fn deployment_of(&self, channel: &str, thread: Option<&str>) -> Option<DeploymentRef> {
         let at = At { channel: channel.to_owned(), ts: thread?.to_owned() };
         match self.store.message_at(at.place()).await {
-            Ok(id) => id.map(DeploymentRef::Id),
+            Ok(about) => about.and_then(crate::chat::About::deployment).map(DeploymentRef::Id),
             Err(error) => {
                 tracing::error!(%error, "the bot's database failed");
                 None

@@ -13,6 +13,7 @@
 //! cannot be chosen, but typed as a command.
 
 mod options;
+pub(super) mod steal;
 #[cfg(test)]
 mod tests;
 
@@ -64,11 +65,14 @@ pub(super) struct Origin {
     /// Empty: the person's own conversation with the app.
     #[serde(default)]
     pub(super) conversation: String,
+    /// The lock that is to be taken away, as it is typed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) steal: Option<String>,
 }
 
 impl Origin {
     pub(super) fn new(conversation: &str) -> Self {
-        Self { conversation: conversation.to_owned() }
+        Self { conversation: conversation.to_owned(), steal: None }
     }
 
     fn metadata(&self) -> String {

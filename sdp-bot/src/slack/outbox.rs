@@ -21,7 +21,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sdp_core::id::DeploymentId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -30,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::pace::{Pace, Rates, pause};
 use super::place::{At, channel_of};
 use super::web::{Web, WebError};
-use crate::chat::{Place, Recalled, Request, Unseen};
+use crate::chat::{About, Place, Recalled, Request, Unseen};
 
 use call::{Called, Wanted};
 use edits::{Edit, Edits};
@@ -40,7 +39,7 @@ use lane::{Done, Job, Kind, Lane, MAX_JOBS};
 pub(super) const MAX_CALLS: usize = 16;
 /// How long what is under way may take at the end.
 const GRACE: Duration = Duration::from_secs(5);
-/// Of how many deployments it is remembered that their message was posted.
+/// Of how many stories it is remembered that their message was posted.
 const MAX_ROOTS: usize = 2000;
 /// An answer is tried so often; a deployment's message and its story until they are there.
 const MAX_TRIES: u32 = 6;
@@ -55,7 +54,7 @@ pub(super) struct Outbox {
     /// Ids of channels that were given by name, as Slack said when something was posted there.
     ids: HashMap<String, String>,
     /// Deployments whose message waits, is being posted or was, the newest last.
-    roots: VecDeque<DeploymentId>,
+    roots: VecDeque<About>,
     edits: Edits,
     recalls: VecDeque<Recall>,
     recalling: bool,
@@ -137,6 +136,10 @@ impl Outbox {
             Request::Whisper { conversation, person, message, done } => {
                 let (channel, thread) = channel_of(&conversation);
                 self.post(channel, Kind::Whisper { thread, person }, message, Done::Seen(done), now);
+            }
+            Request::Direct { person, message, name, since, done } => {
+                let kind = Kind::Direct { person: person.clone(), name, since };
+                self.post(person.to_string(), kind, message, Done::Seen(done), now);
             }
             Request::Reply { place, message, name, done } => match At::read(&place) {
                 Some(at) => {
@@ -290,7 +293,7 @@ impl Outbox {
             }
             Err(error) => error,
         };
-        let story = matches!(job.kind, Kind::Root { .. } | Kind::Reply { .. });
+        let story = matches!(job.kind, Kind::Root { .. } | Kind::Reply { .. } | Kind::Direct { .. });
         let again = match &error {
             WebError::Barred(_) => return Err(error),
             WebError::Refused(_) => false,
@@ -354,7 +357,8 @@ impl Outbox {
     }
 }
 
-/// What names a deployment's message in its metadata.
-pub(super) fn message_metadata(about: DeploymentId) -> serde_json::Value {
-    serde_json::json!({ "event_type": call::MESSAGE, "event_payload": { "deployment": about.to_string() } })
+/// What names a story's message in its metadata.
+pub(super) fn message_metadata(about: About) -> serde_json::Value {
+    let (name, id) = call::named(about);
+    serde_json::json!({ "event_type": call::MESSAGE, "event_payload": { name: id } })
 }

@@ -72,6 +72,7 @@ impl Story {
             of: None,
             env: self.env.clone(),
             notify: None,
+            batch: None,
         })
     }
 
@@ -114,6 +115,8 @@ impl Story {
             id: self.instance,
             service: "payments".parse().unwrap(),
             sandbox: "alice".parse().unwrap(),
+            environment: "default".parse().unwrap(),
+            git_ref: None,
             deployment: self.id,
             commit: COMMIT.parse().unwrap(),
             agent: "vm-1".parse().unwrap(),
@@ -153,7 +156,7 @@ fn tell(thread: &mut Thread, learn: impl Fn(&mut Facts)) -> String {
                     write!(out, "    {}", message.to_plain().replace("\n  ", "\n      ")).unwrap();
                     thread.was_told(key);
                 }
-                Due::LearnFailure => {
+                Due::LearnFailure(_) => {
                     learn(&mut thread.facts);
                     thread.facts.failure_known = true;
                 }

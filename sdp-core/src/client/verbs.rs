@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::{Method, Response};
+use serde::de::DeserializeOwned;
 use tokio::time::{sleep, timeout};
 use url::Url;
 
@@ -13,8 +14,8 @@ use crate::api::{
     AgainRequest, AgentList, AgentView, BindingInfo, BindingList, BranchList, CreateDeployment,
     CreateSignInLink, CreateToken, DeploymentCreated, DeploymentList, DeploymentView, EnrolmentCreated,
     IDEMPOTENCY_KEY, Instance, InstanceList, InstanceOutput, LogMatches, LogWindow, LoginLink, Me, Person,
-    PersonList, RepositoryList, SandboxList, SandboxView, SecretInfo, SecretList, Service, ServiceList,
-    SessionInfo, SessionList, SetRole, SetSecret, SignInLink, TokenCreated, TokenInfo, TokenList,
+    PersonList, RepositoryList, SecretInfo, SecretList, Service, ServiceList, SessionInfo, SessionList,
+    SetRole, SetSecret, SignInLink, TokenCreated, TokenInfo, TokenList,
 };
 use crate::deployment::Step;
 use crate::id::{BindingId, DeploymentRef, InstanceId, SessionId};
@@ -118,7 +119,7 @@ impl RawLog {
     }
 }
 
-fn with_query(mut url: Url, pairs: &[(&str, Option<String>)]) -> Url {
+pub(super) fn with_query(mut url: Url, pairs: &[(&str, Option<String>)]) -> Url {
     for (name, value) in pairs {
         if let Some(value) = value {
             url.query_pairs_mut().append_pair(name, value);
@@ -201,11 +202,12 @@ impl Client {
         self.once(request, key).await
     }
 
-    async fn once(
+    /// Sends what is safe to repeat with a key.
+    pub(super) async fn once<T: DeserializeOwned>(
         &self,
         request: reqwest::RequestBuilder,
         key: Option<&IdempotencyKey>,
-    ) -> Result<DeploymentCreated, ClientError> {
+    ) -> Result<T, ClientError> {
         let request = match key {
             Some(key) => request.header(IDEMPOTENCY_KEY, key.as_str()),
             None => request,
@@ -222,14 +224,23 @@ impl Client {
     /// successor. A server that is away is waited for, at most ten minutes at a time.
     pub async fn wait(&self, deployment: DeploymentRef) -> Result<DeploymentView, ClientError> {
         let url = self.url(&["deployments", &deployment.to_string()]);
+        self.held(url, |view: &DeploymentView| view.deployment.is_ended()).await
+    }
+
+    /// Asks again and again with `wait`, until what is answered has ended.
+    pub(super) async fn held<T: DeserializeOwned>(
+        &self,
+        url: Url,
+        has_ended: impl Fn(&T) -> bool,
+    ) -> Result<T, ClientError> {
         let url = with_query(url, &[("wait", Some(HOLD.as_secs().to_string()))]);
         let mut away_since: Option<Instant> = None;
         let mut backoff = Duration::from_millis(500);
         loop {
             let asked_at = Instant::now();
             let request = self.request(Method::GET, url.clone());
-            match self.json::<DeploymentView>(request, HOLD + REQUEST_TIMEOUT).await {
-                Ok(view) if view.deployment.is_ended() => return Ok(view),
+            match self.json::<T>(request, HOLD + REQUEST_TIMEOUT).await {
+                Ok(view) if has_ended(&view) => return Ok(view),
                 Ok(_) => {
                     away_since = None;
                     backoff = Duration::from_millis(500);
@@ -385,21 +396,6 @@ impl Client {
         let url = self.url(&["instances", &instance.to_string(), "output"]);
         let url = with_query(url, &[("lines", Some(lines.to_string()))]);
         Ok(self.get::<InstanceOutput>(url).await?.lines)
-    }
-
-    /// All sandboxes and what runs in them.
-    pub async fn sandboxes(&self) -> Result<Vec<SandboxView>, ClientError> {
-        Ok(self.get::<SandboxList>(self.url(&["sandboxes"])).await?.sandboxes)
-    }
-
-    /// One sandbox.
-    pub async fn sandbox(&self, name: &SandboxName) -> Result<SandboxView, ClientError> {
-        self.get(self.url(&["sandboxes", name.as_str()])).await
-    }
-
-    /// Stops everything in a sandbox and deletes it.
-    pub async fn delete_sandbox(&self, name: &SandboxName) -> Result<(), ClientError> {
-        self.nothing(self.request(Method::DELETE, self.url(&["sandboxes", name.as_str()]))).await
     }
 
     /// All agents.

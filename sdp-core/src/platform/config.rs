@@ -45,6 +45,8 @@ pub struct PlatformConfig {
     pub answer_limit: Duration,
     /// Below so many free bytes in the data folder new deployments are refused.
     pub disk_floor: u64,
+    /// How often the branches that sandboxes run are looked for, with the agents' own logins: one whose branches are gone ends soon.
+    pub look_for_branches: Duration,
     /// Limits of the job logs.
     pub logs: LogsConfig,
     /// How long lists of branches and repositories are kept, and how many.
@@ -116,6 +118,7 @@ impl PlatformConfig {
             lost_after: Duration::from_secs(600),
             answer_limit: Duration::from_secs(30),
             disk_floor: 64 * 1024 * 1024,
+            look_for_branches: Duration::from_secs(3600),
             logs: LogsConfig::default(),
             listings: ListingLimits::default(),
         }

@@ -6,7 +6,13 @@
 
 pub(super) mod agents;
 pub(super) mod commands;
+mod deploys;
+mod ends;
 mod fleet;
+mod instances;
+mod locks;
+mod places;
+mod sandboxes;
 mod secrets;
 pub(super) mod waiting;
 
@@ -16,16 +22,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 pub(super) use fleet::unknown as unknown_agent;
+use instances::{drain, instance_deadline, instance_due, lost};
 
 use super::PlatformConfig;
-use super::world::{Agent, Note, Open, Running, World};
+use super::world::{Agent, Note, Open, World};
+use crate::batch::{Batch, BatchOutcome};
 use crate::deployment::{Outcome, State, Step};
 use crate::event::{About, EventKind};
 use crate::failure::{Failure, FailureReason};
 use crate::id::{CommandId, DeploymentId, DeploymentNumber, InstanceId};
 use crate::name::{AgentName, CommitId, SandboxName, ServiceName};
 use crate::principal::Principal;
-use crate::sandbox::{InstanceState, StopReason, route_url};
+use crate::sandbox::{InstanceState, StopReason};
 use crate::wire::{self, ToAgent};
 
 /// An agent is asked so many times less often whether it has stopped an instance: nobody waits for that.
@@ -35,6 +43,7 @@ const ATTEMPTS: u32 = 3;
 
 /// One thing to do. Acts of a turn are done in order.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "most acts are events, and a turn has few")]
 pub(super) enum Act {
     /// Something has happened.
     Event { by: Principal, about: About, kind: EventKind },
@@ -80,9 +89,7 @@ pub(super) fn due(world: &World, limits: &PlatformConfig, now: Timestamp) -> Vec
     // The table first: a switch needs its version.
     if world.routes_changed {
         let mut table = world.render_routes();
-        let same = table.services == world.table.services
-            && table.sandboxes == world.table.sandboxes
-            && table.names == world.table.names;
+        let same = table.environments == world.table.environments && world.routers_are_the_same();
         if same {
             table.version = world.table.version;
         }
@@ -90,10 +97,11 @@ pub(super) fn due(world: &World, limits: &PlatformConfig, now: Timestamp) -> Vec
         // the version 0 of an empty world: a router that has no table yet must be told.
         let floor = world.version_floor.max(crate::id::RouteVersion(1));
         let same = same && table.version >= floor;
-        if !same && table.version <= floor {
-            table.version = floor.next();
+        let above = floor.max(world.table.version);
+        if !same && table.version <= above {
+            table.version = above.next();
         }
-        let note = Act::Note(Note::Table(table));
+        let note = Act::Note(Note::Table(table, now));
         return if same { vec![note] } else { vec![note, Act::SendTable] };
     }
     let load = Load::of(world);
@@ -109,7 +117,23 @@ pub(super) fn due(world: &World, limits: &PlatformConfig, now: Timestamp) -> Vec
             return acts;
         }
     }
-    Vec::new()
+    for sandbox in world.sandboxes.values() {
+        let acts = ends::sandbox_due(world, sandbox, now);
+        if !acts.is_empty() {
+            return acts;
+        }
+    }
+    if let Some((batch, outcome)) = world.batches_over().next() {
+        return vec![batch_ended(batch, outcome)];
+    }
+    world.locks.values().find_map(|lock| locks::due(lock, now)).into_iter().collect()
+}
+
+fn batch_ended(batch: &Batch, outcome: BatchOutcome) -> Act {
+    let about = About { batch: Some(batch.id), sandbox: Some(batch.sandbox.clone()), ..About::default() };
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let (succeeded, of) = (count(batch.succeeded.len()), count(batch.deployments.len()));
+    Act::system(about, EventKind::BatchEnded { outcome, succeeded, of })
 }
 
 /// When `due` may have something to say though nothing happens until then.
@@ -118,7 +142,9 @@ pub(super) fn next_deadline(world: &World, limits: &PlatformConfig, now: Timesta
     let instances = world.instances.values().filter_map(|running| instance_deadline(world, running, limits));
     let unfit = world.agents.values().filter_map(|agent| agent.unfit.as_ref()).map(|unfit| unfit.until);
     let unfit = unfit.filter(|until| *until > now);
-    open.chain(instances).chain(unfit).min()
+    let sandboxes = world.sandboxes.values().filter_map(ends::sandbox_deadline);
+    let locks = world.locks.values().filter_map(|lock| lock.expires_at);
+    open.chain(instances).chain(unfit).chain(sandboxes).chain(locks).min()
 }
 
 /// How many open deployments are where they are though their last deadline was a while ago.
@@ -389,13 +415,15 @@ fn ready_due(world: &World, open: &Open, limits: &PlatformConfig, now: Timestamp
             Vec::new()
         };
     }
-    let switched = open
-        .switch
-        .is_some_and(|version| world.routers().count() > 0 && world.routers().all(|r| r.applied >= version));
+    if open.waits_for_batch(world) {
+        return Vec::new();
+    }
+    let environment = world.environment_of(&open.deployment.sandbox);
+    let routers = || world.routers_of(&environment);
+    let switched =
+        open.switch.is_some_and(|version| routers().count() > 0 && routers().all(|r| r.applied >= version));
     if switched {
-        let base = world.routers().find_map(|router| router.row.router.as_ref());
-        let prefix = open.job.service.prefix();
-        let url = base.map(|base| route_url(base, &open.deployment.sandbox, &prefix));
+        let url = world.place_url(&open.deployment.sandbox, &open.job.service);
         let replaced = world.instances.values().filter(|other| {
             other.instance.id != open.job.instance
                 && open.is_in(&other.instance.sandbox, &other.instance.service)
@@ -408,7 +436,7 @@ fn ready_due(world: &World, open: &Open, limits: &PlatformConfig, now: Timestamp
         return acts;
     }
     if now >= switch_end(world, open, limits) {
-        let detail = match world.routers().next() {
+        let detail = match routers().next() {
             Some(router) => format!("the router at {} did not confirm it", router.row.name),
             None => "no router is connected".to_owned(),
         };
@@ -424,7 +452,9 @@ fn ready_due(world: &World, open: &Open, limits: &PlatformConfig, now: Timestamp
 /// Until when the routers have time to apply a table. A router that is away is waited for as long as agents take to dial again, and
 /// one that has just come has as long as any; but however often they come and go, there is an end.
 fn switch_end(world: &World, open: &Open, limits: &PlatformConfig) -> Timestamp {
-    let ends = world.agents.values().filter(|agent| agent.row.router.is_some()).map(|router| {
+    let environment = world.environment_of(&open.deployment.sandbox);
+    let routers = world.agents.values().filter(|agent| agent.row.router.is_some());
+    let ends = routers.filter(|agent| world.serves(&agent.row.name, &environment)).map(|router| {
         let since = open.since.max(router.row.since);
         match router.connected {
             true => after(since, limits.switch_limit),
@@ -444,6 +474,7 @@ fn open_deadlines(world: &World, open: &Open, limits: &PlatformConfig) -> Vec<Ti
     if open.is_ready() {
         return match open.cancel_asked {
             Some(asked) => vec![after(asked, limits.cancel_limit)],
+            None if open.waits_for_batch(world) => Vec::new(),
             None => vec![switch_end(world, open, limits)],
         };
     }
@@ -507,79 +538,4 @@ fn cancelled(open: &Open) -> Act {
 
 fn ended(open: &Open, outcome: Outcome) -> Act {
     Act::system(open.about(), EventKind::DeploymentEnded { outcome, url: None })
-}
-
-// ── instances ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-fn stopped(reason: StopReason) -> EventKind {
-    EventKind::InstanceStopped { reason, last_lines: Vec::new() }
-}
-
-/// What becomes of an instance whose agent is gone. What was to be stopped anyway, or never served, is not missed.
-fn lost(state: &InstanceState) -> EventKind {
-    match state {
-        InstanceState::Draining { reason } => stopped(reason.clone()),
-        InstanceState::Starting {} => stopped(StopReason::DeploymentEnded {}),
-        _ => EventKind::InstanceLost {},
-    }
-}
-
-fn drain(running: &Running, reason: StopReason) -> Act {
-    Act::system(running.about(), EventKind::InstanceDraining { reason })
-}
-
-fn instance_due(world: &World, running: &Running, limits: &PlatformConfig, now: Timestamp) -> Vec<Act> {
-    let instance = &running.instance;
-    if instance.state.is_over() {
-        return Vec::new();
-    }
-    let (connected, since) = presence(world, &instance.agent, running.since);
-    if !connected {
-        let of_open = world.open_by_id(instance.deployment).is_some_and(|open| !open.is_ready());
-        return if !of_open && now >= after(since, limits.lost_after) {
-            vec![Act::system(running.about(), lost(&instance.state))]
-        } else {
-            Vec::new()
-        };
-    }
-    match &instance.state {
-        // Its deployment has ended without it: nobody else will stop it.
-        InstanceState::Starting {} if world.open_by_id(instance.deployment).is_none() => {
-            vec![drain(running, StopReason::DeploymentEnded {})]
-        }
-        InstanceState::Draining { .. } => {
-            let drained = world.routers().count() > 0
-                && world.routers().all(|router| running.drained_by.contains(&router.row.name));
-            let ask = match running.stop_sent {
-                None => drained || !running.routed || now >= after(running.since, limits.drain_limit),
-                Some(sent) => now >= after(sent, limits.ask_again * STOP_AGAIN),
-            };
-            if ask {
-                let stop =
-                    ToAgent::StopInstance { command: stop_command(instance.id, now), instance: instance.id };
-                vec![Act::Note(Note::StopSent(instance.id, now)), Act::Send(instance.agent.clone(), stop)]
-            } else {
-                Vec::new()
-            }
-        }
-        _ => Vec::new(),
-    }
-}
-
-fn instance_deadline(world: &World, running: &Running, limits: &PlatformConfig) -> Option<Timestamp> {
-    if running.instance.state.is_over() {
-        return None;
-    }
-    let (connected, since) = presence(world, &running.instance.agent, running.since);
-    match (&running.instance.state, connected, running.stop_sent) {
-        (_, false, _) => {
-            let of_open = world.open_by_id(running.instance.deployment).is_some_and(|open| !open.is_ready());
-            (!of_open).then(|| after(since, limits.lost_after))
-        }
-        (InstanceState::Draining { .. }, true, Some(sent)) => {
-            Some(after(sent, limits.ask_again * STOP_AGAIN))
-        }
-        (InstanceState::Draining { .. }, true, None) => Some(after(running.since, limits.drain_limit)),
-        _ => None,
-    }
 }

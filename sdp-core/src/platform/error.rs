@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use crate::catalog::InvalidService;
 use crate::failure::Failure;
-use crate::id::{DeploymentNumber, DeploymentRef, EventSeq, InstanceId};
+use crate::id::{BatchId, DeploymentNumber, DeploymentRef, EventSeq, InstanceId, LockId};
+use crate::lock::{Lock, LockKind};
 use crate::logs::LogsError;
-use crate::name::{AgentName, EnvName, IdempotencyKey, SandboxName, ServiceName};
+use crate::name::{
+    AgentName, EnvName, EnvironmentName, IdempotencyKey, SandboxName, ServiceName, TemplateName,
+};
 use crate::secret::UnfitSecret;
 use crate::store::StoreError;
 use crate::vault::VaultError;
@@ -32,6 +35,132 @@ pub enum PlatformError {
         name: SandboxName,
         /// What was probably meant.
         did_you_mean: Option<String>,
+    },
+    /// No such environment.
+    #[error("there is no environment named {name}")]
+    UnknownEnvironment {
+        /// What was asked for.
+        name: EnvironmentName,
+        /// What was probably meant.
+        did_you_mean: Option<String>,
+    },
+    /// No such template, or no such version of it.
+    #[error("there is no template named {name}{}", version.map(|v| format!(" with a version {v}")).unwrap_or_default())]
+    UnknownTemplate {
+        /// What was asked for.
+        name: TemplateName,
+        /// Which version, if a certain one was.
+        version: Option<u32>,
+        /// What was probably meant.
+        did_you_mean: Option<String>,
+    },
+    /// No such lock.
+    #[error("there is no lock {id}")]
+    UnknownLock {
+        /// What was asked for.
+        id: LockId,
+    },
+    /// No such batch.
+    #[error("there is no batch {id}")]
+    UnknownBatch {
+        /// What was asked for.
+        id: BatchId,
+    },
+    /// An environment of that name exists already.
+    #[error("an environment named {name} exists already")]
+    EnvironmentExists {
+        /// Its name.
+        name: EnvironmentName,
+    },
+    /// The environment cannot go while something is in it.
+    #[error("{name} still has {has}")]
+    EnvironmentInUse {
+        /// The environment.
+        name: EnvironmentName,
+        /// What it has, as a list.
+        has: String,
+    },
+    /// The service is no part of the sandbox's environment.
+    #[error("{service} is no service of the environment {environment}")]
+    ServiceNotInEnvironment {
+        /// The service.
+        service: ServiceName,
+        /// The environment.
+        environment: EnvironmentName,
+    },
+    /// Two would get the same requests.
+    #[error("{what} of {name} is already that of {other}")]
+    RouteConflict {
+        /// The one that was to be saved.
+        name: String,
+        /// The one that has it.
+        other: String,
+        /// What both would have: "the host api.shop.test", "the domain shop.test".
+        what: String,
+    },
+    /// A sandbox of that name exists already.
+    #[error("a sandbox named {name} exists already")]
+    SandboxExists {
+        /// Its name.
+        name: SandboxName,
+    },
+    /// The sandbox is somebody else's.
+    #[error("{sandbox} is {owner}'s sandbox")]
+    NotAMember {
+        /// The sandbox.
+        sandbox: SandboxName,
+        /// Whose it is, with its team.
+        owner: String,
+    },
+    /// Not everybody may deploy in this environment.
+    #[error("you may not deploy in the environment {environment}")]
+    NotADeployer {
+        /// The environment.
+        environment: EnvironmentName,
+    },
+    /// Somebody keeps the place for themselves, or as it is.
+    #[error("{} is {} by {}: {}", lock.place, if lock.kind == LockKind::Freeze { "frozen" } else { "locked" }, lock.owner, lock.reason)]
+    Locked {
+        /// The lock.
+        lock: Box<Lock>,
+    },
+    /// The owner's sandboxes have as much as they may.
+    #[error("{owner} has {has} in {environment}, and may have {limit}")]
+    QuotaExceeded {
+        /// Whose.
+        owner: String,
+        /// Where.
+        environment: EnvironmentName,
+        /// What there is, such as "5 instances".
+        has: String,
+        /// How much there may be, such as "5 instances".
+        limit: String,
+        /// The owner's sandboxes there, the one that was used least lately first.
+        sandboxes: Vec<SandboxName>,
+    },
+    /// A route cannot lead there.
+    #[error("{service} cannot be sent to {target}: {why}")]
+    TargetRefused {
+        /// The service.
+        service: ServiceName,
+        /// Where it was to be sent.
+        target: String,
+        /// Why not, as a clause.
+        why: String,
+    },
+    /// Longer than sandboxes may live there.
+    #[error("sandboxes of {environment} live {max_hours} hours at most")]
+    LifetimeTooLong {
+        /// The environment.
+        environment: EnvironmentName,
+        /// The most.
+        max_hours: u32,
+    },
+    /// Somebody else holds it.
+    #[error("this lock is {owner}'s")]
+    NotYourLock {
+        /// Who holds it.
+        owner: String,
     },
     /// No such agent.
     #[error("there is no agent named {name}")]
@@ -254,6 +383,23 @@ impl PlatformError {
         match self {
             Self::UnknownService { .. } => "unknown_service",
             Self::UnknownSandbox { .. } => "unknown_sandbox",
+            Self::UnknownEnvironment { .. } => "unknown_environment",
+            Self::UnknownTemplate { .. } => "unknown_template",
+            Self::UnknownLock { .. } => "unknown_lock",
+            Self::UnknownBatch { .. } => "unknown_batch",
+            Self::EnvironmentExists { .. } => "environment_exists",
+            Self::EnvironmentInUse { .. } => "environment_in_use",
+            Self::ServiceNotInEnvironment { .. } => "service_not_in_environment",
+            Self::RouteConflict { .. } => "route_conflict",
+            Self::SandboxExists { .. } => "sandbox_exists",
+            Self::NotAMember { .. } => "not_a_member",
+            Self::NotADeployer { .. } => "not_a_deployer",
+            Self::Locked { lock } if lock.kind == LockKind::Freeze => "frozen",
+            Self::Locked { .. } => "locked",
+            Self::QuotaExceeded { .. } => "quota_exceeded",
+            Self::TargetRefused { .. } => "target_refused",
+            Self::LifetimeTooLong { .. } => "lifetime_too_long",
+            Self::NotYourLock { .. } => "not_your_lock",
             Self::UnknownAgent { .. } => "unknown_agent",
             Self::AgentInUse { .. } => "agent_in_use",
             Self::UnknownDeployment { .. } => "unknown_deployment",
@@ -296,6 +442,31 @@ impl PlatformError {
         match self {
             Self::UnknownService { .. } => "see the catalog for the services there are",
             Self::UnknownSandbox { .. } => "a sandbox is made by the first deploy to it",
+            Self::UnknownEnvironment { .. } => "see the list of environments",
+            Self::UnknownTemplate { .. } => "see the list of templates",
+            Self::UnknownLock { .. } => "it may be over; see the list of locks",
+            Self::UnknownBatch { .. } => "see the list of deployments",
+            Self::EnvironmentExists { .. } => "change it with PUT, or choose another name",
+            Self::EnvironmentInUse { .. } => "delete those first",
+            Self::ServiceNotInEnvironment { .. } => {
+                "ask an administrator to add it to the environment's services, or take a sandbox of another one"
+            }
+            Self::RouteConflict { .. } => "give one of them another",
+            Self::SandboxExists { .. } => "change it with PUT, or choose another name",
+            Self::NotAMember { .. } => {
+                "ask its owner to add you to its members or to share it, or take your own"
+            }
+            Self::NotADeployer { .. } => "ask an administrator to add you to its deployers",
+            Self::Locked { lock } if lock.kind == LockKind::Freeze => {
+                "wait until it is over, ask whoever froze it, or take another sandbox"
+            }
+            Self::Locked { .. } => "ask whoever holds it, steal it with a reason, or take another sandbox",
+            Self::QuotaExceeded { .. } => "stop or delete what you do not need any more",
+            Self::TargetRefused { .. } => {
+                "send it to the baseline, to another sandbox of the same environment, or to an address in its external networks"
+            }
+            Self::LifetimeTooLong { .. } => "ask for less, and extend it when it ends soon, or pin it",
+            Self::NotYourLock { .. } => "steal it with a reason; whoever holds it is told",
             Self::UnknownAgent { .. } => "see the list of agents",
             Self::AgentInUse { .. } => {
                 "drain it and stop what runs on it first, or end all that at once with `force=true`"
@@ -347,6 +518,8 @@ impl PlatformError {
         match self {
             Self::UnknownService { did_you_mean, .. }
             | Self::UnknownSandbox { did_you_mean, .. }
+            | Self::UnknownEnvironment { did_you_mean, .. }
+            | Self::UnknownTemplate { did_you_mean, .. }
             | Self::UnknownAgent { did_you_mean, .. } => did_you_mean.as_deref(),
             _ => None,
         }

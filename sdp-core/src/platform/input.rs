@@ -6,20 +6,27 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::world::World;
-use super::{Idempotency, PlatformError, Save};
-use crate::catalog::Service;
+use super::{Idempotency, PlatformError, Power, Save};
+use crate::api::{CreateLock, RenewSandbox, SaveSandbox};
+use crate::batch::Batch;
+use crate::catalog::{Environment, Service, Template, TemplateSpec};
 use crate::deployment::{DeployKind, Deployment, Notify};
-use crate::id::{BootId, CommandId, DeploymentId, DeploymentNumber, Epoch, InstanceId, RouteVersion};
+use crate::id::{
+    BatchId, BootId, CommandId, DeploymentId, DeploymentNumber, Epoch, InstanceId, LockId, RouteVersion,
+};
+use crate::lock::Lock;
 use crate::name::{
-    AgentName, CommitId, EnvName, GitRef, Label, PersonName, RepoUrl, SandboxName, ServiceName,
+    AgentName, CommitId, EnvName, EnvironmentName, GitRef, Label, PersonName, RepoUrl, RoutingKey,
+    SandboxName, ServiceName, TemplateName,
 };
 use crate::principal::Principal;
+use crate::sandbox::{RouteChoice, Sandbox};
 use crate::secret::GitCredential;
 use crate::store::SecretRow;
 use crate::wire::link::ServerEnd;
 use crate::wire::{
-    Answer, InstanceDecision, InstanceReport, JobDecision, JobReport, Load, Preflight, Progress,
-    RejectReason, RouterReport, ToAgent,
+    Answer, InstanceDecision, InstanceReport, JobDecision, JobReport, Load, Preflight, ProbeRequest,
+    Progress, RejectReason, RouterReport, ToAgent,
 };
 
 /// Something that the loop takes.
@@ -89,15 +96,76 @@ pub(super) enum Input {
 
 pub(super) enum Command {
     Deploy(Box<DeployCommand>),
-    Cancel { deployment: DeploymentId, number: DeploymentNumber },
-    SaveService { service: Box<Service>, save: Save },
-    DeleteService { name: ServiceName },
-    SetSecret { secret: Box<SecretRow> },
-    DeleteSecret { service: ServiceName, name: EnvName },
-    StopInstance { id: InstanceId },
-    DeleteSandbox { name: SandboxName },
-    DrainAgent { name: AgentName, draining: bool },
-    ForgetAgent { name: AgentName, force: bool },
+    Cancel {
+        deployment: DeploymentId,
+        number: DeploymentNumber,
+    },
+    SaveService {
+        service: Box<Service>,
+        save: Save,
+    },
+    DeleteService {
+        name: ServiceName,
+    },
+    SetSecret {
+        secret: Box<SecretRow>,
+    },
+    DeleteSecret {
+        service: ServiceName,
+        name: EnvName,
+    },
+    StopInstance {
+        id: InstanceId,
+    },
+    SaveEnvironment {
+        environment: Box<Environment>,
+        save: Save,
+    },
+    DeleteEnvironment {
+        name: EnvironmentName,
+    },
+    SaveTemplate {
+        name: TemplateName,
+        spec: Box<TemplateSpec>,
+    },
+    DeleteTemplate {
+        name: TemplateName,
+    },
+    SaveSandbox(Box<SandboxOrder>),
+    RenewSandbox {
+        name: SandboxName,
+        renew: RenewSandbox,
+        power: Power,
+    },
+    DeleteSandbox {
+        name: SandboxName,
+        power: Power,
+    },
+    ChooseRoute {
+        sandbox: SandboxName,
+        service: ServiceName,
+        choice: Option<RouteChoice>,
+        power: Power,
+    },
+    Lock(Box<LockOrder>),
+    Unlock {
+        id: LockId,
+        power: Power,
+    },
+    Batch(Box<BatchOrder>),
+    /// What branches and tags a repository has, as it was just listed.
+    BranchesSeen {
+        repo: RepoUrl,
+        names: BTreeSet<GitRef>,
+    },
+    DrainAgent {
+        name: AgentName,
+        draining: bool,
+    },
+    ForgetAgent {
+        name: AgentName,
+        force: bool,
+    },
 }
 
 pub(super) struct DeployCommand {
@@ -106,7 +174,12 @@ pub(super) struct DeployCommand {
     pub(super) git_ref: GitRef,
     pub(super) env: BTreeMap<EnvName, String>,
     pub(super) notify: Option<Notify>,
+    pub(super) batch: Option<BatchId>,
     pub(super) kind: DeployKind,
+    /// The key of its sandbox, if that is made.
+    pub(super) key: RoutingKey,
+    /// What the sandbox's template says of it.
+    pub(super) template_env: BTreeMap<EnvName, String>,
     pub(super) commit: Option<CommitId>,
     pub(super) of: Option<DeploymentNumber>,
     /// The commit of the deployment that succeeded last in its place.
@@ -116,11 +189,46 @@ pub(super) struct DeployCommand {
     /// Whose own credential it is, if it is a person's own.
     pub(super) credential_of: Option<PersonName>,
     pub(super) idempotency: Option<Idempotency>,
+    pub(super) power: Power,
+}
+
+/// A sandbox as somebody wants it.
+pub(super) struct SandboxOrder {
+    pub(super) name: SandboxName,
+    pub(super) wanted: SaveSandbox,
+    /// The version that it is made from.
+    pub(super) template: Option<Template>,
+    /// If it is new.
+    pub(super) key: RoutingKey,
+    pub(super) save: Save,
+    pub(super) power: Power,
+}
+
+pub(super) struct LockOrder {
+    pub(super) id: LockId,
+    pub(super) wanted: CreateLock,
+    pub(super) power: Power,
+}
+
+/// Several deployments into one sandbox together.
+pub(super) struct BatchOrder {
+    pub(super) id: BatchId,
+    pub(super) sandbox: SandboxName,
+    /// Each with the id that its deployment gets.
+    pub(super) deploys: Vec<(DeploymentId, DeployCommand)>,
+    /// The version whose services they are, and which the sandbox is made from if it is new.
+    pub(super) template: Option<Template>,
+    pub(super) key: RoutingKey,
+    pub(super) idempotency: Option<Idempotency>,
 }
 
 pub(super) enum Reply {
     Done,
     Saved { created: bool },
+    Template(Box<Template>),
+    Sandbox { sandbox: Box<Sandbox>, created: bool },
+    Lock(Box<Lock>),
+    Batch(Box<Batch>),
     Deployment(Box<Deployment>),
     Known { deployment: DeploymentId },
 }
@@ -130,6 +238,7 @@ pub(super) enum Question {
     ListRefs { repo: RepoUrl, labels: BTreeSet<Label>, credential: Option<GitCredential> },
     ReadOutput { agent: AgentName, instance: InstanceId, lines: u32 },
     CheckCredential { agent: AgentName, repo: RepoUrl, credential: GitCredential, within: Duration },
+    Probe { agent: AgentName, probe: ProbeRequest },
     ListRepos { agent: AgentName, repo: RepoUrl, credential: Option<GitCredential> },
 }
 

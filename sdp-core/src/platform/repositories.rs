@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use url::Url;
 
-use super::input::{Input, Question};
+use super::input::{Command, Input, Question};
 use super::listings::{Asking, Identities, Identity, Items, Listings, Promise};
 use super::world::World;
 use super::{ListingLimits, Platform, PlatformError};
 use crate::api::{BranchList, Repository, RepositoryList};
 use crate::catalog::Service;
 use crate::failure::FailureReason;
-use crate::name::{AgentName, Label, RepoUrl, ServiceName};
+use crate::name::{AgentName, GitRef, Label, RepoUrl, ServiceName};
+use crate::principal::Principal;
 use crate::secret::GitCredential;
 use crate::wire::{Answer, RepoInfo};
 
@@ -95,15 +96,35 @@ impl Platform {
         let key = BranchesOf { repo: repo.clone(), labels: labels.clone(), seen_by };
         let (found, promise) = lists.branches.look(key, Instant::now());
         if let Some(promise) = promise {
-            let question = Question::ListRefs { repo, labels, credential };
+            let question = Question::ListRefs { repo: repo.clone(), labels, credential };
             self.ask_for(promise, |inputs| async move {
                 match question_over(&inputs, question).await? {
-                    Answer::Refs { head, branches, tags } => Ok(BranchList { head, branches, tags }),
+                    Answer::Refs { head, branches, tags } => {
+                        let names = branches.iter().chain(&tags).map(|known| known.name.clone());
+                        branches_seen(&inputs, repo, names.collect()).await;
+                        Ok(BranchList { head, branches, tags })
+                    }
                     other => Err(refusal(other)),
                 }
             });
         }
         found.answer().await
+    }
+
+    /// Lists the branches of every service that runs in a sandbox with an end. Whoever cannot be asked, or refuses, is asked again the
+    /// next time; a private repository is seen only where its agent has a login of its own.
+    pub(super) async fn look_for_branches(&self) {
+        let wanted = self.ask(|world| {
+            let running = world.instances.values().map(|running| &running.instance);
+            let ends = |name| world.sandboxes.get(name).is_some_and(|sandbox| sandbox.expires_at.is_some());
+            let here = running.filter(|instance| !instance.state.is_over() && ends(&instance.sandbox));
+            here.map(|instance| instance.service.clone()).collect::<BTreeSet<ServiceName>>()
+        });
+        for service in wanted.await.unwrap_or_default() {
+            if let Err(error) = self.branches(&service, None).await {
+                tracing::debug!(service.name = %service, %error, "its branches cannot be listed");
+            }
+        }
     }
 
     /// The repositories of a git host that this credential (or else the agents' own) can read, at most a minute old. Those of
@@ -175,6 +196,16 @@ impl Platform {
     {
         let asking = ask(self.inner.inputs.clone());
         self.inner.lists.asking.spawn(async move { promise.keep(asking.await, Instant::now()) });
+    }
+}
+
+/// A repository's branches were listed: sandboxes whose branches are gone end soon.
+async fn branches_seen(inputs: &mpsc::Sender<Input>, repo: RepoUrl, names: BTreeSet<GitRef>) {
+    let (answer, done) = oneshot::channel();
+    let command = Command::BranchesSeen { repo, names };
+    // Whoever stops has no need of it.
+    if inputs.send(Input::Command { by: Principal::System, command, answer }).await.is_ok() {
+        done.await.ok();
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use crate::catalog::Environment;
 use crate::deployment::Notify;
 use crate::id::DeploymentNumber;
-use crate::name::{EnvName, GitRef, IdempotencyKey, SandboxName, ServiceName};
+use crate::name::{EnvName, GitRef, IdempotencyKey, PersonName, SandboxName, ServiceName};
+use crate::principal::Principal;
+use crate::sandbox::Sandbox;
 use crate::secret::GitCredential;
 
 /// Ask for a deployment.
@@ -24,6 +27,8 @@ pub struct Deploy {
     pub credential: Option<GitCredential>,
     /// "The same request again": same key and fingerprint, same deployment.
     pub idempotency: Option<Idempotency>,
+    /// On whose authority it goes into a sandbox that is somebody's own.
+    pub power: Power,
 }
 
 impl Deploy {
@@ -38,6 +43,7 @@ impl Deploy {
             notify: None,
             credential: None,
             idempotency: None,
+            power: Power::Member,
         }
     }
 
@@ -74,6 +80,8 @@ pub struct Again {
     pub credential: Option<GitCredential>,
     /// As for [`Deploy`].
     pub idempotency: Option<Idempotency>,
+    /// As for [`Deploy`].
+    pub power: Power,
 }
 
 /// Which deployments to list.
@@ -122,4 +130,52 @@ pub enum Save {
     Create,
     /// New or changed, whichever it is.
     Put,
+}
+
+/// On whose authority something that is somebody's own is changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Power {
+    /// One's own: only what one owns, is a member of, or is everybody's.
+    #[default]
+    Member,
+    /// A token's that is a person's: what is theirs, too.
+    OfPerson(PersonName),
+    /// An administrator's: everything.
+    Administrator,
+}
+
+impl Power {
+    /// Whether somebody may change, and deploy into, a sandbox.
+    #[must_use]
+    pub fn reaches(&self, sandbox: &Sandbox, by: &Principal) -> bool {
+        match self {
+            Self::Administrator => true,
+            _ if sandbox.takes_deploys_of(by) => true,
+            Self::OfPerson(person) => sandbox.is_of(&Principal::person(person.clone())),
+            Self::Member => false,
+        }
+    }
+
+    /// Whether it is somebody's own, so that they say who else may change it.
+    #[must_use]
+    pub fn owns(&self, sandbox: &Sandbox, by: &Principal) -> bool {
+        match self {
+            Self::Administrator => true,
+            _ if sandbox.is_of(by) => true,
+            Self::OfPerson(person) => sandbox.is_of(&Principal::person(person.clone())),
+            Self::Member => false,
+        }
+    }
+
+    /// Whether somebody may deploy in an environment.
+    #[must_use]
+    pub fn deploys_in(&self, environment: &Environment, by: &Principal) -> bool {
+        match self {
+            Self::Administrator => true,
+            _ if environment.deployers.allow(by) => true,
+            Self::OfPerson(person) => environment.deployers.allow(&Principal::person(person.clone())),
+            Self::Member => false,
+        }
+    }
 }

@@ -302,6 +302,18 @@ impl Run {
                 self.perform(vec![Act::Event { by: by.clone(), about, kind }], turn);
                 Reply::Saved { created }
             }
+            Ok(Verdict::BeginBatch { before, begins, idempotency, batch }) => {
+                self.perform(before, turn);
+                let mut idempotency = idempotency;
+                for (id, command, after) in begins {
+                    if self.begin(now, by, command, idempotency.take(), id).is_none() {
+                        drop(answer.send(Err(PlatformError::Stopping)));
+                        return;
+                    }
+                    self.perform(after, turn);
+                }
+                Reply::Batch(batch)
+            }
             Ok(Verdict::Forget { agent, acts }) => {
                 self.disconnect(&agent, turn);
                 self.perform(acts, turn);
@@ -332,11 +344,13 @@ impl Run {
         idempotency: Option<IdempotencyRow>,
         id: DeploymentId,
     ) -> Option<Deployment> {
-        let service = self.world.services.get(&command.service)?.clone();
+        let service = self.world.effective(&command.service, &command.sandbox, &command.template_env)?;
         let about = About {
             deployment: Some(id),
             service: Some(command.service.clone()),
             sandbox: Some(command.sandbox.clone()),
+            environment: Some(self.world.environment_of(&command.sandbox)),
+            batch: command.batch,
             ..About::default()
         };
         let kind = EventKind::DeploymentRequested {
@@ -349,6 +363,7 @@ impl Run {
             of: command.of,
             env: command.env,
             notify: command.notify,
+            batch: command.batch,
         };
         let event = Event { seq: EventSeq(0), at: now, by: by.clone(), about, kind };
         let job = JobRow {
@@ -390,7 +405,7 @@ impl Run {
                     self.world.apply(Event { seq: EventSeq(0), at: self.clock.now(), by, about, kind });
                 }
                 Act::Note(note) => {
-                    if matches!(note, super::world::Note::Table(_)) {
+                    if matches!(note, super::world::Note::Table(..)) {
                         self.world.routes_changed = false;
                     }
                     self.world.note(note);
@@ -402,7 +417,7 @@ impl Run {
                 },
                 Act::SendTable => {
                     for router in self.world.routers() {
-                        let table = self.world.table.clone();
+                        let table = self.world.table_for(&router.row.name);
                         turn.sends.push((router.row.name.clone(), ToAgent::Routes { table }));
                     }
                 }

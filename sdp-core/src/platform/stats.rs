@@ -14,6 +14,7 @@ use super::{Platform, PlatformConfig, PlatformError, decide};
 use crate::api::AgentView;
 use crate::deployment::State;
 use crate::id::EventSeq;
+use crate::lock::LockKind;
 use crate::logs::LogStats;
 use crate::sandbox::InstanceState;
 
@@ -38,6 +39,14 @@ pub struct PlatformStats {
     /// How many instances there are, by one of [`INSTANCE_STATES`], each of which is there. Those that are over are counted only
     /// while requests for them are answered with a refusal.
     pub instances: BTreeMap<&'static str, u64>,
+    /// How many sandboxes there are.
+    pub sandboxes: u64,
+    /// How many of them are kept until somebody deletes them.
+    pub pinned: u64,
+    /// How many locks hold.
+    pub locks: u64,
+    /// How many freezes hold.
+    pub freezes: u64,
     /// All agents.
     pub agents: Vec<AgentView>,
     /// The job logs.
@@ -82,6 +91,10 @@ struct Levels {
     oldest_queued: Option<Timestamp>,
     overdue: u64,
     instances: BTreeMap<&'static str, u64>,
+    sandboxes: u64,
+    pinned: u64,
+    locks: u64,
+    freezes: u64,
     agents: Vec<AgentView>,
 }
 
@@ -100,13 +113,18 @@ impl Platform {
         })
         .await
         .map_err(|_| PlatformError::Stopping)?;
-        let Levels { open, oldest_queued, overdue, instances, agents } = levels;
+        let Levels { open, oldest_queued, overdue, instances, sandboxes, pinned, locks, freezes, agents } =
+            levels;
         Ok(PlatformStats {
             newest_event: self.newest_event(),
             open,
             oldest_queued,
             overdue,
             instances,
+            sandboxes,
+            pinned,
+            locks,
+            freezes,
             agents,
             logs: self.inner.logs.stats(),
             disk,
@@ -159,11 +177,16 @@ impl Levels {
             *instances.entry(state).or_default() += 1;
         }
         let waiting = world.open.values().filter(|one| one.deployment.agent.is_none());
+        let freezes = world.locks.values().filter(|lock| lock.kind == LockKind::Freeze).count() as u64;
         Self {
             open,
             oldest_queued: waiting.map(|one| one.deployment.requested_at).min(),
             overdue: decide::overdue(world, config, now),
             instances,
+            sandboxes: world.sandboxes.len() as u64,
+            pinned: world.sandboxes.values().filter(|sandbox| sandbox.pinned).count() as u64,
+            locks: world.locks.len() as u64 - freezes,
+            freezes,
             agents: world.agents.values().map(|agent| agent.view(world)).collect(),
         }
     }

@@ -1,11 +1,14 @@
 //! The orchestrator driven through its public face; the agent is played over the wire.
 
 mod agent;
+mod batches;
 mod changes;
 mod deploys;
 mod fleet;
 mod instances;
+mod locks;
 mod output;
+mod places;
 mod recovery;
 mod repositories;
 mod secrets;

@@ -2,17 +2,20 @@
 //!
 //! A command goes to the loop and is answered once it is in the store; a question is answered by the store, or by an agent.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::input::{Command, DeployCommand, Question, Reply};
 use super::{
-    Again, Deploy, DeploymentFilter, InstanceFilter, Line, Platform, PlatformError, Save, StateFilter,
+    Again, Deploy, DeploymentFilter, InstanceFilter, Line, Platform, PlatformError, Power, Save, StateFilter,
 };
+use crate::batch::Batch;
 use crate::catalog::Service;
 use crate::deployment::{DeployKind, Deployment, Outcome};
+use crate::event::EventKind;
 use crate::feed::EventFilter;
-use crate::id::{DeploymentId, DeploymentRef, InstanceId};
-use crate::name::{CommitId, GitRef, SandboxName, ServiceName};
+use crate::id::{BatchId, DeploymentId, DeploymentRef, InstanceId};
+use crate::name::{CommitId, EnvName, GitRef, SandboxName, ServiceName};
 use crate::principal::Principal;
 use crate::sandbox::{Instance, Sandbox};
 use crate::wire::Answer;
@@ -77,6 +80,7 @@ impl Platform {
             Some(git_ref) => git_ref,
             None => self.last_ref(&deploy.service, &sandbox).await?.unwrap_or(service.default_branch),
         };
+        let template_env = self.template_env_of(&sandbox, &deploy.service).await?;
         let taken = self.credential_for(by, &service.repo, deploy.credential).await?;
         let command = DeployCommand {
             service: deploy.service,
@@ -84,7 +88,10 @@ impl Platform {
             git_ref,
             env: deploy.env,
             notify: deploy.notify,
+            batch: None,
             kind: DeployKind::Deploy,
+            key: super::places::new_key()?,
+            template_env,
             commit: None,
             of: None,
             since: None,
@@ -92,6 +99,7 @@ impl Platform {
             credential: taken.credential,
             credential_of: taken.of,
             idempotency: deploy.idempotency,
+            power: deploy.power,
         };
         self.start_deployment(by, command).await
     }
@@ -223,6 +231,36 @@ impl Platform {
         }
     }
 
+    /// Waits until all deployments of a batch have ended, at most so long, and gives it as it stands then.
+    ///
+    /// # Errors
+    /// [`PlatformError::UnknownBatch`].
+    pub async fn wait_batch(
+        &self,
+        id: BatchId,
+        limit: Duration,
+    ) -> Result<(Batch, Vec<Deployment>), PlatformError> {
+        let after = self.newest_event();
+        let found = self.batch(id).await?;
+        if found.0.outcome.is_some() {
+            return Ok(found);
+        }
+        let filter = EventFilter { sandbox: Some(found.0.sandbox.clone()), ..EventFilter::default() };
+        let mut feed = self.feed(after, filter);
+        let follow = async {
+            loop {
+                let event = feed.next().await?;
+                if event.about.batch == Some(id) && matches!(event.kind, EventKind::BatchEnded { .. }) {
+                    return Ok::<_, PlatformError>(());
+                }
+            }
+        };
+        match tokio::time::timeout(limit, follow).await {
+            Ok(Err(PlatformError::Stopping)) | Ok(Ok(())) | Err(_) => self.batch(id).await,
+            Ok(Err(error)) => Err(error),
+        }
+    }
+
     // ── instances and sandboxes ───────────────────────────────────────────────────────────────────────────────────
 
     /// Instances, newest first.
@@ -288,9 +326,14 @@ impl Platform {
     /// Deletes a sandbox: cancels what is under way in it, and stops what runs in it.
     ///
     /// # Errors
-    /// [`PlatformError::UnknownSandbox`].
-    pub async fn delete_sandbox(&self, by: &Principal, name: &SandboxName) -> Result<(), PlatformError> {
-        self.command(by, Command::DeleteSandbox { name: name.clone() }).await.map(drop)
+    /// [`PlatformError::UnknownSandbox`], [`PlatformError::NotAMember`].
+    pub async fn delete_sandbox(
+        &self,
+        by: &Principal,
+        name: &SandboxName,
+        power: Power,
+    ) -> Result<(), PlatformError> {
+        self.command(by, Command::DeleteSandbox { name: name.clone(), power }).await.map(drop)
     }
 
     // ── inside ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -318,6 +361,7 @@ impl Platform {
     ) -> Result<Deployment, PlatformError> {
         let commit = earlier.commit.ok_or(PlatformError::NoCommit { number: earlier.number })?;
         let service = self.service(&earlier.service).await?;
+        let template_env = self.template_env_of(&earlier.sandbox, &earlier.service).await?;
         let taken = self.credential_for(by, &service.repo, again.credential).await?;
         let command = DeployCommand {
             service: earlier.service,
@@ -325,7 +369,10 @@ impl Platform {
             git_ref: earlier.git_ref,
             env: earlier.env,
             notify: again.notify,
+            batch: None,
             kind,
+            key: super::places::new_key()?,
+            template_env,
             commit: Some(commit),
             of: Some(earlier.number),
             since: None,
@@ -333,12 +380,26 @@ impl Platform {
             credential: taken.credential,
             credential_of: taken.of,
             idempotency: again.idempotency,
+            power: again.power,
         };
         self.start_deployment(by, command).await
     }
 
+    /// What the template of a sandbox, if there is one, says of a service's variables.
+    async fn template_env_of(
+        &self,
+        sandbox: &SandboxName,
+        service: &ServiceName,
+    ) -> Result<BTreeMap<EnvName, String>, PlatformError> {
+        match self.sandbox(sandbox).await {
+            Ok(sandbox) => self.template_env(&sandbox, service).await,
+            Err(PlatformError::UnknownSandbox { .. }) => Ok(BTreeMap::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The commit of the newest deployment that succeeded there.
-    async fn last_commit(
+    pub(super) async fn last_commit(
         &self,
         service: &ServiceName,
         sandbox: &SandboxName,
@@ -348,7 +409,7 @@ impl Platform {
         Ok(self.inner.store.read(last).await?.and_then(|deployment| deployment.commit))
     }
 
-    async fn last_ref(
+    pub(super) async fn last_ref(
         &self,
         service: &ServiceName,
         sandbox: &SandboxName,

@@ -3,6 +3,8 @@
 
 mod agents;
 mod note;
+mod places;
+mod routes;
 mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -12,14 +14,17 @@ use jiff::Timestamp;
 pub(crate) use note::Note;
 
 use crate::api::AgentView;
-use crate::catalog::Service;
+use crate::batch::Batch;
+use crate::catalog::{Environment, Service, Template};
 use crate::deployment::{Deployment, State, Step};
 use crate::event::{About, Event, EventKind};
-use crate::id::{DeploymentId, DeploymentNumber, EventSeq, InstanceId, RouteVersion};
-use crate::name::{AgentName, EnvName, IdempotencyKey, SandboxName, ServiceName};
-use crate::sandbox::{
-    Instance, InstanceState, LastRestart, RouteTable, Sandbox, StopReason, Unhealthy, route_table,
+use crate::id::{BatchId, DeploymentId, DeploymentNumber, EventSeq, InstanceId, LockId, RouteVersion};
+use crate::lock::Lock;
+use crate::name::{
+    AgentName, EnvName, EnvironmentName, IdempotencyKey, SandboxName, ServiceName, TemplateName,
 };
+use crate::routing::RouteTable;
+use crate::sandbox::{Instance, InstanceState, LastRestart, Sandbox, StopReason, Unhealthy};
 use crate::secret::GitCredential;
 use crate::store::{AgentRow, IdempotencyRow, JobRow, SecretRow, Snapshot, Writes, is_routed};
 use crate::wire::Load;
@@ -51,6 +56,7 @@ impl Open {
             deployment: Some(self.deployment.id),
             service: Some(self.deployment.service.clone()),
             sandbox: Some(self.deployment.sandbox.clone()),
+            batch: self.deployment.batch,
             ..About::default()
         }
     }
@@ -86,6 +92,7 @@ impl Running {
             service: Some(self.instance.service.clone()),
             sandbox: Some(self.instance.sandbox.clone()),
             agent: Some(self.instance.agent.clone()),
+            ..About::default()
         }
     }
 }
@@ -147,6 +154,13 @@ pub(crate) struct World {
     pub(crate) services: BTreeMap<ServiceName, Service>,
     /// Sealed, as the store has them.
     secrets: BTreeMap<(ServiceName, EnvName), SecretRow>,
+    /// Always with `default`.
+    pub(crate) environments: BTreeMap<EnvironmentName, Environment>,
+    /// The newest version of each.
+    pub(crate) templates: BTreeMap<TemplateName, Template>,
+    pub(crate) locks: BTreeMap<LockId, Lock>,
+    /// Those that have not ended.
+    pub(crate) batches: BTreeMap<BatchId, Batch>,
     pub(crate) sandboxes: BTreeMap<SandboxName, Sandbox>,
     /// By number, which is the order of the queue.
     pub(crate) open: BTreeMap<DeploymentNumber, Open>,
@@ -156,6 +170,8 @@ pub(crate) struct World {
     idempotency: HashMap<(String, IdempotencyKey), (String, DeploymentId)>,
     /// The newest table.
     pub(crate) table: RouteTable,
+    /// Which router each environment was to have when it was rendered.
+    table_routers: BTreeMap<EnvironmentName, Option<AgentName>>,
     /// The newest table that any router has said to have.
     pub(crate) version_floor: RouteVersion,
     /// Set by every event that may change the table.
@@ -178,6 +194,12 @@ impl World {
         let mut world =
             Self { seq: snapshot.seq, number: snapshot.number, routes_changed: true, ..Self::default() };
         world.services = snapshot.services.into_iter().map(|s| (s.name.clone(), s)).collect();
+        let default = Environment::default_one();
+        world.environments.insert(default.name.clone(), default);
+        world.environments.extend(snapshot.environments.into_iter().map(|e| (e.name.clone(), e)));
+        world.templates = snapshot.templates.into_iter().map(|t| (t.name.clone(), t)).collect();
+        world.locks = snapshot.locks.into_iter().map(|lock| (lock.id, lock)).collect();
+        world.batches = snapshot.batches.into_iter().map(|batch| (batch.id, batch)).collect();
         world.sandboxes = snapshot.sandboxes.into_iter().map(|s| (s.name.clone(), s)).collect();
         world.secrets =
             snapshot.secrets.into_iter().map(|s| ((s.service.clone(), s.name.clone()), s)).collect();
@@ -287,40 +309,6 @@ impl World {
         u32::try_from(position + 1).ok()
     }
 
-    /// Agents with a router that are connected.
-    pub(crate) fn routers(&self) -> impl Iterator<Item = &Agent> {
-        self.agents.values().filter(|agent| agent.connected && agent.row.router.is_some())
-    }
-
-    /// The table as it must be now: an instance that waits for its switch counts as live.
-    pub(crate) fn render_routes(&self) -> RouteTable {
-        let switching: BTreeSet<InstanceId> = self
-            .open
-            .values()
-            .filter(|open| open.is_ready() && open.cancel_asked.is_none())
-            .map(|open| open.job.instance)
-            .collect();
-        let instances: Vec<Instance> = self
-            .instances
-            .values()
-            // In a place that is switched the new instance alone counts, whatever the clock made of the order of ids.
-            .filter(|running| {
-                let other = &running.instance;
-                let place = |open: &&Open| open.is_in(&other.sandbox, &other.service);
-                let mut switched = self.open.values().filter(|open| switching.contains(&open.job.instance));
-                switching.contains(&other.id) || !switched.any(|open| place(&open))
-            })
-            .map(|running| {
-                let mut instance = running.instance.clone();
-                if switching.contains(&instance.id) && instance.state == (InstanceState::Starting {}) {
-                    instance.state = InstanceState::Live {};
-                }
-                instance
-            })
-            .collect();
-        route_table(RouteVersion(self.seq.0), self.services.values(), self.sandboxes.values(), &instances)
-    }
-
     /// Gives an event its place in the sequence, folds it in, and marks what must be saved.
     pub(crate) fn apply(&mut self, mut event: Event) -> EventSeq {
         self.seq = self.seq.next();
@@ -354,25 +342,7 @@ impl World {
                     self.forget_secret(service, name);
                 }
             }
-            EventKind::SandboxCreated {} => {
-                if let Some(name) = event.about.sandbox.clone() {
-                    let sandbox =
-                        Sandbox { name: name.clone(), owner: event.by.clone(), created_at: event.at };
-                    self.unsaved.writes.sandboxes_gone.retain(|gone| *gone != name);
-                    self.unsaved.writes.sandboxes.push(sandbox.clone());
-                    self.sandboxes.insert(name, sandbox);
-                    self.routes_changed = true;
-                }
-            }
-            EventKind::SandboxDeleted {} => {
-                if let Some(name) = &event.about.sandbox {
-                    self.sandboxes.remove(name);
-                    self.unsaved.writes.sandboxes.retain(|new| new.name != *name);
-                    self.unsaved.writes.sandboxes_gone.push(name.clone());
-                    self.routes_changed = true;
-                }
-            }
-            _ => {}
+            _ => self.fold_places(event),
         }
     }
 
@@ -402,8 +372,11 @@ impl World {
                 open.cancel_asked = Some(event.at);
                 self.routes_changed = true;
             }
-            EventKind::DeploymentEnded { .. } => {
+            EventKind::DeploymentEnded { outcome, .. } => {
                 self.routes_changed = true;
+                if let (Some(batch), id) = (open.deployment.batch, open.deployment.id) {
+                    self.count_in_batch(batch, id, outcome);
+                }
                 if let Some(open) = self.open.remove(&number) {
                     self.numbers.remove(&open.deployment.id);
                     self.unsaved.jobs.remove(&number);
@@ -426,12 +399,16 @@ impl World {
             else {
                 return;
             };
+            let environment = self.environment_of(&sandbox);
+            let git_ref = self.open_by_id(deployment).map(|open| open.deployment.git_ref.clone());
             let instance = Instance {
                 id,
                 service,
                 sandbox,
+                environment,
                 deployment,
                 commit: commit.clone(),
+                git_ref,
                 agent,
                 address: Some(*address),
                 url: None,
@@ -462,6 +439,7 @@ impl World {
                 instance.url.clone_from(url);
                 let (service, sandbox) = (instance.service.clone(), instance.sandbox.clone());
                 self.forget_over(&sandbox, &service);
+                self.forget_choice(&sandbox, &service);
             }
             EventKind::InstanceDraining { reason } => {
                 instance.state = InstanceState::Draining { reason: reason.clone() };

@@ -6,12 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 use super::secrets::SecretRow;
-use crate::catalog::Service;
+use crate::batch::Batch;
+use crate::catalog::{Environment, Service, Template};
 use crate::deployment::{Deployment, State};
 use crate::event::Event;
 use crate::feed::EventFilter;
-use crate::id::{BootId, DeploymentId, DeploymentNumber, DeploymentRef, Epoch, EventSeq, InstanceId};
-use crate::name::{AgentName, CommitId, EnvName, IdempotencyKey, PersonName, SandboxName, ServiceName};
+use crate::id::{
+    BatchId, BootId, DeploymentId, DeploymentNumber, DeploymentRef, Epoch, EventSeq, InstanceId, LockId,
+};
+use crate::lock::Lock;
+use crate::name::{
+    AgentName, CommitId, EnvName, EnvironmentName, IdempotencyKey, PersonName, SandboxName, ServiceName,
+    TemplateName,
+};
 use crate::platform::{DeploymentFilter, InstanceFilter, StateFilter};
 use crate::sandbox::{Instance, Sandbox, keeps_route};
 use crate::wire::Preflight;
@@ -76,6 +83,13 @@ pub(crate) struct Writes {
     pub(crate) jobs: Vec<JobRow>,
     pub(crate) jobs_gone: Vec<DeploymentId>,
     pub(crate) instances: Vec<(Instance, bool)>,
+    pub(crate) environments: Vec<Environment>,
+    pub(crate) environments_gone: Vec<EnvironmentName>,
+    pub(crate) templates: Vec<Template>,
+    pub(crate) templates_gone: Vec<TemplateName>,
+    pub(crate) locks: Vec<Lock>,
+    pub(crate) locks_gone: Vec<LockId>,
+    pub(crate) batches: Vec<Batch>,
     pub(crate) sandboxes: Vec<Sandbox>,
     pub(crate) sandboxes_gone: Vec<SandboxName>,
     pub(crate) services: Vec<Service>,
@@ -95,6 +109,13 @@ impl Writes {
             && self.jobs.is_empty()
             && self.jobs_gone.is_empty()
             && self.instances.is_empty()
+            && self.environments.is_empty()
+            && self.environments_gone.is_empty()
+            && self.templates.is_empty()
+            && self.templates_gone.is_empty()
+            && self.locks.is_empty()
+            && self.locks_gone.is_empty()
+            && self.batches.is_empty()
             && self.sandboxes.is_empty()
             && self.sandboxes_gone.is_empty()
             && self.services.is_empty()
@@ -169,6 +190,31 @@ impl Writes {
                 json(instance)?,
             ])?;
         }
+        save_named(db, "environment", self.environments.iter().map(|e| (e.name.as_str(), e)))?;
+        remove_named(db, "environment", self.environments_gone.iter().map(EnvironmentName::as_str))?;
+        remove_named(db, "template", self.templates_gone.iter().map(TemplateName::as_str))?;
+        for template in &self.templates {
+            db.prepare_cached("INSERT OR REPLACE INTO template (name, version, body) VALUES (?1, ?2, ?3)")?
+                .execute(params![template.name.as_str(), template.version, json(template)?])?;
+        }
+        for lock in &self.locks {
+            db.prepare_cached("INSERT OR REPLACE INTO lock (id, body) VALUES (?1, ?2)")?
+                .execute(params![lock.id.to_string(), json(lock)?])?;
+        }
+        for id in &self.locks_gone {
+            db.prepare_cached("DELETE FROM lock WHERE id = ?1")?.execute([id.to_string()])?;
+        }
+        for batch in &self.batches {
+            db.prepare_cached(
+                "INSERT OR REPLACE INTO batch (id, sandbox, open, body) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![
+                batch.id.to_string(),
+                batch.sandbox.as_str(),
+                batch.outcome.is_none(),
+                json(batch)?
+            ])?;
+        }
         save_named(db, "sandbox", self.sandboxes.iter().map(|s| (s.name.as_str(), s)))?;
         remove_named(db, "sandbox", self.sandboxes_gone.iter().map(SandboxName::as_str))?;
         save_named(db, "service", self.services.iter().map(|s| (s.name.as_str(), s)))?;
@@ -236,6 +282,11 @@ pub(crate) struct Snapshot {
     pub(crate) seq: EventSeq,
     pub(crate) number: DeploymentNumber,
     pub(crate) services: Vec<Service>,
+    pub(crate) environments: Vec<Environment>,
+    /// The newest version of each.
+    pub(crate) templates: Vec<Template>,
+    pub(crate) locks: Vec<Lock>,
+    pub(crate) batches: Vec<Batch>,
     pub(crate) sandboxes: Vec<Sandbox>,
     pub(crate) deployments: Vec<(Deployment, JobRow)>,
     pub(crate) instances: Vec<Instance>,
@@ -268,6 +319,16 @@ impl Snapshot {
             seq: EventSeq(seq.unsigned_abs()),
             number: DeploymentNumber(number.unsigned_abs()),
             services: bodies(db, "service", "SELECT body FROM service ORDER BY name", [])?,
+            environments: bodies(db, "environment", "SELECT body FROM environment ORDER BY name", [])?,
+            templates: bodies(
+                db,
+                "template",
+                "SELECT body FROM template t
+                 WHERE version = (SELECT max(version) FROM template WHERE name = t.name) ORDER BY name",
+                [],
+            )?,
+            locks: bodies(db, "lock", "SELECT body FROM lock ORDER BY id", [])?,
+            batches: bodies(db, "batch", "SELECT body FROM batch WHERE open = 1 ORDER BY id", [])?,
             sandboxes: bodies(db, "sandbox", "SELECT body FROM sandbox ORDER BY name", [])?,
             deployments,
             instances: bodies(
@@ -368,6 +429,27 @@ pub(crate) fn last_succeeded(
     let sql = "SELECT body FROM deployment
                WHERE service = ?1 AND sandbox = ?2 AND outcome = 'succeeded' ORDER BY number DESC LIMIT 1";
     Ok(bodies(db, "deployment", sql, [service.as_str(), sandbox.as_str()])?.pop())
+}
+
+/// A batch.
+pub(crate) fn batch(db: &Connection, id: BatchId) -> Result<Option<Batch>, StoreError> {
+    Ok(bodies(db, "batch", "SELECT body FROM batch WHERE id = ?1", [id.to_string()])?.pop())
+}
+
+/// All versions of a template, the newest first.
+pub(crate) fn template_versions(db: &Connection, name: &TemplateName) -> Result<Vec<Template>, StoreError> {
+    let sql = "SELECT body FROM template WHERE name = ?1 ORDER BY version DESC";
+    bodies(db, "template", sql, [name.as_str()])
+}
+
+/// One version of a template.
+pub(crate) fn template_version(
+    db: &Connection,
+    name: &TemplateName,
+    version: u32,
+) -> Result<Option<Template>, StoreError> {
+    let sql = "SELECT body FROM template WHERE name = ?1 AND version = ?2";
+    Ok(bodies(db, "template", sql, params![name.as_str(), version])?.pop())
 }
 
 /// How many instances that are over a list holds at most.

@@ -59,6 +59,8 @@ pub enum RestartCause {
     AgentRestarted {},
     /// The container engine or the machine was restarted, and it with it.
     EngineRestarted {},
+    /// Its sandbox had ended while the server was away, so that its agent stopped it; the server has said since that it goes on.
+    SandboxRenewed {},
 }
 
 impl RestartCause {
@@ -69,6 +71,7 @@ impl RestartCause {
             Self::Exited { exit } => exit.reason(),
             Self::AgentRestarted {} => StopReason::AgentRestarted {},
             Self::EngineRestarted {} => StopReason::EngineRestarted {},
+            Self::SandboxRenewed {} => StopReason::SandboxExpired {},
         }
     }
 }
@@ -155,6 +158,10 @@ pub struct InstanceDecision {
     pub instance: InstanceId,
     /// What to do.
     pub action: InstanceAction,
+    /// When its sandbox ends; none: it does not end by itself. One that its agent had stopped because of that is started again if this
+    /// says that it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
 }
 
 /// What to do with an instance.

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::catalog::{Builder, HealthCheck, Limits};
 use crate::id::{DeploymentId, DeploymentNumber, InstanceId};
 use crate::name::{
-    CommitId, EnvName, FileName, GitRef, ImageRef, Label, RepoPath, RepoUrl, SandboxName, ServiceName,
-    WritablePath,
+    CommitId, EnvName, EnvironmentName, FileName, GitRef, ImageRef, Label, RepoPath, RepoUrl, RoutingKey,
+    SandboxName, ServiceName, WritablePath,
 };
 use crate::secret::Secret;
 
@@ -43,6 +45,9 @@ pub struct JobSpec {
     pub health: HealthCheck,
     /// Variables of the instance.
     pub env: BTreeMap<EnvName, String>,
+    /// Where it is among the other services; none if its sandbox is gone meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<JobPlace>,
     /// Where it listens inside its container, if not on the usual port.
     pub port: Option<NonZeroU16>,
     /// The image it runs in, if not the builder's.
@@ -57,6 +62,43 @@ pub struct JobSpec {
     pub labels: BTreeSet<Label>,
     /// How long each step may take.
     pub step_limits: StepLimits,
+}
+
+/// What an instance is told of where it is: in the variables `SDP_SANDBOX`, `SDP_ENVIRONMENT`, `SDP_ROUTING_KEY`, `SDP_COMMIT` and
+/// `SDP_ROUTE_<SERVICE>`, and in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobPlace {
+    /// The sandbox's environment.
+    pub environment: EnvironmentName,
+    /// What marks requests as the sandbox's.
+    pub key: RoutingKey,
+    /// Where it reaches each service of the environment, itself included: at the router, the same whatever is deployed.
+    pub routes: BTreeMap<ServiceName, Url>,
+    /// When the sandbox ends. An agent that has no connection then stops the instance by itself, a while after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+impl JobPlace {
+    /// The variables that say it, but for `SDP_COMMIT`.
+    #[must_use]
+    pub fn variables(&self, sandbox: &SandboxName) -> Vec<(String, String)> {
+        let mut variables = vec![
+            ("SDP_SANDBOX".to_owned(), sandbox.to_string()),
+            ("SDP_ENVIRONMENT".to_owned(), self.environment.to_string()),
+            ("SDP_ROUTING_KEY".to_owned(), self.key.to_string()),
+        ];
+        for (service, url) in &self.routes {
+            variables.push((format!("SDP_ROUTE_{}", variable_part(service)), url.to_string()));
+        }
+        variables
+    }
+}
+
+/// A service's name as it stands in a variable's: `order-items` → `ORDER_ITEMS`.
+#[must_use]
+pub fn variable_part(service: &ServiceName) -> String {
+    service.as_str().to_ascii_uppercase().replace('-', "_")
 }
 
 /// A variable whose value nobody shall see.

@@ -5,11 +5,12 @@ use std::num::NonZeroU16;
 
 use super::link::{AgentFrame, RawFrame};
 use super::*;
-use crate::catalog::{Builder, HealthCheck, Limits};
+use crate::catalog::{Builder, HealthCheck, Limits, MatchRule, WhenDown};
 use crate::deployment::Step;
 use crate::failure::FailureReason;
 use crate::id::DeploymentNumber;
-use crate::sandbox::{RouteTarget, SandboxRoute, ServiceRoute};
+use crate::name::RoutingKey;
+use crate::routing::{EnvironmentRoutes, RouteTarget, SandboxRoute, SandboxRoutes, ServiceRoute};
 use crate::secret::Secret;
 
 fn name<T: std::str::FromStr>(text: &str) -> T
@@ -27,8 +28,58 @@ fn commit() -> CommitId {
     CommitId::parse("0123456789abcdef0123456789abcdef01234567").expect("valid")
 }
 
+fn key() -> RoutingKey {
+    RoutingKey::from_random([7; 16])
+}
+
 fn info() -> CommitInfo {
     CommitInfo { author: "Åsa".into(), subject: "Greet".into() }
+}
+
+/// All kinds of rules and targets.
+fn table(instance: InstanceId) -> RouteTable {
+    let route = |service, target| SandboxRoute { service: name(service), target };
+    let service = |service, rule| ServiceRoute {
+        service: name(service),
+        rule,
+        baseline: Some(name("https://apps.example.com/")),
+    };
+    let address = "127.0.0.1:20001".parse().expect("valid");
+    RouteTable {
+        version: RouteVersion(9),
+        environments: vec![EnvironmentRoutes {
+            name: name("default"),
+            domain: Some(name("sandboxes.example.com")),
+            when_down: WhenDown::Fail,
+            services: vec![
+                service("hello", MatchRule::Path { prefix: name("/hello"), strip: true }),
+                service("shop", MatchRule::Host { host: name("shop.example.com") }),
+            ],
+            sandboxes: vec![
+                SandboxRoutes {
+                    name: name("alice"),
+                    key: key(),
+                    expires_at: Some(name("2026-11-28T21:00:00Z")),
+                    routes: vec![
+                        route(
+                            "hello",
+                            RouteTarget::Instance { instance, address, commit: commit(), of: None },
+                        ),
+                        route("shop", RouteTarget::External { address }),
+                    ],
+                },
+                SandboxRoutes {
+                    name: name("bob"),
+                    key: key(),
+                    expires_at: None,
+                    routes: vec![
+                        route("hello", RouteTarget::Down { reason: "it crashed".into() }),
+                        route("shop", RouteTarget::Baseline { reason: Some("it crashed".into()) }),
+                    ],
+                },
+            ],
+        }],
+    }
 }
 
 fn from_agent() -> Vec<FromAgent> {
@@ -146,6 +197,7 @@ fn from_agent() -> Vec<FromAgent> {
         },
         restarted(RestartCause::AgentRestarted {}, Health::Unhealthy { detail: "GET / answered 500".into() }),
         restarted(RestartCause::EngineRestarted {}, Health::Healthy {}),
+        restarted(RestartCause::SandboxRenewed {}, Health::Checking {}),
         FromAgent::Instance {
             report: InstanceReport {
                 instance,
@@ -192,6 +244,41 @@ fn from_agent() -> Vec<FromAgent> {
             },
         },
         FromAgent::Answer { command: id(4), answer: Answer::Output { lines: vec!["listening".into()] } },
+        FromAgent::Answer { command: id(4), answer: Answer::Account { user: "alice".into() } },
+        FromAgent::Answer {
+            command: id(4),
+            answer: Answer::Repos {
+                repos: vec![RepoInfo {
+                    name: "shop/login".into(),
+                    url: name("https://git.example.com/shop/login.git"),
+                    default_branch: Some(name("main")),
+                }],
+                complete: true,
+            },
+        },
+        FromAgent::Answer {
+            command: id(4),
+            answer: Answer::Probed {
+                status: 200,
+                served_by: Some("shop@01234567 in alice".into()),
+                hops: vec![
+                    ProbeHop {
+                        service: Some(name("shop")),
+                        sandbox: Some(name("alice")),
+                        named_by: Some("the header sdp-routing-key".into()),
+                        served_by: "shop@01234567 in alice".into(),
+                        status: 200,
+                    },
+                    ProbeHop {
+                        service: None,
+                        sandbox: None,
+                        named_by: None,
+                        served_by: "baseline".into(),
+                        status: 404,
+                    },
+                ],
+            },
+        },
         FromAgent::Answer { command: id(4), answer: Answer::Failed { failure } },
         FromAgent::Bye { reason: ByeReason::Restart },
     ]
@@ -223,33 +310,14 @@ fn to_agent() -> Vec<ToAgent> {
         release: Some(vec!["./migrate".into(), "up".into()]),
         labels: BTreeSet::from([name("go-1.23")]),
         step_limits: StepLimits::default(),
+        place: Some(JobPlace {
+            environment: name("default"),
+            key: key(),
+            routes: BTreeMap::from([(name("hello"), name("http://127.0.0.1:8081/~alice/~hello/"))]),
+            expires_at: Some(name("2026-11-28T21:00:00Z")),
+        }),
     };
-    let table = RouteTable {
-        version: RouteVersion(9),
-        services: vec![ServiceRoute {
-            service: name("hello"),
-            prefix: name("/hello"),
-            strip: true,
-            baseline: Some(name("https://apps.example.com/")),
-        }],
-        sandboxes: vec![
-            SandboxRoute {
-                sandbox: name("alice"),
-                service: name("hello"),
-                target: RouteTarget::Instance {
-                    instance,
-                    address: "127.0.0.1:20001".parse().expect("valid"),
-                    commit: commit(),
-                },
-            },
-            SandboxRoute {
-                sandbox: name("bob"),
-                service: name("hello"),
-                target: RouteTarget::Down { reason: "it crashed".into() },
-            },
-        ],
-        names: [name("alice"), name("bob")].into(),
-    };
+    let table = table(instance);
     vec![
         ToAgent::Welcome {
             epoch: Epoch(3),
@@ -263,8 +331,12 @@ fn to_agent() -> Vec<ToAgent> {
                 decide(JobAction::Forget {}),
             ],
             instances: vec![
-                InstanceDecision { instance, action: InstanceAction::Keep },
-                InstanceDecision { instance: id(5), action: InstanceAction::Remove },
+                InstanceDecision {
+                    instance,
+                    action: InstanceAction::Keep,
+                    expires_at: Some(name("2026-11-28T21:00:00Z")),
+                },
+                InstanceDecision { instance: id(5), action: InstanceAction::Remove, expires_at: None },
             ],
         },
         ToAgent::Deploy {
@@ -290,6 +362,9 @@ fn to_agent() -> Vec<ToAgent> {
         },
         ToAgent::Cancel { command, deployment },
         ToAgent::StopInstance { command, instance },
+        ToAgent::Lifetimes {
+            instances: BTreeMap::from([(instance, Some(name("2026-11-29T21:00:00Z"))), (id(5), None)]),
+        },
         ToAgent::Routes { table },
         ToAgent::ListRefs { command, repo: name("/srv/git/hello.git"), credential },
         ToAgent::CheckCredential {
@@ -302,6 +377,15 @@ fn to_agent() -> Vec<ToAgent> {
             command,
             repo: name("https://git.example.com/shop/login.git"),
             credential: None,
+        },
+        ToAgent::Probe {
+            command,
+            probe: ProbeRequest {
+                key: key(),
+                path: "/shop/orders/7?full=1".into(),
+                host: Some(name("shop.example.com")),
+                within_ms: 10_000,
+            },
         },
         ToAgent::ReadOutput { command, instance, lines: 200 },
         ToAgent::FollowOutput { command, instance, tail: 200 },
@@ -324,8 +408,8 @@ fn text(frame: RawFrame) -> String {
 fn what_an_agent_says() {
     let frames = from_agent().into_iter().map(AgentFrame::from);
     let texts: Vec<_> = frames.map(|frame| text(frame.encode().expect("encodes"))).collect();
-    insta::assert_snapshot!(texts.join("\n"), @r###"
-    {"type":"hello","protocol":4,"boot_id":"…3","version":"0.1.0","labels":["linux"],"capacity":2,"runtimes":["process"],"preflight":[{"check":"disk","ok":true,"detail":"80 GiB free"}],"jobs":[{"deployment":"…1","attempt":1,"done":false,"interrupted":true,"lines":7,"progress":3}],"instances":[{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":0,"last_restart":null,"health":{"type":"healthy"}}}],"degraded":null,"router":{"kind":"builtin","base_url":"http://127.0.0.1:8081/","applied":9}}
+    insta::assert_snapshot!(texts.join("\n"), @r#"
+    {"type":"hello","protocol":5,"boot_id":"…3","version":"0.1.0","labels":["linux"],"capacity":2,"runtimes":["process"],"preflight":[{"check":"disk","ok":true,"detail":"80 GiB free"}],"jobs":[{"deployment":"…1","attempt":1,"done":false,"interrupted":true,"lines":7,"progress":3}],"instances":[{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":0,"last_restart":null,"health":{"type":"healthy"}}}],"degraded":null,"router":{"kind":"builtin","base_url":"http://127.0.0.1:8081/","applied":9}}
     {"type":"accepted","command":"…4"}
     {"type":"rejected","command":"…4","reason":"busy","message":"2 jobs already"}
     {"type":"progress","deployment":"…1","attempt":1,"number":1,"after_line":7,"what":{"type":"step_started","step":"resolve"}}
@@ -345,6 +429,7 @@ fn what_an_agent_says() {
     {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":2,"last_restart":{"type":"exited","exit":{"exit_code":137,"signal":null,"out_of_memory":true,"last_lines":["so much"],"not_started":null}},"health":{"type":"checking"}}}}
     {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":3,"last_restart":{"type":"agent_restarted"},"health":{"type":"unhealthy","detail":"GET / answered 500"}}}}
     {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":3,"last_restart":{"type":"engine_restarted"},"health":{"type":"healthy"}}}}
+    {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"running","address":"127.0.0.1:20001","restarts":3,"last_restart":{"type":"sandbox_renewed"},"health":{"type":"checking"}}}}
     {"type":"instance","report":{"instance":"…2","deployment":"…1","status":{"type":"exited","exit":{"exit_code":null,"signal":null,"out_of_memory":false,"last_lines":[],"not_started":"its build is gone"}}}}
     {"type":"preflight","checks":[{"check":"engine","ok":false,"detail":"Docker does not answer"}]}
     {"type":"load","load":{"running":1,"spool_jobs":2,"spool_bytes":4096,"disk_free":85899345920,"disk_total":107374182400}}
@@ -354,23 +439,28 @@ fn what_an_agent_says() {
     {"type":"drained","instance":"…2"}
     {"type":"answer","command":"…4","answer":{"type":"refs","head":"main","branches":[{"name":"main","commit":"0123456789abcdef0123456789abcdef01234567"}],"tags":[]}}
     {"type":"answer","command":"…4","answer":{"type":"output","lines":["listening"]}}
+    {"type":"answer","command":"…4","answer":{"type":"account","user":"alice"}}
+    {"type":"answer","command":"…4","answer":{"type":"repos","repos":[{"name":"shop/login","url":"https://git.example.com/shop/login.git","default_branch":"main"}],"complete":true}}
+    {"type":"answer","command":"…4","answer":{"type":"probed","status":200,"served_by":"shop@01234567 in alice","hops":[{"service":"shop","sandbox":"alice","named_by":"the header sdp-routing-key","served_by":"shop@01234567 in alice","status":200},{"service":null,"sandbox":null,"named_by":null,"served_by":"baseline","status":404}]}}
     {"type":"answer","command":"…4","answer":{"type":"failed","failure":{"step":"build","reason":"build_failed","detail":"`make` ended with exit code 2","exit_code":2,"line":7}}}
     {"type":"bye","reason":"restart"}
-    "###);
+    "#);
 }
 
 #[test]
 fn what_the_server_says() {
     let texts: Vec<_> = to_agent().iter().map(|message| text(message.encode().expect("encodes"))).collect();
-    insta::assert_snapshot!(texts.join("\n"), @r###"
-    {"type":"welcome","epoch":3,"jobs":[{"deployment":"…1","attempt":1,"action":{"type":"send","lines":7,"progress":3}},{"deployment":"…1","attempt":1,"action":{"type":"cancel","lines":7,"progress":3,"ahead":{"bytes":70,"checksum":5}}},{"deployment":"…1","attempt":1,"action":{"type":"forget"}}],"instances":[{"instance":"…2","action":"keep"},{"instance":"…5","action":"remove"}]}
-    {"type":"deploy","command":"…4","deployment":"…1","attempt":1,"spec":{"number":412,"service":"hello","sandbox":"alice","instance":"…2","repo":"https://bitbucket.org/team/hello.git","git_ref":"feature/greeting","commit":null,"since":"0123456789abcdef0123456789abcdef01234567","reuse_build":false,"subdir":".","builder":{"type":"go","main_package":"cmd/hello","args":[]},"health":{"type":"http","path":"/healthz"},"env":{"GREETING":"hi"},"port":9000,"image":"alpine:3.20","limits":{"memory_mib":256,"cpu_millis":null,"pids":100},"writable":["storage"],"release":["./migrate","up"],"labels":["go-1.23"],"step_limits":{"fetch":600,"build":1800,"start":120,"check":120}},"credential":{"username":"alice","password":"not printed anywhere else"},"secrets":[{"name":"DB_PASSWORD","source":{"type":"value","value":"s3cret"},"build":false,"run":true},{"name":"NPM_TOKEN","source":{"type":"file","file":"npm.token"},"build":true,"run":false}]}
+    insta::assert_snapshot!(texts.join("\n"), @r#"
+    {"type":"welcome","epoch":3,"jobs":[{"deployment":"…1","attempt":1,"action":{"type":"send","lines":7,"progress":3}},{"deployment":"…1","attempt":1,"action":{"type":"cancel","lines":7,"progress":3,"ahead":{"bytes":70,"checksum":5}}},{"deployment":"…1","attempt":1,"action":{"type":"forget"}}],"instances":[{"instance":"…2","action":"keep","expires_at":"2026-11-28T21:00:00Z"},{"instance":"…5","action":"remove"}]}
+    {"type":"deploy","command":"…4","deployment":"…1","attempt":1,"spec":{"number":412,"service":"hello","sandbox":"alice","instance":"…2","repo":"https://bitbucket.org/team/hello.git","git_ref":"feature/greeting","commit":null,"since":"0123456789abcdef0123456789abcdef01234567","reuse_build":false,"subdir":".","builder":{"type":"go","main_package":"cmd/hello","args":[]},"health":{"type":"http","path":"/healthz"},"env":{"GREETING":"hi"},"place":{"environment":"default","key":"rk_hyboqd4ahyboqd4ahyboqd4aha","routes":{"hello":"http://127.0.0.1:8081/~alice/~hello/"},"expires_at":"2026-11-28T21:00:00Z"},"port":9000,"image":"alpine:3.20","limits":{"memory_mib":256,"cpu_millis":null,"pids":100},"writable":["storage"],"release":["./migrate","up"],"labels":["go-1.23"],"step_limits":{"fetch":600,"build":1800,"start":120,"check":120}},"credential":{"username":"alice","password":"not printed anywhere else"},"secrets":[{"name":"DB_PASSWORD","source":{"type":"value","value":"s3cret"},"build":false,"run":true},{"name":"NPM_TOKEN","source":{"type":"file","file":"npm.token"},"build":true,"run":false}]}
     {"type":"cancel","command":"…4","deployment":"…1"}
     {"type":"stop_instance","command":"…4","instance":"…2"}
-    {"type":"routes","table":{"version":9,"services":[{"service":"hello","prefix":"/hello","strip":true,"baseline":"https://apps.example.com/"}],"sandboxes":[{"sandbox":"alice","service":"hello","target":{"type":"instance","instance":"…2","address":"127.0.0.1:20001","commit":"0123456789abcdef0123456789abcdef01234567"}},{"sandbox":"bob","service":"hello","target":{"type":"down","reason":"it crashed"}}],"names":["alice","bob"]}}
+    {"type":"lifetimes","instances":{"…2":"2026-11-29T21:00:00Z","…5":null}}
+    {"type":"routes","table":{"version":9,"environments":[{"name":"default","domain":"sandboxes.example.com","when_down":"fail","services":[{"service":"hello","rule":{"type":"path","prefix":"/hello","strip":true},"baseline":"https://apps.example.com/"},{"service":"shop","rule":{"type":"host","host":"shop.example.com"},"baseline":"https://apps.example.com/"}],"sandboxes":[{"name":"alice","key":"rk_hyboqd4ahyboqd4ahyboqd4aha","expires_at":"2026-11-28T21:00:00Z","routes":[{"service":"hello","target":{"type":"instance","instance":"…2","address":"127.0.0.1:20001","commit":"0123456789abcdef0123456789abcdef01234567"}},{"service":"shop","target":{"type":"external","address":"127.0.0.1:20001"}}]},{"name":"bob","key":"rk_hyboqd4ahyboqd4ahyboqd4aha","routes":[{"service":"hello","target":{"type":"down","reason":"it crashed"}},{"service":"shop","target":{"type":"baseline","reason":"it crashed"}}]}]}]}}
     {"type":"list_refs","command":"…4","repo":"/srv/git/hello.git","credential":{"username":"alice","password":"not printed anywhere else"}}
     {"type":"check_credential","command":"…4","repo":"https://git.example.com/shop/login.git","credential":{"username":"alice","password":"hunter2"},"within_ms":10000}
     {"type":"list_repos","command":"…4","repo":"https://git.example.com/shop/login.git","credential":null}
+    {"type":"probe","command":"…4","probe":{"key":"rk_hyboqd4ahyboqd4ahyboqd4aha","path":"/shop/orders/7?full=1","host":"shop.example.com","within_ms":10000}}
     {"type":"read_output","command":"…4","instance":"…2","lines":200}
     {"type":"follow_output","command":"…4","instance":"…2","tail":200}
     {"type":"stop_following","command":"…4"}
@@ -378,7 +468,7 @@ fn what_the_server_says() {
     {"type":"rewind","deployment":"…1","attempt":1,"lines":7,"progress":3}
     {"type":"done_ok","deployment":"…1","attempt":1}
     {"type":"bye","reason":"superseded","retry_after_ms":500}
-    "###);
+    "#);
 }
 
 #[test]

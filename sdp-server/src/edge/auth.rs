@@ -16,6 +16,7 @@ use sdp_core::access::{self as session, Begun, Bound, ChatUser, SESSION_LIFE, Se
 use sdp_core::api::{ON_BEHALF_OF, TokenKind};
 use sdp_core::id::SessionId;
 use sdp_core::name::{PersonName, ServiceName, TokenName};
+use sdp_core::platform::Power;
 use sdp_core::principal::Principal;
 use sdp_core::secret::Secret;
 
@@ -40,6 +41,17 @@ pub(crate) struct Caller {
     pub(crate) chat_user: Option<ChatUser>,
     /// What says which account that is.
     pub(crate) bound: Option<Bound>,
+}
+
+impl Caller {
+    /// On whose authority they change what is somebody's own.
+    pub(crate) fn power(&self) -> Power {
+        match (self.standing.rank, &self.account) {
+            (Rank::Admin, _) => Power::Administrator,
+            (_, Some(person)) => Power::OfPerson(person.clone()),
+            _ => Power::Member,
+        }
+    }
 }
 
 /// What was presented; long connections look again whether it still holds.

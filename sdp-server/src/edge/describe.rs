@@ -13,6 +13,11 @@ const NAMES: &[(&str, &str)] = &[
     ("path prefix", "invalid_name"),
     ("service name", "invalid_name"),
     ("sandbox name", "invalid_name"),
+    ("environment name", "invalid_name"),
+    ("template name", "invalid_name"),
+    ("team name", "invalid_name"),
+    ("host name", "invalid_name"),
+    ("routing key", "invalid_name"),
     ("agent name", "invalid_name"),
     ("token name", "invalid_name"),
     ("person name", "invalid_name"),
@@ -32,7 +37,14 @@ pub(super) fn describe(code: &'static str, title: &'static str, path: &str, mess
     if let Some((what, code, expected)) = own {
         return Refused::new(code, title).detail(format!("{place}invalid {what}")).hint(expected);
     }
-    Refused::new(code, title).detail(format!("{place}{}", without_input(message)))
+    let text = match message {
+        "invalid socket address syntax" => {
+            "expected an address and a port, such as 10.20.3.4:8080; no host name".into()
+        }
+        "invalid IP address syntax" => "expected a network, such as 10.20.0.0/16".into(),
+        other => without_input(other),
+    };
+    Refused::new(code, title).detail(format!("{place}{text}"))
 }
 
 /// serde's sentence without the value that it complains about.

@@ -17,7 +17,7 @@ pub(crate) enum Who {
     Page,
     /// Viewers and whoever may more; a bot, for whomever it speaks.
     Read,
-    /// Developers. Of a token that may change one service the handler looks at the service.
+    /// Developers. Of a token that may change one service the handler looks at the service, and at whatever else is said.
     Deploy,
     /// Developers, but for tokens that may change one service only.
     Develop,
@@ -161,9 +161,31 @@ const TABLE: &[(&Method, &str, Who)] = &[
     (&Method::POST, "/api/v1/instances/{instance}/restart", Who::Deploy),
     (&Method::GET, "/api/v1/instances/{instance}/output", Who::Read),
     (&Method::GET, "/api/v1/instances/{instance}/output/raw", Who::Read),
+    (&Method::POST, "/api/v1/batches", Who::Deploy),
+    (&Method::GET, "/api/v1/batches/{batch}", Who::Read),
+    (&Method::GET, "/api/v1/environments", Who::Read),
+    (&Method::POST, "/api/v1/environments", Who::Admin),
+    (&Method::GET, "/api/v1/environments/{environment}", Who::Read),
+    (&Method::PUT, "/api/v1/environments/{environment}", Who::Admin),
+    (&Method::DELETE, "/api/v1/environments/{environment}", Who::Admin),
+    (&Method::GET, "/api/v1/templates", Who::Read),
+    (&Method::GET, "/api/v1/templates/{template}", Who::Read),
+    (&Method::PUT, "/api/v1/templates/{template}", Who::Develop),
+    (&Method::DELETE, "/api/v1/templates/{template}", Who::Develop),
+    (&Method::GET, "/api/v1/templates/{template}/versions", Who::Read),
     (&Method::GET, "/api/v1/sandboxes", Who::Read),
+    (&Method::POST, "/api/v1/sandboxes", Who::Deploy),
     (&Method::GET, "/api/v1/sandboxes/{sandbox}", Who::Read),
+    (&Method::PUT, "/api/v1/sandboxes/{sandbox}", Who::Deploy),
     (&Method::DELETE, "/api/v1/sandboxes/{sandbox}", Who::Develop),
+    (&Method::POST, "/api/v1/sandboxes/{sandbox}/renew", Who::Deploy),
+    (&Method::PUT, "/api/v1/sandboxes/{sandbox}/routes/{service}", Who::Deploy),
+    (&Method::GET, "/api/v1/sandboxes/{sandbox}/variables", Who::Read),
+    (&Method::POST, "/api/v1/sandboxes/{sandbox}/probe", Who::Deploy),
+    (&Method::GET, "/api/v1/routes/explain", Who::Read),
+    (&Method::GET, "/api/v1/locks", Who::Read),
+    (&Method::POST, "/api/v1/locks", Who::Deploy),
+    (&Method::DELETE, "/api/v1/locks/{lock}", Who::Deploy),
     (&Method::GET, "/api/v1/agents", Who::Read),
     (&Method::DELETE, "/api/v1/agents/{agent}", Who::Admin),
     (&Method::POST, "/api/v1/agents/{agent}/drain", Who::Admin),
@@ -206,6 +228,11 @@ const PAGES: &[(&Method, &str, Who)] = &[
     (&Method::GET, "/deployments", Who::Page),
     (&Method::GET, "/deployments/{deployment}", Who::Page),
     (&Method::GET, "/instances/{instance}", Who::Page),
+    (&Method::GET, "/sandboxes", Who::Page),
+    (&Method::GET, "/sandboxes/{sandbox}", Who::Page),
+    (&Method::GET, "/environments", Who::Page),
+    (&Method::GET, "/templates", Who::Page),
+    (&Method::GET, "/templates/{template}", Who::Page),
     (&Method::GET, "/account", Who::Page),
     (&Method::GET, "/audit", Who::Admin),
     (&Method::GET, "/docs", Who::Page),
@@ -316,9 +343,31 @@ mod tests {
         ··d1OpP···en·DAN POST   /api/v1/instances/{instance}/restart
         ·rd1OpPbsvenVDAN GET    /api/v1/instances/{instance}/output
         ·rd1OpPbsvenVDAN GET    /api/v1/instances/{instance}/output/raw
+        ··d1OpP···en·DAN POST   /api/v1/batches
+        ·rd1OpPbsvenVDAN GET    /api/v1/batches/{batch}
+        ·rd1OpPbsvenVDAN GET    /api/v1/environments
+        ····O·P·······A· POST   /api/v1/environments
+        ·rd1OpPbsvenVDAN GET    /api/v1/environments/{environment}
+        ····O·P·······A· PUT    /api/v1/environments/{environment}
+        ····O·P·······A· DELETE /api/v1/environments/{environment}
+        ·rd1OpPbsvenVDAN GET    /api/v1/templates
+        ·rd1OpPbsvenVDAN GET    /api/v1/templates/{template}
+        ··d·OpP···en·DAN PUT    /api/v1/templates/{template}
+        ··d·OpP···en·DAN DELETE /api/v1/templates/{template}
+        ·rd1OpPbsvenVDAN GET    /api/v1/templates/{template}/versions
         ·rd1OpPbsvenVDAN GET    /api/v1/sandboxes
+        ··d1OpP···en·DAN POST   /api/v1/sandboxes
         ·rd1OpPbsvenVDAN GET    /api/v1/sandboxes/{sandbox}
+        ··d1OpP···en·DAN PUT    /api/v1/sandboxes/{sandbox}
         ··d·OpP···en·DAN DELETE /api/v1/sandboxes/{sandbox}
+        ··d1OpP···en·DAN POST   /api/v1/sandboxes/{sandbox}/renew
+        ··d1OpP···en·DAN PUT    /api/v1/sandboxes/{sandbox}/routes/{service}
+        ·rd1OpPbsvenVDAN GET    /api/v1/sandboxes/{sandbox}/variables
+        ··d1OpP···en·DAN POST   /api/v1/sandboxes/{sandbox}/probe
+        ·rd1OpPbsvenVDAN GET    /api/v1/routes/explain
+        ·rd1OpPbsvenVDAN GET    /api/v1/locks
+        ··d1OpP···en·DAN POST   /api/v1/locks
+        ··d1OpP···en·DAN DELETE /api/v1/locks/{lock}
         ·rd1OpPbsvenVDAN GET    /api/v1/agents
         ····O·P·······A· DELETE /api/v1/agents/{agent}
         ····O·P·······A· POST   /api/v1/agents/{agent}/drain
@@ -357,6 +406,11 @@ mod tests {
         ····O·······VDAN GET    /deployments
         ····O·······VDAN GET    /deployments/{deployment}
         ····O·······VDAN GET    /instances/{instance}
+        ····O·······VDAN GET    /sandboxes
+        ····O·······VDAN GET    /sandboxes/{sandbox}
+        ····O·······VDAN GET    /environments
+        ····O·······VDAN GET    /templates
+        ····O·······VDAN GET    /templates/{template}
         ····O·······VDAN GET    /account
         ····O·P·······A· GET    /audit
         ····O·······VDAN GET    /docs

@@ -104,6 +104,7 @@ pub(crate) fn levels(stats: &PlatformStats, edge: Edge, now: Timestamp) -> Regis
     levels.0.register("build", "The version that runs", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     levels.count("events", None, "Events stored since the database was made", stats.newest_event.0);
     deployments(&mut levels, stats, now);
+    sandboxes(&mut levels, stats);
     agents(&mut levels, &stats.agents);
     data(&mut levels, stats, edge);
     levels.one("connections", "HTTP connections and viewers' sockets", float(edge.connections as u64));
@@ -138,6 +139,17 @@ fn deployments(levels: &mut Levels<'_>, stats: &PlatformStats, now: Timestamp) {
         "Instances; of those that are over only such as their requests are still refused for",
         &stats.instances,
     );
+}
+
+fn sandboxes(levels: &mut Levels<'_>, stats: &PlatformStats) {
+    levels.one("sandboxes", "Sandboxes", float(stats.sandboxes));
+    levels.one(
+        "sandboxes_pinned",
+        "Sandboxes that are kept until somebody deletes them",
+        float(stats.pinned),
+    );
+    levels.one("locks", "Locks that hold", float(stats.locks));
+    levels.one("freezes", "Freezes that hold: nobody deploys there", float(stats.freezes));
 }
 
 fn agents(levels: &mut Levels<'_>, agents: &[AgentView]) {

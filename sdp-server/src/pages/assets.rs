@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 /// Name, type, content.
-const ASSETS: [(&str, &str, &str); 15] = [
+const ASSETS: [(&str, &str, &str); 18] = [
     ("sdp.css", "text/css; charset=utf-8", include_str!("assets/sdp.css")),
     ("common.js", "text/javascript; charset=utf-8", include_str!("assets/common.js")),
     ("home.js", "text/javascript; charset=utf-8", include_str!("assets/home.js")),
@@ -22,6 +22,9 @@ const ASSETS: [(&str, &str, &str); 15] = [
     ("live.js", "text/javascript; charset=utf-8", include_str!("assets/live.js")),
     ("instance.js", "text/javascript; charset=utf-8", include_str!("assets/instance.js")),
     ("ansi.js", "text/javascript; charset=utf-8", include_str!("assets/ansi.js")),
+    ("sandbox.js", "text/javascript; charset=utf-8", include_str!("assets/sandbox.js")),
+    ("sandboxes.js", "text/javascript; charset=utf-8", include_str!("assets/sandboxes.js")),
+    ("live-page.js", "text/javascript; charset=utf-8", include_str!("assets/live-page.js")),
     ("account.js", "text/javascript; charset=utf-8", include_str!("assets/account.js")),
     ("sign-in.js", "text/javascript; charset=utf-8", include_str!("assets/sign-in.js")),
     ("icon.svg", "image/svg+xml", include_str!("assets/icon.svg")),

@@ -104,7 +104,7 @@ impl Home {
                 @for (name, pairs) in &places {
                     section class="sandbox" id={ "sandbox-" (name) } aria-label={ "Sandbox " (name) } {
                         h3 {
-                            (name)
+                            (parts::sandbox(name))
                             @if **name == own { " " span class="hint" { "yours" } }
                             @else if let Some(owner) = self.owner(name) { " " span class="hint" { "of " (owner) } }
                         }

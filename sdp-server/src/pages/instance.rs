@@ -55,7 +55,7 @@ impl InstancePage {
         html! {
             section id="head" data-part class="head" aria-label="Instance" data-over=(instance.state.is_over()) {
                 div class="title" {
-                    h1 { (instance.service) " " span class="number" { "in " (instance.sandbox) } }
+                    h1 { (instance.service) " " span class="number" { "in " (parts::sandbox(&instance.sandbox)) } }
                     span id="state" role="status" { (parts::badge(tone, word)) }
                     span class="elapsed" {
                         "for " (parts::took(instance.started_at, instance.stopped_at, self.now))

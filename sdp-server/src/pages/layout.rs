@@ -48,6 +48,13 @@ pub(super) fn page(frame: &Frame<'_>, content: Markup) -> Markup {
                 a class="skip" href="#main" { "Skip to content" }
                 header class="bar" {
                     a class="brand" href="/" { (logo()) span { "SDP" } }
+                    @if frame.principal.is_some() {
+                        nav aria-label="Pages" {
+                            @for (href, name) in [("/sandboxes", "Sandboxes"), ("/#deployments", "Deployments"), ("/environments", "Environments"), ("/templates", "Templates")] {
+                                a href=(href) { (name) }
+                            }
+                        }
+                    }
                     span class="grow" {}
                     @if let Some(principal) = frame.principal {
                         a class="who" href="/account" title="Your account" {

@@ -73,7 +73,7 @@ impl LogPage {
                 }
                 @if let Some(changes) = &deployment.changes { p class="meta" { (parts::changes(changes)) } }
                 p class="meta" {
-                    "to " b { (deployment.sandbox) }
+                    "to " b { (parts::sandbox(&deployment.sandbox)) }
                     " · asked by " (deployment.requested_by) " " (parts::ago(deployment.requested_at, self.now))
                     @if let Some(kind) = words::kind(deployment) {
                         " · " @match deployment.of { Some(of) => { a href=(parts::log_path(of)) { (kind) } } None => { (kind) } }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use maud::{Markup, html};
 use sdp_core::deployment::{Changes, CommitInfo, Deployment, State, Step};
 use sdp_core::id::DeploymentNumber;
-use sdp_core::name::CommitId;
+use sdp_core::name::{CommitId, SandboxName};
 use url::Url;
 
 use super::words::{self, Tone};
@@ -26,6 +26,11 @@ pub(super) fn coded(text: &str) -> Markup {
 /// How long ago, ticking.
 pub(super) fn ago(at: Timestamp, now: Timestamp) -> Markup {
     html! { time datetime=(at) data-tick="ago" { (words::ago(at, now)) } }
+}
+
+/// How soon it will be, ticking.
+pub(super) fn until(at: Timestamp, now: Timestamp) -> Markup {
+    html! { time datetime=(at) data-tick="in" { (words::until(at, now)) } }
 }
 
 /// How long it has taken (or takes, ticking).
@@ -84,6 +89,26 @@ pub(super) fn open(url: Option<&Url>, class: &str) -> Markup {
     }
 }
 
+/// The page of a sandbox.
+pub(super) fn sandbox_path(name: &SandboxName) -> String {
+    format!("/sandboxes/{name}")
+}
+
+/// A sandbox's name, which leads to its page.
+pub(super) fn sandbox(name: &SandboxName) -> Markup {
+    html! { a class="place" href=(sandbox_path(name)) { (name) } }
+}
+
+/// Text that is to be copied: with scripts by a button, without by hand.
+pub(super) fn copyable(id: &str, text: &str, what: &str) -> Markup {
+    html! {
+        span class="copyable" {
+            code id=(id) { (words::visible(text)) }
+            button type="button" class="scripted btn small" data-copy=(id) aria-label={ "Copy " (what) } { "Copy" }
+        }
+    }
+}
+
 /// A button that posts to the API.
 #[derive(Default)]
 pub(super) struct Post<'a> {
@@ -91,6 +116,8 @@ pub(super) struct Post<'a> {
     pub(super) label: &'a str,
     /// Where it posts to.
     pub(super) path: String,
+    /// Whether it puts something in its place, rather than posts.
+    pub(super) put: bool,
     /// The body, JSON.
     pub(super) body: Option<String>,
     /// What it asks before it does it.
@@ -107,7 +134,8 @@ pub(super) struct Post<'a> {
 
 pub(super) fn post(post: &Post<'_>) -> Markup {
     html! {
-        button type="button" class={ "scripted " (post.class) } data-post=(post.path) data-body=[&post.body]
+        button type="button" class={ "scripted " (post.class) } data-post=[(!post.put).then_some(&post.path)]
+            data-put=[post.put.then_some(&post.path)] data-body=[&post.body]
             data-arm=[&post.arm] data-done=[&post.done] data-go=[post.go.then_some("1")]
             aria-description=(post.about) { (post.label) }
     }

@@ -97,6 +97,7 @@ fn stop_reason(reason: &StopReason) -> Option<String> {
         StopReason::Replaced {} => Some("A newer deployment took its place.".to_owned()),
         StopReason::Stopped { by } => Some(format!("Stopped by {by}.")),
         StopReason::SandboxDeleted {} => Some("Its sandbox was deleted.".to_owned()),
+        StopReason::SandboxExpired {} => Some("Its sandbox has come to its end.".to_owned()),
         StopReason::Crashed { out_of_memory: true, .. } => {
             Some("It took more memory than it may, and was ended.".to_owned())
         }
@@ -206,6 +207,34 @@ pub(super) fn ago(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
+/// How soon something will be, roughly and never sooner than it is. The same rule as `until` in common.js.
+pub(super) fn until(at: Timestamp, now: Timestamp) -> String {
+    match at.duration_since(now).as_secs() {
+        ..=0 => "now".to_owned(),
+        1..60 => "in less than a minute".to_owned(),
+        seconds @ 60..3600 => format!("in {} min", seconds / 60),
+        seconds @ 3600..172_800 => format!("in {} h", seconds / 3600),
+        seconds => format!("in {} days", seconds / 86_400),
+    }
+}
+
+/// So many hours, as people say it: `20 hours`, `7 days`.
+pub(super) fn hours(hours: u32) -> String {
+    match (hours / 24, hours % 24) {
+        (2.., 0) => format!("{} days", hours / 24),
+        _ if hours == 1 => "1 hour".to_owned(),
+        _ => format!("{hours} hours"),
+    }
+}
+
+/// `one sandbox`, `3 sandboxes`.
+pub(super) fn number_of(n: usize, one: &str, many: &str) -> String {
+    match n {
+        1 => format!("one {one}"),
+        n => format!("{} {many}", count(n as u64)),
+    }
+}
+
 /// A day, as people who compare dates write it.
 pub(super) fn date(at: Timestamp) -> String {
     at.to_zoned(jiff::tz::TimeZone::UTC).date().to_string()
@@ -302,6 +331,32 @@ mod tests {
             "2 days ago",
         ]
         "#);
+    }
+
+    #[test]
+    fn what_will_be_is_rough_and_never_sooner_than_it_is() {
+        let now = Timestamp::UNIX_EPOCH;
+        let shown: Vec<_> = [-60, 0, 59, 60, 3_599, 3_600, 86_400, 172_799, 172_800, 604_800]
+            .map(|s| until(now + SignedDuration::from_secs(s), now))
+            .into();
+        insta::assert_debug_snapshot!(shown, @r#"
+        [
+            "now",
+            "now",
+            "in less than a minute",
+            "in 1 min",
+            "in 59 min",
+            "in 1 h",
+            "in 24 h",
+            "in 47 h",
+            "in 2 days",
+            "in 7 days",
+        ]
+        "#);
+        assert_eq!(
+            [1, 23, 24, 36, 48, 168].map(hours).join(", "),
+            "1 hour, 23 hours, 24 hours, 36 hours, 2 days, 7 days"
+        );
     }
 
     #[test]

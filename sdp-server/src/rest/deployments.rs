@@ -11,7 +11,7 @@ use sdp_core::api::{
 };
 use sdp_core::id::{DeploymentNumber, DeploymentRef};
 use sdp_core::name::{SandboxName, ServiceName};
-use sdp_core::platform::{Deploy, DeploymentFilter, StateFilter};
+use sdp_core::platform::{Again, Deploy, DeploymentFilter, StateFilter};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -141,6 +141,7 @@ pub(crate) async fn create(
     deploy.notify = body.notify;
     deploy.credential = body.git_credential;
     deploy.idempotency = idempotency;
+    deploy.power = caller.power();
     let deployment = app.platform().deploy(&caller.principal, deploy).await?;
     Ok(created(&app, deployment))
 }
@@ -149,9 +150,17 @@ pub(crate) async fn create(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct GetQuery {
-    /// Hold the answer until the deployment has ended, at most so many seconds; then ask again.
+    /// Hold the answer until it has ended, at most so many seconds; then ask again.
     #[param(minimum = 0, maximum = 50, default = 0)]
     wait: Option<u64>,
+}
+
+/// How long an answer is held.
+pub(super) fn held_for(query: &GetQuery) -> Result<Duration, Refused> {
+    match query.wait.unwrap_or(0) {
+        wait if wait > HOLD_LIMIT => Err(invalid_query("wait: 0 to 50 seconds")),
+        wait => Ok(Duration::from_secs(wait)),
+    }
 }
 
 /// A deployment as it stands, or as it ended.
@@ -167,15 +176,12 @@ pub(crate) async fn get(
     Named(reference): Named<DeploymentRef>,
     Query(query): Query<GetQuery>,
 ) -> Result<Json<DeploymentView>, Refused> {
-    let wait = query.wait.unwrap_or(0);
-    if wait > HOLD_LIMIT {
-        return Err(invalid_query("wait: 0 to 50 seconds"));
-    }
-    let deployment = if wait == 0 {
+    let wait = held_for(&query)?;
+    let deployment = if wait == Duration::ZERO {
         app.platform().deployment(reference).await?
     } else {
         tokio::select! {
-            ended = app.platform().wait_ended(reference, Duration::from_secs(wait)) => ended?,
+            ended = app.platform().wait_ended(reference, wait) => ended?,
             // The server stops: the client asks again, and finds the next one.
             () = app.drain().cancelled() => app.platform().deployment(reference).await?,
         }
@@ -221,7 +227,10 @@ pub(crate) async fn redeploy(
     OptionalJsonBody(body): OptionalJsonBody<AgainRequest>,
 ) -> Result<Response, Refused> {
     may_change(&app, &caller, reference).await?;
-    let again = again(key, &format!("/api/v1/deployments/{reference}/redeploy"), body)?;
+    let again = Again {
+        power: caller.power(),
+        ..again(key, &format!("/api/v1/deployments/{reference}/redeploy"), body)?
+    };
     let deployment = app.platform().redeploy(&caller.principal, reference, again).await?;
     Ok(created(&app, deployment))
 }
@@ -245,7 +254,10 @@ pub(crate) async fn rollback(
     OptionalJsonBody(body): OptionalJsonBody<AgainRequest>,
 ) -> Result<Response, Refused> {
     may_change(&app, &caller, reference).await?;
-    let again = again(key, &format!("/api/v1/deployments/{reference}/rollback"), body)?;
+    let again = Again {
+        power: caller.power(),
+        ..again(key, &format!("/api/v1/deployments/{reference}/rollback"), body)?
+    };
     let deployment = app.platform().rollback(&caller.principal, reference, again).await?;
     Ok(created(&app, deployment))
 }

@@ -7,7 +7,7 @@ use axum::response::Response;
 use sdp_core::api::{AgainRequest, DeploymentCreated, Instance, InstanceList, Problem};
 use sdp_core::id::InstanceId;
 use sdp_core::name::{SandboxName, ServiceName};
-use sdp_core::platform::InstanceFilter;
+use sdp_core::platform::{Again, InstanceFilter};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -91,7 +91,8 @@ pub(crate) async fn restart(
     OptionalJsonBody(body): OptionalJsonBody<AgainRequest>,
 ) -> Result<Response, Refused> {
     may_change(&app, &caller, id).await?;
-    let again = again(key, &format!("/api/v1/instances/{id}/restart"), body)?;
+    let again =
+        Again { power: caller.power(), ..again(key, &format!("/api/v1/instances/{id}/restart"), body)? };
     let deployment = app.platform().restart(&caller.principal, id, again).await?;
     Ok(created(&app, deployment))
 }

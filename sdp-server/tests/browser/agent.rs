@@ -11,7 +11,7 @@ use sdp_core::id::{BootId, CommandId, DeploymentId, InstanceId};
 use sdp_core::logs::{Appended, Logs};
 use sdp_core::name::{AgentName, CommitId};
 use sdp_core::platform::Platform;
-use sdp_core::sandbox::{RouteTable, RouteTarget};
+use sdp_core::routing::{RouteTable, RouteTarget};
 use sdp_core::wire::link::{AgentEnd, AgentFrame};
 use sdp_core::wire::{
     FromAgent, JobResult, JobSpec, LineMeta, LinesBatch, OutputLine, PROTOCOL, Progress, RouterReport,
@@ -110,10 +110,8 @@ impl PlayedAgent {
 
     async fn lead_to(&mut self, id: InstanceId) {
         let leads = |table: &RouteTable| {
-            table
-                .sandboxes
-                .iter()
-                .any(|route| matches!(route.target, RouteTarget::Instance { instance, .. } if instance == id))
+            let mut targets = table.targets().map(|(_, _, target)| target);
+            targets.any(|target| matches!(target, RouteTarget::Instance { instance, .. } if *instance == id))
         };
         while !leads(&self.table) {
             let message = tokio::time::timeout(Duration::from_secs(30), self.end.rx.recv()).await;

@@ -120,6 +120,12 @@ impl Chromium {
         self.call("Emulation.setDeviceMetricsOverride", size).await;
     }
 
+    /// What the reader has chosen for all pages: `light` or `dark`.
+    pub(crate) async fn scheme(&mut self, scheme: &str) {
+        let feature = json!({ "name": "prefers-color-scheme", "value": scheme });
+        self.call("Emulation.setEmulatedMedia", json!({ "features": [feature] })).await;
+    }
+
     pub(crate) async fn open(&mut self, url: &str) {
         self.call("Page.navigate", json!({ "url": url })).await;
         self.until("document.readyState === 'complete'").await;

@@ -5,6 +5,7 @@ mod agent;
 mod big_logs;
 mod chromium;
 mod instance;
+mod sandbox;
 
 use std::sync::{Arc, Mutex};
 

@@ -6,13 +6,13 @@ use sdp_core::access::Access;
 use sdp_core::api::{DeploymentCreated, Problem, TokenCreated, TokenKind};
 use sdp_core::deployment::{State, Step};
 use sdp_core::failure::{Failure, FailureReason};
-use sdp_core::id::{BootId, DeploymentId};
+use sdp_core::id::{BootId, DeploymentId, RouteVersion};
 use sdp_core::platform::Platform;
 use sdp_core::secret::GitCredential;
 use sdp_core::wire::link::AgentEnd;
 use sdp_core::wire::{
-    Answer, FromAgent, JobDecision, JobReport, JobResult, LineMeta, LinesBatch, PROTOCOL, Progress, RefInfo,
-    SecretVariable, Stream, ToAgent,
+    Answer, FromAgent, JobDecision, JobReport, JobResult, LineMeta, LinesBatch, PROTOCOL, ProbeHop,
+    ProbeRequest, Progress, RefInfo, RouterReport, SecretVariable, Stream, ToAgent,
 };
 use sdp_server::{Config, Server};
 use serde_json::{Value, json};
@@ -78,6 +78,21 @@ impl Host {
         made.token.expose().to_owned()
     }
 
+    /// Sends a body with an administrator's token.
+    pub(crate) fn put(&self, path: &str, body: &Value) -> RequestBuilder {
+        self.with(&self.admin, Method::PUT, path).json(body)
+    }
+
+    /// Adds the services `payments`, `ledger` and `gateway`, each with a baseline.
+    pub(crate) async fn shop(&self) {
+        for name in ["payments", "ledger", "gateway"] {
+            let service = json!({ "name": name, "repo": format!("/srv/git/{name}.git"),
+                "baseline": format!("https://{name}.ocp.test"), "builder": { "type": "command", "run": ["./x"] } });
+            let answer = self.post("/api/v1/services", &service).send().await.expect("answered");
+            assert_eq!(answer.status(), 201);
+        }
+    }
+
     /// Adds the service `hello`.
     pub(crate) async fn hello(&self) {
         let answer = self.post("/api/v1/services", &hello()).send().await.expect("answered");
@@ -91,7 +106,23 @@ impl Host {
     }
 
     pub(crate) async fn agent(&self) -> Agent {
-        Agent::connect(&self.platform).await
+        Agent::connect(&self.platform, hello_frame()).await
+    }
+
+    /// An agent with a router at `http://router.test`, which puts every table into effect at once.
+    pub(crate) async fn router(&self) -> Agent {
+        let mut hello = hello_frame();
+        if let FromAgent::Hello { router, .. } = &mut hello {
+            let base_url = "http://router.test".parse().expect("a url");
+            *router =
+                Some(RouterReport { kind: "builtin".into(), base_url, applied: RouteVersion::default() });
+        }
+        Agent::connect(&self.platform, hello).await
+    }
+
+    /// What lets people ask through the chat.
+    pub(crate) async fn chat(&self) -> Chat<'_> {
+        Chat { host: self, token: self.token(TokenKind::Bot, "chat").await }
     }
 
     /// Its people, sessions and tokens.
@@ -156,6 +187,32 @@ pub(crate) async fn refused(request: RequestBuilder, status: u16, code: &str) ->
     problem
 }
 
+/// People who ask through the chat: a bot's token speaks for them.
+pub(crate) struct Chat<'h> {
+    host: &'h Host,
+    token: String,
+}
+
+impl Chat<'_> {
+    pub(crate) fn of(&self, person: &str, method: Method, path: &str) -> RequestBuilder {
+        self.host.with(&self.token, method, path).header("sdp-on-behalf-of", person)
+    }
+
+    pub(crate) fn put(&self, person: &str, path: &str, body: &Value) -> RequestBuilder {
+        self.of(person, Method::PUT, path).json(body)
+    }
+
+    pub(crate) fn post(&self, person: &str, path: &str, body: &Value) -> RequestBuilder {
+        self.of(person, Method::POST, path).json(body)
+    }
+
+    /// Asks for a deployment.
+    pub(crate) fn deploy(&self, person: &str, service: &str, sandbox: &str) -> RequestBuilder {
+        let body = json!({ "service": service, "git_ref": "main", "sandbox": sandbox });
+        self.post(person, "/api/v1/deployments", &body)
+    }
+}
+
 /// An agent that takes every deployment and says what the test tells it to say.
 pub(crate) struct Agent {
     end: AgentEnd,
@@ -186,10 +243,10 @@ impl Job {
 }
 
 impl Agent {
-    async fn connect(platform: &Platform) -> Self {
+    async fn connect(platform: &Platform, hello: FromAgent) -> Self {
         let name = "vm-1".parse().expect("a name");
         let end = platform.connect_agent(name).await.expect("connected");
-        Self::begin(end, hello_frame()).await
+        Self::begin(end, hello).await
     }
 
     /// Says hello over a connection.
@@ -246,7 +303,46 @@ impl Agent {
     }
 
     async fn hear(&mut self) -> ToAgent {
-        self.end.rx.recv().await.expect("connected")
+        let message = self.end.rx.recv().await.expect("connected");
+        if let ToAgent::Routes { table } = &message {
+            let version = table.version;
+            self.say(FromAgent::RoutesApplied { version }).await;
+        }
+        message
+    }
+
+    /// Obeys until this is done.
+    pub(crate) async fn while_waiting<T>(&mut self, done: impl Future<Output = T>) -> T {
+        tokio::pin!(done);
+        loop {
+            tokio::select! {
+                done = &mut done => return done,
+                _ = self.hear() => {}
+            }
+        }
+    }
+
+    /// Answers the next probe; what it was asked for.
+    pub(crate) async fn probed(&mut self, status: u16, hops: Vec<ProbeHop>) -> ProbeRequest {
+        loop {
+            if let ToAgent::Probe { command, probe } = self.hear().await {
+                let served_by = hops.first().map(|hop| hop.served_by.clone());
+                let answer = Answer::Probed { status, served_by, hops };
+                self.say(FromAgent::Answer { command, answer }).await;
+                return probe;
+            }
+        }
+    }
+
+    /// Brings the job's instance up at a port of this machine, and ends the job.
+    pub(crate) async fn succeed(&mut self, mut job: Job, port: u16) {
+        let commit = "1a2b3c4d".repeat(5).parse().expect("a commit");
+        self.progress(&mut job, Progress::Resolved { commit }).await;
+        self.progress(&mut job, Progress::StepStarted { step: Step::Start }).await;
+        let address = std::net::SocketAddr::from(([10, 9, 0, 1], port));
+        self.progress(&mut job, Progress::Started { address }).await;
+        self.progress(&mut job, Progress::StepStarted { step: Step::Check }).await;
+        self.end(job, JobResult::Ready {}).await;
     }
 
     /// Answers the next question about branches.
@@ -347,9 +443,13 @@ impl Agent {
     }
 
     /// Ends the job as failed, and waits until the server has everything.
-    pub(crate) async fn fail(&mut self, mut job: Job) -> Vec<u8> {
+    pub(crate) async fn fail(&mut self, job: Job) -> Vec<u8> {
         let failure = Failure::new(Step::Resolve, FailureReason::RefNotFound, "there is no branch x");
-        self.progress(&mut job, Progress::Ended { result: JobResult::Failed { failure } }).await;
+        self.end(job, JobResult::Failed { failure }).await
+    }
+
+    async fn end(&mut self, mut job: Job, result: JobResult) -> Vec<u8> {
+        self.progress(&mut job, Progress::Ended { result }).await;
         self.say(FromAgent::Done {
             deployment: job.id,
             attempt: job.attempt,

@@ -13,6 +13,8 @@ use sdp_core::feed::EventFilter;
 use sdp_core::id::EventSeq;
 use sdp_core::wire::{FromAgent, Load, Progress};
 
+use serde_json::json;
+
 use crate::harness::{Host, refused};
 
 const OPEN_METRICS: &str =
@@ -61,6 +63,10 @@ async fn busy(host: &Host) {
     let mut feed = host.platform.feed(EventSeq(0), filter);
     while !matches!(feed.next().await.expect("read").kind, EventKind::StepStarted { .. }) {}
     refused(host.with("nonsense", Method::GET, "/api/v1/services"), 401, "unauthorised").await;
+    let pinned = host.put("/api/v1/sandboxes/qa", &json!({ "pinned": true }));
+    assert_eq!(pinned.send().await.expect("answered").status(), 201);
+    let freeze = json!({ "sandbox": "qa", "kind": "freeze", "reason": "release" });
+    assert_eq!(host.post("/api/v1/locks", &freeze).send().await.expect("answered").status(), 201);
     std::mem::forget(agent);
 }
 
@@ -84,6 +90,10 @@ async fn metrics_say_what_has_happened_and_what_is_so() {
         ("sdp_deployments_open{state=\"resolve\"}", 1.0),
         ("sdp_deployments_open{state=\"queued\"}", 0.0),
         ("sdp_deployments_overdue", 0.0),
+        ("sdp_sandboxes", 2.0),
+        ("sdp_sandboxes_pinned", 1.0),
+        ("sdp_locks", 0.0),
+        ("sdp_freezes", 1.0),
         ("sdp_agent_connected{agent=\"vm-1\"}", 1.0),
         ("sdp_agent_connections_total{agent=\"vm-1\"}", 1.0),
         ("sdp_agent_jobs_running{agent=\"vm-1\"}", 1.0),

@@ -136,6 +136,8 @@ async fn every_route_lets_in_whom_the_table_names() {
     ····O·P······A POST /api/v1/agents/{agent}/resume
     ····O·P······A GET /api/v1/audit
     ····O·P······A GET /api/v1/audit/export
+    ··d1OpP···e·DA POST /api/v1/batches
+    ·rd1OpPbsveVDA GET /api/v1/batches/{batch}
     ·rd1OpPbsveVDA GET /api/v1/deployments
     ··d1OpP···e·DA POST /api/v1/deployments
     ·rd1OpPbsveVDA GET /api/v1/deployments/{deployment}
@@ -146,6 +148,11 @@ async fn every_route_lets_in_whom_the_table_names() {
     ··d1OpP···e·DA POST /api/v1/deployments/{deployment}/redeploy
     ··d1OpP···e·DA POST /api/v1/deployments/{deployment}/rollback
     ·············· POST /api/v1/enrol
+    ·rd1OpPbsveVDA GET /api/v1/environments
+    ····O·P······A POST /api/v1/environments
+    ····O·P······A DELETE /api/v1/environments/{environment}
+    ·rd1OpPbsveVDA GET /api/v1/environments/{environment}
+    ····O·P······A PUT /api/v1/environments/{environment}
     ·rd1OpPbsveVDA GET /api/v1/events
     ·rd1OpPbsveVDA GET /api/v1/instances
     ·rd1OpPbsveVDA GET /api/v1/instances/{instance}
@@ -153,6 +160,9 @@ async fn every_route_lets_in_whom_the_table_names() {
     ·rd1OpPbsveVDA GET /api/v1/instances/{instance}/output/raw
     ··d1OpP···e·DA POST /api/v1/instances/{instance}/restart
     ··d1OpP···e·DA POST /api/v1/instances/{instance}/stop
+    ·rd1OpPbsveVDA GET /api/v1/locks
+    ··d1OpP···e·DA POST /api/v1/locks
+    ··d1OpP···e·DA DELETE /api/v1/locks/{lock}
     ········sve··· POST /api/v1/login-links
     ·rd1OpPbsveVDA GET /api/v1/me
     ·········veVDA GET /api/v1/me/bindings
@@ -164,9 +174,16 @@ async fn every_route_lets_in_whom_the_table_names() {
     ····O·P······A DELETE /api/v1/people/{person}
     ····O·P······A PUT /api/v1/people/{person}
     ·rd1OpPbsveVDA GET /api/v1/repositories
+    ·rd1OpPbsveVDA GET /api/v1/routes/explain
     ·rd1OpPbsveVDA GET /api/v1/sandboxes
+    ··d1OpP···e·DA POST /api/v1/sandboxes
     ··d·OpP···e·DA DELETE /api/v1/sandboxes/{sandbox}
     ·rd1OpPbsveVDA GET /api/v1/sandboxes/{sandbox}
+    ··d1OpP···e·DA PUT /api/v1/sandboxes/{sandbox}
+    ··d1OpP···e·DA POST /api/v1/sandboxes/{sandbox}/probe
+    ··d1OpP···e·DA POST /api/v1/sandboxes/{sandbox}/renew
+    ··d1OpP···e·DA PUT /api/v1/sandboxes/{sandbox}/routes/{service}
+    ·rd1OpPbsveVDA GET /api/v1/sandboxes/{sandbox}/variables
     ·rd1OpPbsveVDA GET /api/v1/services
     ····O·P······A POST /api/v1/services
     ····O·P······A DELETE /api/v1/services/{service}
@@ -177,6 +194,11 @@ async fn every_route_lets_in_whom_the_table_names() {
     ····O·P······A DELETE /api/v1/services/{service}/secrets/{name}
     ····O·P······A PUT /api/v1/services/{service}/secrets/{name}
     ····O····ve··· POST /api/v1/sign-in-links
+    ·rd1OpPbsveVDA GET /api/v1/templates
+    ··d·OpP···e·DA DELETE /api/v1/templates/{template}
+    ·rd1OpPbsveVDA GET /api/v1/templates/{template}
+    ··d·OpP···e·DA PUT /api/v1/templates/{template}
+    ·rd1OpPbsveVDA GET /api/v1/templates/{template}/versions
     ····O······VDA GET /api/v1/tokens
     ····O······VDA POST /api/v1/tokens
     ····O······VDA DELETE /api/v1/tokens/{token}

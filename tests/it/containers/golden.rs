@@ -55,6 +55,7 @@ fn docker_inspect_shows_exactly_this_for_go() {
         mount "bind" ro "<agent>/work/<deployment>/source" at "/src"
         mount "bind" ro "<agent>/work/<deployment>/output" at "/out"
         mount "bind" rw "<agent>/instances/<instance>/writable/0" at "/src/services/payments/uploads"
+        mount "bind" ro "<agent>/instances/<instance>/context" at "/run/sdp"
         network sdp-<id>
         "###);
     });
@@ -109,6 +110,7 @@ fn docker_inspect_shows_exactly_this_for_php() {
         OomKillDisable false
         mount "bind" ro "<agent>/work/<deployment>/source" at "/app"
         mount "bind" ro "<agent>/work/<deployment>/output" at "/sdp"
+        mount "bind" ro "<agent>/instances/<instance>/context" at "/run/sdp"
         network sdp-<id>
         "###);
     });

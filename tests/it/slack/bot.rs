@@ -45,6 +45,7 @@ impl Bot {
             proxy: None,
             api_url: slack.api_url().parse().expect("a URL"),
             channels: Default::default(),
+            environments: Default::default(),
             rates: slack::Rates::default(),
         };
         let memory = sdp.folder.path().join("bot.db");

@@ -98,16 +98,16 @@ fn buttons_cancel_and_roll_back_and_a_double_click_is_one() {
         let slack = Slack::start().await;
         let _bot = Bot::started(sdp, &slack).await;
         let (alice, bob) = (slack.person("alice"), slack.person("bob"));
-        alice.slash("#dev", "deploy hello main").await.well();
+        alice.slash("#dev", "deploy hello main to qa").await.well();
         slack
             .until("#1 runs", |model| model.find("#dev", |m| m.says("#1") && m.says(": running")).cloned())
             .await;
         sdp.push("hello", "main", &[("greeting.txt", "two")]);
-        alice.slash("#dev", "deploy hello").await.well();
+        alice.slash("#dev", "deploy hello to qa").await.well();
         let second = slack
             .until("#2 runs", |m| m.find("#dev", |m| m.says("#2 hello") && m.says(": running")).cloned())
             .await;
-        assert_eq!(sdp.get(sdp.on_router("/~ualice/hello/")).await.2, "two");
+        assert_eq!(sdp.get(sdp.on_router("/~qa/hello/")).await.2, "two");
         // Bob is quick.
         let clicks =
             futures_util::future::join(bob.click(&second, "Roll back"), bob.click(&second, "Roll back"))
@@ -117,7 +117,7 @@ fn buttons_cancel_and_roll_back_and_a_double_click_is_one() {
         slack
             .until("#3 runs", |m| m.find("#dev", |m| m.says("#3 hello") && m.says(": running")).cloned())
             .await;
-        assert_eq!(sdp.get(sdp.on_router("/~ualice/hello/")).await.2, "one");
+        assert_eq!(sdp.get(sdp.on_router("/~qa/hello/")).await.2, "one");
         slack
             .until("#2 is replaced", |m| {
                 m.find("#dev", |m| m.says("#2 hello") && m.says("replaced")).cloned()
@@ -146,7 +146,7 @@ fn buttons_cancel_and_roll_back_and_a_double_click_is_one() {
         assert_snapshot!(slack.whispers("alice"), @r"#dev, only alice sees: sdp: :large_blue_circle: #4 hello `slow` → ualice: cancelling; it is said here when everything that it started is gone");
         assert_snapshot!(story(&slack.transcript("#dev")), @r"
         #dev
-        sdp: :heavy_minus_sign: #1 hello `main` → ualice: replaced by a newer deployment   (edited)
+        sdp: :heavy_minus_sign: #1 hello `main` → qa (asked by UALICE): replaced by a newer deployment   (edited)
              `COMMIT` Change main · Sam Sample
              [Log] [Redeploy]
           ↳ sdp: :white_check_mark: resolve `main` is `COMMIT` N s
@@ -154,9 +154,9 @@ fn buttons_cancel_and_roll_back_and_a_double_click_is_one() {
           ↳ sdp: :white_check_mark: build N s
           ↳ sdp: :white_check_mark: start on vm-1 N s
           ↳ sdp: :white_check_mark: check it is healthy N s
-          ↳ sdp: :white_check_mark: switch ualice's requests for hello go to it N s
-          ↳ sdp: :white_check_mark: running after N s http://127.0.0.1:PORT/~ualice/hello/↗
-        sdp: :heavy_minus_sign: #2 hello `main` → ualice: replaced by a newer deployment   (edited)
+          ↳ sdp: :white_check_mark: switch qa's requests for hello go to it N s
+          ↳ sdp: :white_check_mark: running after N s http://127.0.0.1:PORT/~qa/hello/↗
+        sdp: :heavy_minus_sign: #2 hello `main` → qa (asked by UALICE): replaced by a newer deployment   (edited)
              `COMMIT` Change main · Sam Sample
              1 commit since `COMMIT`
              [Log] [Redeploy]
@@ -165,20 +165,19 @@ fn buttons_cancel_and_roll_back_and_a_double_click_is_one() {
           ↳ sdp: :white_check_mark: build N s
           ↳ sdp: :white_check_mark: start on vm-1 N s
           ↳ sdp: :white_check_mark: check it is healthy N s
-          ↳ sdp: :white_check_mark: switch ualice's requests for hello go to it N s
-          ↳ sdp: :white_check_mark: running after N s http://127.0.0.1:PORT/~ualice/hello/↗
-        sdp: :white_check_mark: #3 hello rollback to #1 `main` → ualice (asked by UBOB): running after N s   (edited)
+          ↳ sdp: :white_check_mark: switch qa's requests for hello go to it N s
+          ↳ sdp: :white_check_mark: running after N s http://127.0.0.1:PORT/~qa/hello/↗
+        sdp: :white_check_mark: #3 hello rollback to #1 `main` → qa (asked by UBOB): running after N s   (edited)
              `COMMIT`
-             url http://127.0.0.1:PORT/~ualice/hello/↗
+             url http://127.0.0.1:PORT/~qa/hello/↗
              [Open] [Log] [Redeploy] [Roll back] [Stop]
           ↳ sdp: :information_source: The kept build of `COMMIT` is used: nothing to fetch, nothing to build
           ↳ sdp: :white_check_mark: start on vm-1 N s
           ↳ sdp: :white_check_mark: check it is healthy N s
-          ↳ sdp: :white_check_mark: switch ualice's requests for hello go to it N s
-          ↳ sdp: :white_check_mark: running after N s http://127.0.0.1:PORT/~ualice/hello/↗
+          ↳ sdp: :white_check_mark: switch qa's requests for hello go to it N s
+          ↳ sdp: :white_check_mark: running after N s http://127.0.0.1:PORT/~qa/hello/↗
         sdp: :heavy_minus_sign: #4 hello `slow` → ualice: cancelled by UALICE   (edited)
              `COMMIT` Change slow · Sam Sample
-             1 commit more and 1 fewer than `COMMIT`
              [Log] [Deploy again]
           ↳ sdp: :white_check_mark: resolve `slow` is `COMMIT` N s
           ↳ sdp: :white_check_mark: fetch Change slow · Sam Sample N s

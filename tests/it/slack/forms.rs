@@ -97,8 +97,8 @@ fn home_shows_what_is_mine_and_its_buttons_work() {
         [Deploy…]
         ---
         # Your sandboxes
-        ualice · made less than a minute ago
-        [Delete sandbox]
+        ualice · ends in 7 days · made less than a minute ago
+        [Extend] [Delete sandbox]
         :white_check_mark: hello `main` `COMMIT` running for less than a minute
         http://127.0.0.1:PORT/~ualice/hello/↗
         [Open] [Logs] [Redeploy] [Roll back] [Stop]

@@ -199,6 +199,9 @@ fn fifty_deploys_at_once_keep_slack_s_rates_and_each_last_state_is_right() {
             message.says(": running") || message.says("failed in start") || message.says("failed in check")
         };
         let began = std::time::Instant::now();
+        // A command is acknowledged before the server has heard of it.
+        let last = "50".parse().expect("a number");
+        sdp.until("all are taken", async |sdp| sdp.admin.deployment(last).await.is_ok()).await;
         for n in 1..=50 {
             sdp.wait(n.to_string().parse().expect("a number")).await;
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use sdp_core::id::{CommandId, DeploymentId, Epoch, InstanceId};
 use sdp_core::wire::link::{AgentFrame, ServerEnd, pair};
 use sdp_core::wire::{
@@ -61,6 +62,8 @@ pub(super) struct Server {
     pub(super) load: Option<Load>,
     /// What to decide at the next welcome instead of the usual.
     pub(super) decide: BTreeMap<DeploymentId, JobAction>,
+    /// When instances end, as the welcome says.
+    pub(super) ends: BTreeMap<InstanceId, Timestamp>,
     epoch: Epoch,
 }
 
@@ -80,6 +83,7 @@ impl Server {
             said_bye: false,
             load: None,
             decide: BTreeMap::new(),
+            ends: BTreeMap::new(),
             epoch: Epoch::default(),
         };
         (server.connector(), server)
@@ -119,7 +123,11 @@ impl Server {
             .collect();
         let instances = instances
             .iter()
-            .map(|report| InstanceDecision { instance: report.instance, action: InstanceAction::Keep })
+            .map(|report| InstanceDecision {
+                instance: report.instance,
+                action: InstanceAction::Keep,
+                expires_at: self.ends.get(&report.instance).copied(),
+            })
             .collect();
         self.epoch = self.epoch.next();
         let welcome = ToAgent::Welcome { epoch: self.epoch, jobs, instances };

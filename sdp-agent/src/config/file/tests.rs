@@ -60,6 +60,7 @@ kind = "process"
 ports = "20000-20099"
 advertise = "10.0.0.7"
 stop_grace_seconds = 3
+expiry_grace_seconds = 900
 [build]
 keep = 5
 path = "/usr/bin:/bin"
@@ -81,6 +82,7 @@ base_url = "http://127.0.0.1:8081"
     assert_eq!(config.labels.iter().map(Label::as_str).collect::<Vec<_>>(), ["go", "vm-3"]);
     assert_eq!((config.capacity, config.min_free, config.build.keep), (3, 100 << 20, 5));
     assert_eq!((config.runtime.ports, config.runtime.stop_grace.as_secs()), (20_000..=20_099, 3));
+    assert_eq!(config.runtime.expiry_grace.as_secs(), 900);
     assert_eq!(config.runtime.advertise, IpAddr::from([10, 0, 0, 7]));
     assert_eq!(config.git.origins[0].as_str(), "https://git.example.com/");
     assert_eq!(config.build.env["GOPROXY"], "off");

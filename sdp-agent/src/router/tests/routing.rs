@@ -16,7 +16,12 @@ async fn path_header_and_cookie_lead_to_the_sandbox_and_all_else_to_the_baseline
         ("/~alice/hello/x?y=1&z", &[], "alice's GET /x?y=1&z", "sandbox/alice/hello@01234567"),
         ("/~alice/hello/", &[], "alice's GET /", "sandbox/alice/hello@01234567"),
         ("/hello", &[("sdp-sandbox", "alice")], "alice's GET /", "sandbox/alice/hello@01234567"),
-        ("/hello", &[("cookie", "sdp-sandbox=alice")], "alice's GET /", "sandbox/alice/hello@01234567"),
+        (
+            "/hello",
+            &[("cookie", "sdp_routing_key=rk_alicealicealicealicealicea")],
+            "alice's GET /",
+            "sandbox/alice/hello@01234567",
+        ),
         ("/~alice/ledger/x", &[], "baseline GET /x", "baseline/ledger"),
     ] {
         let answer = world.send(world.request(Method::GET, path, headers, "")).await;
@@ -45,8 +50,10 @@ async fn an_instance_is_told_who_asked_and_for_what() {
     let answer = world.send(world.request(Method::PUT, "/~alice/hello/a", &headers, "x")).await;
     insta::assert_snapshot!(answer.text, @r"
     hello PUT /a
+    baggage: sdp-routing-key=rk_alicealicealicealicealicea
     content-length: 1
     host: dev.example.com
+    sdp-routing-key: rk_alicealicealicealicealicea
     sdp-sandbox: alice
     te: trailers
     x-forwarded-for: 127.0.0.1
@@ -103,7 +110,7 @@ async fn what_a_service_says_about_the_way_it_was_reached_is_replaced() {
     assert_eq!((answer.header("x-hop"), answer.header("x-kept")), ("", "1"));
     assert_eq!(answer.header("vary"), "", "the path alone decides");
     let by_header = world.send(world.request(Method::GET, "/hello", &[("sdp-sandbox", "alice")], "")).await;
-    assert_eq!(by_header.header("vary"), "sdp-sandbox, cookie");
+    assert_eq!(by_header.header("vary"), crate::router::forward::VARY);
     world.stop().await;
 }
 
@@ -133,7 +140,7 @@ async fn refusals_name_sandbox_and_service_and_say_what_to_do() {
     (sdp router: instance_down)
 
     404 Not Found unknown_sandbox
-    There is no sandbox "alcie".
+    There is no sandbox "alcie", which the path names.
     Did you mean alice? A sandbox is made by the first deploy to it.
     (sdp router: unknown_sandbox)
 
@@ -143,7 +150,7 @@ async fn refusals_name_sandbox_and_service_and_say_what_to_do() {
     (sdp router: no_target)
 
     404 Not Found no_service
-    No service has this path.
+    No service has this path or host.
     These are the services:
       hello  http://ROUTER/~alice/hello/
       ledger  http://ROUTER/~alice/ledger/

@@ -6,10 +6,10 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
-const CA_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/router/tests/tls/ca.pem");
+pub(super) const CA_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/router/tests/tls/ca.pem");
 
-/// Says by which name it was called, in TLS and in HTTP.
-async fn behind_tls() -> Backend {
+/// Says by which name it was called, in TLS and in HTTP, and refuses every other.
+pub(super) async fn behind_tls() -> Backend {
     let certificate = CertificateDer::from_pem_slice(include_bytes!("tls/localhost.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/localhost.key")).unwrap();
     let config =
@@ -30,9 +30,13 @@ async fn behind_tls() -> Backend {
                 head.push(stream.read_u8().await.unwrap());
             }
             let head = String::from_utf8(head).unwrap();
+            let head = head.to_ascii_lowercase();
             let host = head.lines().find(|line| line.starts_with("host: ")).unwrap();
             let told = format!("{name}, {host}");
-            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{told}", told.len());
+            // As OpenShift's router does.
+            let ours = name == "localhost" && host.starts_with("host: localhost:");
+            let status = if ours { "200 OK" } else { "421 Misdirected Request" };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{told}", told.len());
             stream.write_all(answer.as_bytes()).await.unwrap();
             stream.shutdown().await.unwrap();
         }

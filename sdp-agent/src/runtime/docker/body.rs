@@ -22,7 +22,7 @@ use super::DockerRuntimeConfig;
 use super::files::Bound;
 use super::label::{self, AgentId, Kind};
 use crate::builder::ContainerPlan;
-use crate::runtime::StartSpec;
+use crate::runtime::{StartSpec, context};
 
 /// Where a service listens inside its container when it does not say.
 const PORT: u16 = 8080;
@@ -60,7 +60,8 @@ pub(super) fn port(spec: &StartSpec) -> u16 {
 /// Name and configuration.
 pub(super) fn body(wanted: &Wanted<'_>) -> (String, ContainerCreateBody) {
     let Wanted { config, agent, kind, spec, plan, .. } = *wanted;
-    let name = label::name(agent, kind, &spec.service, spec.number, spec.attempt);
+    let place = (spec.service.as_str(), spec.sandbox.as_str());
+    let name = label::name(agent, kind, place, spec.instance, spec.attempt);
     let port = port(spec);
     let inside = format!("{port}/tcp");
     let bindings = wanted.address.map(|address| {
@@ -143,6 +144,9 @@ fn env(wanted: &Wanted<'_>, port: u16) -> Vec<String> {
     env.extend(wanted.plan.env.clone());
     env.extend(wanted.spec.variables().map(|(name, value)| text(name, value)));
     env.extend([text("PORT", &port.to_string())]);
+    if wanted.spec.context.is_some() {
+        env.extend([text(context::VARIABLE, &format!("{}/{}", context::INSIDE, context::FILE))]);
+    }
     env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
 }
 
@@ -170,6 +174,8 @@ mod tests {
         spec.limits.memory_mib = Some(64);
         spec.env.insert("GREETING".into(), "hello".into());
         spec.env.insert("PORT".into(), "1".into());
+        spec.env.insert("SDP_CONTEXT".into(), "elsewhere".into());
+        spec.context = Some(context::tests::context());
         let bounds = [
             Bound { source: "/data/work/x/source".into(), target: "/src".into(), read_only: true },
             Bound { source: "/data/instances/y/0".into(), target: "/src/storage".into(), read_only: false },
@@ -186,10 +192,11 @@ mod tests {
             address: Some("10.0.0.7:20001".parse().unwrap()),
             cores: Some(2),
         };
-        let (_, body) = body(&wanted);
+        let (name, body) = body(&wanted);
         // As a value: its keys are sorted.
         let json = serde_json::to_string_pretty(&serde_json::to_value(&body).unwrap()).unwrap();
         let json = json
+            .replace(&name, "NAME")
             .replace(&spec.instance.to_string(), "INSTANCE")
             .replace(&spec.deployment.to_string(), "DEPLOYMENT")
             .replace(&spec.build.to_string(), "BUILD");
@@ -204,6 +211,7 @@ mod tests {
             "HOME=/tmp",
             "OPERATOR=yes",
             "PORT=8080",
+            "SDP_CONTEXT=/run/sdp/context.json",
             "TMPDIR=/tmp"
           ],
           "ExposedPorts": {
@@ -279,7 +287,7 @@ mod tests {
               }
             ]
           },
-          "Hostname": "sdp-payments-143-2-0123abcd",
+          "Hostname": "NAME",
           "Image": "sha256:1cc8",
           "Labels": {
             "sdp.address": "10.0.0.7:20001",

@@ -1,4 +1,5 @@
-//! What of this machine a container gets to see: the plan's folders read-only, and a folder of its own for each writable path.
+//! What of this machine a container gets to see: the plan's folders and its [`Context`] read-only, and a folder of its own for each
+//! writable path.
 //!
 //! Called by `start` and `release` on a blocking thread. A writable folder lies beneath the instance's own folder and begins
 //! as a copy of what the service has at that path; it goes with the instance.
@@ -24,7 +25,7 @@ use sdp_core::name::WritablePath;
 
 use crate::builder::ContainerPlan;
 use crate::config::User;
-use crate::runtime::StartError;
+use crate::runtime::{Context, StartError, context};
 
 /// How much is copied into the writable folders of an instance.
 const MOST_FILES: u64 = 20_000;
@@ -55,6 +56,7 @@ pub(super) fn prepare(
     plan: &ContainerPlan,
     cwd: &Path,
     writable: &BTreeSet<WritablePath>,
+    context: Option<&Context>,
 ) -> Result<Vec<Bound>, StartError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(places.folder).map_err(StartError::Folder)?;
     let mut bounds = Vec::with_capacity(plan.mounts.len() + writable.len());
@@ -68,6 +70,13 @@ pub(super) fn prepare(
     for (number, path) in writable.iter().enumerate() {
         // An absolute path stays as it is.
         let target = service.join(path.as_str());
+        if context.is_some() && target.starts_with(context::INSIDE) {
+            let detail = format!(
+                "the writable folder {path} is where a service is told its place ({}); it needs another name",
+                context::INSIDE
+            );
+            return Err(StartError::failed(FailureReason::StartFailed, detail));
+        }
         let source = places.folder.join("writable").join(number.to_string());
         let seed = on_host(&shown, &target);
         make(places, path, &source, seed, &mut room)?;
@@ -77,13 +86,26 @@ pub(super) fn prepare(
         }
         bounds.push(Bound { source, target, read_only: false });
     }
+    if let Some(context) = context {
+        let source = places.context();
+        context.write(&source).map_err(StartError::Folder)?;
+        bounds.push(Bound { source, target: context::INSIDE.into(), read_only: true });
+    }
     Ok(bounds)
+}
+
+impl Places<'_> {
+    /// The folder with the instance's context: nothing else is in it.
+    fn context(&self) -> PathBuf {
+        self.folder.join("context")
+    }
 }
 
 /// Fails if something of it lies elsewhere than in the agent's folders, or is a link.
 pub(super) fn unmoved(places: Places<'_>, bounds: &[Bound]) -> Result<(), StartError> {
     for bound in bounds {
-        let home = if bound.read_only { places.work } else { places.folder };
+        let is_built = bound.read_only && bound.source != places.context();
+        let home = if is_built { places.work } else { places.folder };
         let real = bound.source.canonicalize().map_err(StartError::Folder)?;
         let colon = |path: &Path| path.to_str().is_none_or(|text| text.contains('\0'));
         if real != bound.source || !real.starts_with(home) || real == *home || colon(&bound.target) {
@@ -275,6 +297,7 @@ mod tests {
     struct Fixture {
         folder: tempfile::TempDir,
         plan: ContainerPlan,
+        context: Option<Context>,
     }
 
     impl Fixture {
@@ -292,7 +315,7 @@ mod tests {
                 capabilities: Vec::new(),
                 env: BTreeMap::new(),
             };
-            Self { folder, plan }
+            Self { folder, plan, context: None }
         }
 
         fn at(&self, path: &str) -> PathBuf {
@@ -303,7 +326,8 @@ mod tests {
             let (work, folder) = (self.at("work"), self.at("instances/i"));
             let places = Places { work: &work, folder: &folder, user: User::own() };
             let writable = writable.iter().map(|path| path.parse().unwrap()).collect();
-            prepare(places, &self.plan, Path::new("/src/app"), &writable).map_err(|error| error.to_string())
+            prepare(places, &self.plan, Path::new("/src/app"), &writable, self.context.as_ref())
+                .map_err(|error| error.to_string())
         }
     }
 
@@ -337,6 +361,23 @@ mod tests {
         assert_eq!(fixture.prepare(&paths).unwrap(), bounds);
         assert_eq!(fs::read_to_string(storage.join("seed.db")).unwrap(), "changed", "made once");
         assert_eq!(fs::read_to_string(fixture.at("work/d/source/app/storage/seed.db")).unwrap(), "seed");
+    }
+
+    #[test]
+    fn the_context_is_the_agents_and_read_only() {
+        let mut fixture = Fixture::new();
+        fixture.context = Some(crate::runtime::context::tests::context());
+        let bounds = fixture.prepare(&["storage"]).unwrap();
+        let folder = fixture.at("instances/i/context");
+        let expected = Bound { source: folder.clone(), target: "/run/sdp".into(), read_only: true };
+        assert_eq!(bounds.last(), Some(&expected));
+        assert!(fs::read_to_string(folder.join("context.json")).unwrap().contains("\"qa-42\""));
+        fs::remove_dir_all(&folder).unwrap();
+        std::os::unix::fs::symlink(fixture.at("work/d"), &folder).unwrap();
+        let (work, own) = (fixture.at("work"), fixture.at("instances/i"));
+        let places = Places { work: &work, folder: &own, user: User::own() };
+        assert!(unmoved(places, &bounds).is_err(), "a link in its place");
+        insta::assert_snapshot!(fixture.prepare(&["/run/sdp/own"]).unwrap_err(), @r"the writable folder /run/sdp/own is where a service is told its place (/run/sdp); it needs another name");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Names and labels of containers: whatever an agent needs to find its own again after a restart. Pure.
 //!
-//! People meet the name in `docker ps`: `sdp-<service>-<deployment number>-<attempt>-<agent>`, the same words as in chat, at
-//! most [`LONGEST`] characters, and the container's host name, too. The agent goes by the labels alone.
+//! People meet the name in `docker ps`: `sdp-<service>-<sandbox>-<hash>`, such as `sdp-payments-qa-42-1a2b3c`, at most [`LONGEST`]
+//! characters of `[a-z0-9-]` whatever service and sandbox are called, and the container's host name, too. The same start has the
+//! same name, another one another. The agent goes by the labels alone: of a name it asks only whether it is free.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,8 +11,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sdp_core::catalog::HealthCheck;
-use sdp_core::id::{DeploymentId, DeploymentNumber, InstanceId};
-use sdp_core::name::{SandboxName, ServiceName};
+use sdp_core::id::{DeploymentId, InstanceId};
+use sdp_core::name::{SandboxName, ServiceName, short_hash, slug};
 use sdp_core::secret::Secret;
 
 use crate::runtime::StartSpec;
@@ -179,23 +180,26 @@ pub(super) fn read(agent: &AgentId, labels: &HashMap<String, String>) -> Option<
     })
 }
 
-/// A container's name.
+/// A container's name: people read the service and the sandbox, and the hash tells apart what has the same of both.
 pub(super) fn name(
     agent: &AgentId,
     kind: Kind,
-    service: &ServiceName,
-    number: DeploymentNumber,
+    (service, sandbox): (&str, &str),
+    instance: InstanceId,
     attempt: u32,
 ) -> String {
+    let hash = short_hash(&format!("{}/{}/{instance}/{attempt}/{service}/{sandbox}", agent.0, kind.word()));
     let end = match kind {
-        Kind::Instance => format!("-{}-{attempt}-{}", number.0, agent.0),
-        Kind::Release => format!("-{}-{attempt}-release-{}", number.0, agent.0),
+        Kind::Instance => format!("-{hash}"),
+        Kind::Release => format!("-release-{hash}"),
     };
-    let room = LONGEST.saturating_sub("sdp-".len() + end.len());
-    let service = service.as_str();
-    // A service's name is ASCII.
-    let service = &service[..service.len().min(room)];
-    format!("sdp-{service}{end}")
+    let room = LONGEST - "sdp--".len() - end.len();
+    // What one does not need the other may have.
+    let (service, sandbox) = (slug(service, LONGEST), slug(sandbox, LONGEST));
+    let service = slug(&service, room - sandbox.len().min(room / 2));
+    let sandbox = slug(&sandbox, room - service.len());
+    let words = ["sdp", &service, &sandbox].into_iter().filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("-") + &end
 }
 
 /// For messages: whom a container belongs to.
@@ -205,8 +209,13 @@ pub(super) fn of(service: &ServiceName, sandbox: &SandboxName) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::runtime::docker::tests::spec;
+
+    /// What people and hosts call things, and what they had better not.
+    const HOSTILE: &str = r"(\PC|[a-z0-9/._-]|\.\./|--|[[:cntrl:]]|[ÅäØ支付💥]|refs/heads/){0,90}";
 
     #[test]
     fn what_is_written_is_read_and_nobody_elses() {
@@ -257,17 +266,71 @@ mod tests {
         assert_eq!(found, ["postgres://u:p@h/d?a=b", "line 1\nline 2"]);
     }
 
-    #[test]
-    fn a_name_says_what_it_is_and_is_a_host_name() {
+    fn named(kind: Kind, service: &str, sandbox: &str, instance: u128) -> String {
         let agent = AgentId::parse("0123abcd").unwrap();
-        let name = |kind, service: &str, number| {
-            name(&agent, kind, &ServiceName::parse(service).unwrap(), DeploymentNumber(number), 2)
-        };
-        insta::assert_snapshot!(name(Kind::Instance, "payments", 143), @"sdp-payments-143-2-0123abcd");
-        insta::assert_snapshot!(name(Kind::Release, "payments", 143), @"sdp-payments-143-2-release-0123abcd");
-        let long = name(Kind::Release, &"a".repeat(40), u64::MAX);
-        assert_eq!(long.len(), LONGEST);
-        assert!(long.ends_with("-18446744073709551615-2-release-0123abcd"), "{long}");
+        name(&agent, kind, (service, sandbox), uuid::Uuid::from_u128(instance).into(), 1)
+    }
+
+    #[test]
+    fn a_name_says_whose_it_is_and_is_cut_where_both_are_long() {
+        let (long, longer) = ("a".repeat(40), "b".repeat(40));
+        let names = [
+            named(Kind::Instance, "payments", "qa-42", 1),
+            named(Kind::Instance, "payments", "qa-42", 2),
+            named(Kind::Release, "payments", "qa-42", 1),
+            named(Kind::Instance, &long, &longer, 1),
+            named(Kind::Instance, &long, "qa", 1),
+            named(Kind::Release, "shop", &longer, 1),
+            named(Kind::Instance, "Zahlungen/ümlaut", "../..;rm -rf", 1),
+            named(Kind::Instance, "", "支付", 1),
+        ];
+        insta::assert_snapshot!(names.join("\n"), @r"
+        sdp-payments-qa-42-282aa7
+        sdp-payments-qa-42-a975ad
+        sdp-payments-qa-42-release-0bb33c
+        sdp-aaaaaaaaaaaaaaaaaaaaaaaaaa-bbbbbbbbbbbbbbbbbbbbbbbbb-f21695
+        sdp-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-qa-bbd8cf
+        sdp-shop-bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb-release-f2060f
+        sdp-zahlungen-umlaut-rm-rf-4d5304
+        sdp-5524b6
+        ");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_they_are_called_it_is_one_host_name_label_and_the_starts_own(
+            service in HOSTILE, sandbox in HOSTILE, instance: u128, attempt: u32,
+        ) {
+            let agent = AgentId::parse("0123abcd").unwrap();
+            let of = |kind, service: &str, sandbox: &str, instance: u128, attempt| {
+                name(&agent, kind, (service, sandbox), uuid::Uuid::from_u128(instance).into(), attempt)
+            };
+            let mine = of(Kind::Instance, &service, &sandbox, instance, attempt);
+            for name in [&mine, &of(Kind::Release, &service, &sandbox, instance, attempt)] {
+                prop_assert!((1..=LONGEST).contains(&name.len()), "{name}");
+                prop_assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'), "{name}");
+                prop_assert!(name.starts_with("sdp-") && !name.ends_with('-') && !name.contains("--"), "{name}");
+            }
+            prop_assert_eq!(&mine, &of(Kind::Instance, &service, &sandbox, instance, attempt));
+            for another in [
+                of(Kind::Release, &service, &sandbox, instance, attempt),
+                of(Kind::Instance, &service, &sandbox, instance ^ 1, attempt),
+                of(Kind::Instance, &service, &sandbox, instance, attempt ^ 1),
+                // Where the part of the two that people read is cut or the same.
+                of(Kind::Instance, &format!("{service}x"), &sandbox, instance, attempt),
+            ] {
+                prop_assert_ne!(&mine, &another);
+            }
+        }
+
+        #[test]
+        fn who_is_named_as_the_catalog_allows_is_read_in_it(service in "[a-z][a-z0-9]{0,19}", branch in HOSTILE) {
+            let branch = sdp_core::name::GitRef::parse(branch.trim_start_matches(['-', '/', '.']).to_owned());
+            let sandbox = branch.map_or_else(|_| "qa-42".parse().unwrap(), |branch| SandboxName::of_branch(&branch));
+            let name = named(Kind::Instance, &service, sandbox.as_str(), 7);
+            let shown = sandbox.as_str().get(..25).unwrap_or(sandbox.as_str()).trim_end_matches('-');
+            prop_assert!(name.starts_with(&format!("sdp-{service}-{shown}")), "{name} of {sandbox}");
+        }
     }
 
     #[test]

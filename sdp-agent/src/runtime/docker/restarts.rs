@@ -29,6 +29,10 @@ pub(super) struct Restarts {
     with_engine: u32,
     /// Whether the last was one of these.
     engine_last: bool,
+    /// Whether that was because its sandbox was renewed.
+    renewed_last: bool,
+    /// It is being started again for that reason.
+    renewed: bool,
     /// It went down with the engine or the machine, and does not run again yet.
     down: bool,
     /// When its present run began, by the engine's clock.
@@ -45,6 +49,7 @@ impl Restarts {
     pub(super) fn cause(&self, exit: Option<Exit>) -> Option<RestartCause> {
         match (self.total(), self.engine_last) {
             (0, _) => None,
+            (_, true) if self.renewed_last => Some(RestartCause::SandboxRenewed {}),
             (_, true) => Some(RestartCause::EngineRestarted {}),
             (_, false) => Some(RestartCause::Exited { exit: exit.unwrap_or_default() }),
         }
@@ -65,10 +70,11 @@ impl Restarts {
         } else if another && (self.down || blind && self.run.is_some()) {
             self.with_engine = self.with_engine.saturating_add(1);
             self.engine_last = true;
+            self.renewed_last = self.renewed;
         }
         if another {
             self.run = run;
-            self.down = false;
+            (self.down, self.renewed) = (false, false);
         }
         another
     }
@@ -78,6 +84,12 @@ impl Restarts {
         self.see(count, None, false);
         self.begin_again();
         self.down = true;
+    }
+
+    /// It was suspended, and is started by us.
+    pub(super) fn woken(&mut self, count: u32) {
+        self.went_down(count);
+        self.renewed = true;
     }
 
     /// The engine counts from 0 again.
@@ -137,6 +149,13 @@ mod tests {
         assert_eq!(restarts.cause(None), Some(RestartCause::EngineRestarted {}));
         // By hand, while somebody looks: nothing that anybody need hear.
         assert_eq!(totals(&mut restarts, &[(0, 8, false)]), [7]);
+        // Suspended and woken.
+        restarts.woken(0);
+        assert_eq!(totals(&mut restarts, &[(0, 9, false), (0, 9, true)]), [8, 8]);
+        assert_eq!(restarts.cause(None), Some(RestartCause::SandboxRenewed {}));
+        restarts.went_down(0);
+        assert_eq!(totals(&mut restarts, &[(0, 10, false)]), [9]);
+        assert_eq!(restarts.cause(None), Some(RestartCause::EngineRestarted {}));
         fs::write(folder.path().join(FILE), "torn").unwrap();
         assert_eq!(Restarts::read(folder.path()), Restarts::default());
         fs::write(folder.path().join(FILE), r#"{"before":1,"counted":2}"#).unwrap();

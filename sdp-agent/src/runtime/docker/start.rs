@@ -122,9 +122,10 @@ impl DockerRuntime {
         let files = async {
             let (config, plan, run) = (self.0.config.clone(), plan.clone(), spec.run.cwd.clone());
             let (folder, writable) = (config.folder(spec.instance), spec.writable.clone());
+            let context = spec.context.clone();
             let prepared = tokio::task::spawn_blocking(move || {
                 let places = Places { work: &config.work_dir, folder: &folder, user: config.user };
-                prepare(places, &plan, &run, &writable)
+                prepare(places, &plan, &run, &writable, context.as_ref())
             });
             prepared.await.unwrap_or_else(|error| Err(StartError::Folder(std::io::Error::other(error))))
         };
@@ -212,7 +213,10 @@ impl DockerRuntime {
         let api = parts.engine.api();
         let created = match api.create_container(options(), body.clone()).await {
             // What an earlier start left behind, if it is ours.
-            Err(error) if status(&error) == Some(409) && self.remove_left_over(parts.engine, &name).await => {
+            Err(error)
+                if status(&error) == Some(409)
+                    && self.remove_left_over(parts.engine, &name, spec.instance).await =>
+            {
                 api.create_container(options(), body).await
             }
             other => other,
@@ -257,13 +261,14 @@ impl DockerRuntime {
     }
 
     /// Removes the container of that name if it is ours and nobody's.
-    async fn remove_left_over(&self, engine: &Engine, name: &str) -> bool {
+    async fn remove_left_over(&self, engine: &Engine, name: &str, instance: InstanceId) -> bool {
         let Ok(Some(found)) = engine.inspect(name).await else { return false };
         let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
         let Some(ours) = label::read(&self.0.agent, &labels) else { return false };
         let known =
             self.entry(ours.instance).is_some_and(|entry| Some(&entry.container) == found.id.as_ref());
-        !known && engine.remove(name).await.is_ok()
+        // Another instance's would have the same hash, once in some millions.
+        ours.instance == instance && !known && engine.remove(name).await.is_ok()
     }
 
     pub(super) async fn remove_now(&self, engine: &Engine, id: &str) {

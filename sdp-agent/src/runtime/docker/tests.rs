@@ -57,6 +57,7 @@ pub(super) fn spec() -> StartSpec {
         port: None,
         limits: Limits::default(),
         writable: BTreeSet::new(),
+        context: None,
         health: HealthCheck::Http { path: "/".into() },
         check_limit: Duration::from_secs(120),
         redactor: Redactor::default(),

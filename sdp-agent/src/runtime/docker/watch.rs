@@ -31,7 +31,7 @@ use super::engine::said;
 use super::events::{Event, put_causes_first, was_killed};
 use super::label::{self, Found, Kind};
 use super::restarts::Restarts;
-use super::{DockerRuntime, Entry, Facts};
+use super::{DockerRuntime, Entry, Facts, suspend};
 use crate::secrets::redactor;
 
 /// Between two tries to reach an engine that does not answer.
@@ -179,11 +179,11 @@ impl DockerRuntime {
         }
         let entries: Vec<_> = self.0.entries.lock().values().cloned().collect();
         for entry in entries {
-            if !entry.is_unwanted() && !entry.forgotten.load(Ordering::Acquire) {
+            if !entry.is_left_alone() && !entry.forgotten.load(Ordering::Acquire) {
                 self.look(&entry, if blind { Why::Blind } else { Why::List })
                     .await
                     .map_err(|error| said(&error))?;
-            } else if entry.is_running() || entry.forgotten.load(Ordering::Acquire) {
+            } else if entry.is_unwanted() && entry.is_running() || entry.forgotten.load(Ordering::Acquire) {
                 self.finish(entry.clone());
             }
             entry.pulse.send_modify(|pulse| *pulse += 1);
@@ -200,8 +200,10 @@ impl DockerRuntime {
             return engine.remove(&id).await;
         };
         self.0.ports.claim(instance, address.port());
-        let folder = self.0.config.folder(instance);
-        let restarts = tokio::task::spawn_blocking(move || Restarts::read(&folder)).await;
+        let (folder, down) = (self.0.config.folder(instance), matches!(seen(&state), Seen::Down { .. }));
+        let kept = move || (Restarts::read(&folder), suspend::note(&folder).filter(|_| down));
+        // The runtime is going down.
+        let Ok((restarts, suspended)) = tokio::task::spawn_blocking(kept).await else { return Ok(()) };
         // What it was given it may print; the former agent's redactor is gone with that.
         let config = state.config.unwrap_or_default();
         let secrets = label::secrets(&config.labels.unwrap_or_default(), &config.env.unwrap_or_default());
@@ -209,13 +211,16 @@ impl DockerRuntime {
         // The runtime is going down.
         let Ok(redactor) = hides.await else { return Ok(()) };
         let entry = Arc::new(Entry::new(id, found, address, redactor));
-        entry.facts.lock().restarts = restarts.unwrap_or_default();
+        entry.facts.lock().restarts = restarts;
         // One that was not is its deployment's, which asks for itself.
         entry.passed.store(true, Ordering::Release);
         self.0.entries.lock().insert(instance, entry.clone());
         tracing::info!(instance.id = %instance, deployment.id = %deployment, %address, "adopted a container");
-        // What was known of its health went with the former agent.
-        self.check_again(&entry);
+        match suspended {
+            Some(why) => entry.suspend(why),
+            // What was known of its health went with the former agent.
+            None => self.check_again(&entry),
+        }
         self.changed();
         Ok(())
     }
@@ -307,7 +312,7 @@ impl DockerRuntime {
             let event = event.map_err(|error| said(&error))?;
             let (Some(action), Some(actor)) = (event.action, event.actor) else { continue };
             let Some(entry) = actor.id.as_deref().and_then(|id| self.entry_of(id)) else { continue };
-            if !entry.is_unwanted() {
+            if !entry.is_left_alone() {
                 let code = actor.attributes.as_ref().and_then(|all| all.get("exitCode")?.parse().ok());
                 self.take_event(&entry, &action, code).await;
             }
@@ -316,7 +321,7 @@ impl DockerRuntime {
             }
         }
         for entry in entries {
-            if !entry.is_unwanted() {
+            if !entry.is_left_alone() {
                 let by_hand = entry.facts.lock().signalled;
                 let looked = self.look(&entry, Why::Event).await.map_err(|error| said(&error))?;
                 if looked == Looked::DownByHand && by_hand {
@@ -352,7 +357,7 @@ impl DockerRuntime {
         let due: Vec<_> = later.iter().filter(|(_, at)| **at <= now).map(|(instance, _)| *instance).collect();
         for instance in due {
             later.remove(&instance);
-            if let Some(entry) = self.entry(instance).filter(|entry| !entry.is_unwanted()) {
+            if let Some(entry) = self.entry(instance).filter(|entry| !entry.is_left_alone()) {
                 entry.facts.lock().signalled = false;
                 self.look(&entry, Why::List).await.map_err(|error| said(&error))?;
             }
@@ -365,11 +370,11 @@ impl DockerRuntime {
     }
 
     /// Looks at a container that should run, and says how it is.
-    async fn look(&self, entry: &Arc<Entry>, why: Why) -> Result<Looked, Error> {
+    pub(super) async fn look(&self, entry: &Arc<Entry>, why: Why) -> Result<Looked, Error> {
         let Ok(engine) = self.engine() else { return Ok(Looked::Fine) };
         let found = engine.inspect(&entry.container).await?;
         // Asked meanwhile to go, or known to have ended.
-        if entry.is_unwanted() || !entry.is_running() {
+        if entry.is_left_alone() || !entry.is_running() {
             return Ok(Looked::Fine);
         }
         let Facts { last_exit, signalled, out_of_memory, exits, .. } = entry.facts.lock().clone();
@@ -427,7 +432,7 @@ impl DockerRuntime {
     }
 
     /// Counts restarts, and keeps the number if it is another.
-    async fn count<T>(&self, entry: &Entry, count: impl FnOnce(&mut Restarts) -> T) -> T {
+    pub(super) async fn count<T>(&self, entry: &Entry, count: impl FnOnce(&mut Restarts) -> T) -> T {
         let (result, restarts, changed) = {
             let mut facts = entry.facts.lock();
             let known = facts.restarts;
@@ -477,7 +482,7 @@ impl DockerRuntime {
 
 /// Why a container is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
+pub(super) enum Why {
     /// It has done something.
     Event,
     /// An event may have been missed.
@@ -488,7 +493,7 @@ enum Why {
 
 /// What a look found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Looked {
+pub(super) enum Looked {
     /// Its status says it.
     Fine,
     /// It does not run since somebody sent it a signal, who may start it again.

@@ -22,7 +22,7 @@ use sdp_core::wire::{Exit, Health, InstanceStatus};
 use tokio::time::{Instant, sleep};
 
 use super::record::Record;
-use super::{Entry, ProcessRuntime, StartSpec};
+use super::{Entry, ProcessRuntime, StartSpec, context_variable};
 use crate::builder::with_basics;
 use crate::exec::{self, ExecError, Isolation, Kind, Limits, OnLine, Options, Program, Running, Why};
 use crate::runtime::StartError;
@@ -136,8 +136,18 @@ impl ProcessRuntime {
 
     /// Its processes are gone since that was asked for. Where only the agent ends, the next one starts it again.
     async fn stopped(&self, entry: &Arc<Entry>) -> InstanceStatus {
-        if entry.is_unwanted() {
-            self.keep(entry, Record::stopped).await;
+        let suspended = entry.suspended.lock().clone();
+        match suspended {
+            _ if entry.is_unwanted() => self.keep(entry, Record::stopped).await,
+            Some(why) => {
+                return self
+                    .keep(entry, |record| {
+                        record.suspend(why);
+                        record.status(entry.address)
+                    })
+                    .await;
+            }
+            None => {}
         }
         InstanceStatus::Stopped {}
     }
@@ -171,8 +181,8 @@ impl ProcessRuntime {
         }
         let folder = self.0.folder(spec.instance);
         let made = {
-            let (shared, folder) = (self.0.clone(), folder.clone());
-            tokio::task::spawn_blocking(move || shared.make(&folder)).await
+            let (shared, folder, context) = (self.0.clone(), folder.clone(), spec.context.clone());
+            tokio::task::spawn_blocking(move || shared.make(&folder, context.as_ref())).await
         };
         if let Err(error) = made.map_err(std::io::Error::other).and_then(|made| made) {
             return Err(format!("its folder cannot be used: {error}"));
@@ -194,6 +204,7 @@ impl ProcessRuntime {
         env.extend(spec.variables().map(|(name, value)| (name.into(), value.into())));
         let mut env = with_basics(&env, folder.join("home"), folder.join("tmp"));
         env.insert("PORT".into(), port.to_string().into());
+        env.extend(context_variable(spec, &folder));
         let argv = spec.run.argv.iter().map(Into::into).collect();
         let program = Program { argv, cwd: spec.run.cwd.clone(), env };
         exec::spawn(&program, Kind::Service, &self.isolation(spec)).await.map_err(|error| match error {

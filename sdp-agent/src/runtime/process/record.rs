@@ -4,7 +4,8 @@
 //! ```text
 //!   Up ──ended, may be started again──▶ Waiting ──▶ Up        both are started by the agent's next life
 //!    ├──ended otherwise──▶ Over
-//!    └──stop─────────────▶ Stopped                            both are only reported by it
+//!    ├──suspend──▶ Suspended ──wake──▶ Waiting
+//!    └──stop─────────────▶ Stopped                            these three are only reported by it
 //! ```
 //! Invariants: a git credential is no part of it; the secrets of the service are, for nobody else has them when it is to be started
 //! again, so it is for the agent alone (mode 0600; its folder is the agent's, and no build user's). Reading it makes the redactor anew.
@@ -56,6 +57,7 @@ enum Stage {
     Up {},
     Waiting { cause: RestartCause },
     Over { exit: Exit },
+    Suspended { why: String },
     Stopped {},
 }
 
@@ -98,6 +100,27 @@ impl Record {
         self.stage = Stage::Stopped {};
     }
 
+    pub(super) fn suspend(&mut self, why: String) {
+        self.stage = Stage::Suspended { why };
+    }
+
+    /// Why it is suspended, if it is.
+    pub(super) fn suspended(&self) -> Option<&str> {
+        match &self.stage {
+            Stage::Suspended { why } => Some(why),
+            _ => None,
+        }
+    }
+
+    /// It is to be started again; false if it was not suspended.
+    pub(super) fn wake(&mut self) -> bool {
+        let suspended = self.suspended().is_some();
+        if suspended {
+            self.stage = Stage::Waiting { cause: RestartCause::SandboxRenewed {} };
+        }
+        suspended
+    }
+
     /// The agent lives again; whether the instance is to be started.
     pub(super) fn resume(&mut self) -> bool {
         // One whose deployment goes on is the deployment's to tell about; one that waited had its reason already.
@@ -117,6 +140,10 @@ impl Record {
                 health: Health::Checking {},
             },
             Stage::Over { exit } => InstanceStatus::Exited { exit: exit.clone() },
+            Stage::Suspended { why } => {
+                let exit = Exit { not_started: Some(why.clone()), ..Exit::default() };
+                InstanceStatus::Exited { exit }
+            }
             Stage::Stopped {} => InstanceStatus::Stopped {},
         }
     }

@@ -88,6 +88,7 @@ impl Fixture {
             port: None,
             limits: Limits::default(),
             writable: BTreeSet::new(),
+            context: None,
             health: http(),
             check_limit: LONG,
             redactor: Redactor::default(),

@@ -17,7 +17,7 @@ use super::super::place::conversation;
 use super::{BUSY, Dispatch, Inner, idempotent};
 use crate::bot::{Answer, Said};
 use crate::chat::ChatGone;
-use crate::command;
+use crate::command::{self, LockOf};
 use crate::message::{Message, Tone, answer as say};
 use crate::text::Text;
 
@@ -129,7 +129,7 @@ impl Inner {
         let here = said.conversation.clone();
         let message = match self.bot.answer(said).await? {
             Answer::Say { message, refused } => Some((*message, refused.unwrap_or_default())),
-            Answer::Whisper(message) => Some((*message, String::new())),
+            Answer::Whisper(message) | Answer::Aloud(message) => Some((*message, String::new())),
             Answer::Following { .. } | Answer::Watching(_) => None,
         };
         match (refused.send(message), here) {
@@ -148,9 +148,71 @@ fn as_typed(action: &str, typed: &str) -> Value {
     form::options_branches(&BranchList { head: None, branches: Vec::new(), tags: Vec::new() }, typed)
 }
 
+impl Inner {
+    /// Asks why a lock is to be taken away; whether the form is there.
+    pub(super) async fn ask_why(&self, trigger: &str, of: &LockOf, origin: Origin) -> bool {
+        match self.web.open_view(trigger, &form::steal::form(of, origin)).await {
+            Ok(_) => true,
+            Err(error) => {
+                // The same can be typed, and the answer says how.
+                tracing::warn!(code = error.code(), "the form could not be opened");
+                false
+            }
+        }
+    }
+
+    async fn steal_from_form(
+        self: Arc<Self>,
+        said: Said,
+        user: PersonName,
+        refused: oneshot::Sender<Option<Message>>,
+    ) -> Result<(), ChatGone> {
+        let here = said.conversation.clone();
+        let Answer::Say { message, refused: code } = self.bot.answer(said).await? else { return Ok(()) };
+        if code.is_some() {
+            return match refused.send(Some(*message)) {
+                Err(Some(message)) => self.tell_alone(&user, None, &here, message).await,
+                _ => Ok(()),
+            };
+        }
+        // The form is closed first.
+        let _closed = refused.send(None);
+        self.tell_alone(&user, None, &here, *message).await
+    }
+}
+
 impl Dispatch {
+    /// The reason for which a lock is taken away was sent.
+    async fn submit_reason(&self, user: PersonName, view: &Value, key: &str) -> Option<Value> {
+        let (command, origin) = match form::steal::submitted(view) {
+            Ok(wanted) => wanted,
+            Err(refused) => return Some(refused.to_json()),
+        };
+        let key = idempotent(key);
+        let (tell, refused) = oneshot::channel();
+        let begun = self.begin(move |inner| async move {
+            let here = conversation(&origin.conversation, None);
+            let said = Said { key, ..Said::new(Some(user.clone()), here, command.to_string()) };
+            inner.steal_from_form(said, user, tell).await
+        });
+        if !begun {
+            return Some(form::steal::refused_by_server(BUSY));
+        }
+        match timeout(ANSWER, refused).await {
+            Ok(Ok(Some(message))) => {
+                let lines = message.lines.iter().map(Text::words);
+                let words: Vec<String> = std::iter::once(message.title.words()).chain(lines).collect();
+                Some(form::steal::refused_by_server(&words.join(" – ")))
+            }
+            _ => None,
+        }
+    }
+
     /// A form was sent. A refusal that comes in time is shown in it.
     pub(super) async fn submit(&self, user: PersonName, view: Value, key: &str) -> Option<Value> {
+        if view["callback_id"] == form::steal::CALLBACK {
+            return self.submit_reason(user, &view, key).await;
+        }
         let (deploy, origin) = match form::submitted(&view) {
             Ok(wanted) => wanted,
             Err(refused) => return Some(refused.to_json()),

@@ -40,8 +40,8 @@ fn a_home_shows_what_runs_and_what_was_deployed_with_what_one_can_do() {
     [Deploy…]!()
     ---
     # Your sandboxes
-    *alice* · made 1 day ago
-    [Delete sandbox]?(sandbox delete alice)
+    *alice* · ends in 2 days · made 1 day ago
+    [Extend](sandbox extend alice) [Delete sandbox]?(sandbox delete alice)
     :white_check_mark: *payments* `feature/refund` `1a2b3c4d` *running* for 1 hour
     <http://payments.alice.localhost/>
     [Open](http://payments.alice.localhost/) [Logs](logs payments in alice) [Redeploy](redeploy 412) [Roll back](rollback payments in alice) [Stop]?(stop payments in alice)
@@ -52,9 +52,9 @@ fn a_home_shows_what_runs_and_what_was_deployed_with_what_one_can_do() {
     [Logs](logs payments in alice) [Redeploy](redeploy 412) [Roll back](rollback payments in alice) [Stop]?(stop payments in alice)
     :heavy_minus_sign: *payments* `feature/refund` `1a2b3c4d` *stopped*
     [Logs](logs payments in alice) [Redeploy](redeploy 412)
-    *qa-42* · made 1 day ago
+    *qa-42* · ends in 2 days · made 1 day ago
     Nothing runs here; all its requests go to the baseline.
-    [Delete sandbox]?(sandbox delete qa-42)
+    [Extend](sandbox extend qa-42) [Delete sandbox]?(sandbox delete qa-42)
     ---
     # Your deployments
     :large_blue_circle: *#412 payments* `feature/refund` → *alice*: *building*

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeSet;
 
-use sdp_core::id::DeploymentId;
 use sdp_core::name::PersonName;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -18,13 +17,15 @@ use super::super::render;
 use super::super::web::{Page, Web, WebError};
 use super::edits::Edit;
 use super::lane::{Job, Kind};
-use crate::chat::{Place, Recalled};
+use crate::chat::{About, Place, Recalled};
 use crate::message::{Message, elsewhere};
 
-/// The kind of metadata of a deployment's message.
+/// The kind of metadata of a story's message.
 pub(super) const MESSAGE: &str = "sdp_deployment";
 /// And of a reply in its thread.
 const REPLY: &str = "sdp_reply";
+/// And of what was told to one person who did not ask.
+const NOTICE: &str = "sdp_notice";
 /// How many pages are looked through, 200 messages each.
 const MAX_PAGES: u32 = 10;
 /// How often something is posted of which cannot be told whether it is there.
@@ -45,7 +46,7 @@ pub(super) enum Called {
 /// What is to be looked for.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    pub(super) about: DeploymentId,
+    pub(super) about: About,
     pub(super) channel: String,
     pub(super) person: Option<PersonName>,
     pub(super) at: Option<At>,
@@ -64,6 +65,7 @@ pub(super) async fn post(web: &Web, channel: String, job: Job) -> Called {
         Kind::Whisper { thread, person } => {
             whisper(web, &channel, thread.as_deref(), person, &job.message).await
         }
+        Kind::Direct { person, name, since } => direct(web, person, name, *since, &job).await,
         Kind::Reply { thread, about, keys } => reply(web, &channel, thread, *about, keys, &job).await,
     };
     Called::Posted(channel, job, result)
@@ -130,7 +132,7 @@ fn is_closed_to_us(code: &str) -> bool {
 async fn root(
     web: &Web,
     channel: &str,
-    about: DeploymentId,
+    about: About,
     person: Option<&PersonName>,
     job: &Job,
 ) -> Result<Place, WebError> {
@@ -201,11 +203,36 @@ async fn whisper(
     }
 }
 
+/// Tells one person something in their conversation with the app, once.
+async fn direct(
+    web: &Web,
+    person: &PersonName,
+    name: &str,
+    since: Option<jiff::Timestamp>,
+    job: &Job,
+) -> Result<Place, WebError> {
+    let channel = web.direct(person.as_str()).await?;
+    if job.unclear || since.is_some() {
+        let oldest = since.map_or(jiff::Timestamp::now().as_second() - TRIED_FOR, |since| since.as_second());
+        let is_it = |message: &Value| {
+            let metadata = &message["metadata"];
+            metadata["event_type"] == NOTICE && metadata["event_payload"]["name"] == name
+        };
+        match find(web, &channel, oldest, is_it).await {
+            Ok(Some(at)) => return Ok(at.place()),
+            Ok(None) => {}
+            Err(error) => cannot_look(error, &channel, job)?,
+        }
+    }
+    let metadata = json!({ "event_type": NOTICE, "event_payload": { "name": name } });
+    posted(web, &channel, None, &job.message, Some(metadata)).await
+}
+
 async fn reply(
     web: &Web,
     channel: &str,
     thread: &str,
-    about: DeploymentId,
+    about: About,
     keys: &[String],
     job: &Job,
 ) -> Result<Place, WebError> {
@@ -217,7 +244,8 @@ async fn reply(
             Err(error) => cannot_look(error, channel, job)?,
         }
     }
-    let payload = json!({ "deployment": about.to_string(), "keys": keys.join(",") });
+    let (story, id) = named(about);
+    let payload = json!({ story: id, "keys": keys.join(",") });
     let metadata = json!({ "event_type": REPLY, "event_payload": payload });
     posted(web, channel, Some(thread), &job.message, Some(metadata)).await
 }
@@ -262,17 +290,17 @@ pub(super) async fn recall(web: &Web, wanted: Wanted, done: oneshot::Sender<Reca
     Called::Recalled
 }
 
-/// Looks for a deployment's message, where it was to be and in the person's own conversation, and for its replies.
+/// Looks for a story's message, where it was to be and in the person's own conversation, and for its replies.
 async fn look(web: &Web, wanted: &Wanted) -> Result<Recalled, WebError> {
     let at = match &wanted.at {
         Some(at) => Some(at.clone()),
-        None => match find(web, &wanted.channel, wanted).await {
+        None => match find_root(web, &wanted.channel, wanted).await {
             Ok(Some(at)) => Some(at),
             // Where the channel cannot be read, it may have been told to the person.
             Ok(None) | Err(WebError::Refused(_)) if wanted.person.is_some() => {
                 let person = wanted.person.as_ref().map_or("", PersonName::as_str);
                 let direct = web.direct(person).await?;
-                find(web, &direct, wanted).await?
+                find_root(web, &direct, wanted).await?
             }
             result => result?,
         },
@@ -284,14 +312,21 @@ async fn look(web: &Web, wanted: &Wanted) -> Result<Recalled, WebError> {
     Ok(Recalled { place: at.as_ref().map(At::place), told })
 }
 
-async fn find(web: &Web, channel: &str, wanted: &Wanted) -> Result<Option<At>, WebError> {
+async fn find_root(web: &Web, channel: &str, wanted: &Wanted) -> Result<Option<At>, WebError> {
+    find(web, channel, wanted.since, |message| is_of(message, MESSAGE, wanted.about)).await
+}
+
+/// Looks for a message of ours; `since`: seconds since 1970.
+async fn find(
+    web: &Web,
+    channel: &str,
+    since: i64,
+    is_it: impl Fn(&Value) -> bool,
+) -> Result<Option<At>, WebError> {
     let mut cursor = None;
     for _ in 0..MAX_PAGES {
-        let page = web.history(channel, wanted.since - CLOCKS, cursor).await?;
-        let ours = page
-            .messages
-            .iter()
-            .find(|message| web.is_ours(message) && is_of(message, MESSAGE, wanted.about));
+        let page = web.history(channel, since - CLOCKS, cursor).await?;
+        let ours = page.messages.iter().find(|message| web.is_ours(message) && is_it(message));
         if let Some(ts) = ours.and_then(|message| message["ts"].as_str()) {
             return Ok(Some(At { channel: channel.to_owned(), ts: ts.to_owned() }));
         }
@@ -304,7 +339,7 @@ async fn find(web: &Web, channel: &str, wanted: &Wanted) -> Result<Option<At>, W
 }
 
 /// Keys of the replies in a thread.
-async fn told(web: &Web, at: &At, about: DeploymentId) -> Result<BTreeSet<String>, WebError> {
+async fn told(web: &Web, at: &At, about: About) -> Result<BTreeSet<String>, WebError> {
     let mut told = BTreeSet::new();
     let mut cursor = None;
     for _ in 0..MAX_PAGES {
@@ -324,7 +359,16 @@ async fn told(web: &Web, at: &At, about: DeploymentId) -> Result<BTreeSet<String
 }
 
 /// Whether its metadata says so.
-fn is_of(message: &Value, kind: &str, about: DeploymentId) -> bool {
+fn is_of(message: &Value, kind: &str, about: About) -> bool {
     let metadata = &message["metadata"];
-    metadata["event_type"] == kind && metadata["event_payload"]["deployment"] == about.to_string().as_str()
+    let (name, id) = named(about);
+    metadata["event_type"] == kind && metadata["event_payload"][name] == id.as_str()
+}
+
+/// How metadata name a story.
+pub(super) fn named(about: About) -> (&'static str, String) {
+    match about {
+        About::Deployment(id) => ("deployment", id.to_string()),
+        About::Batch(id) => ("batch", id.to_string()),
+    }
 }

@@ -2,21 +2,20 @@
 
 use std::collections::HashMap;
 
-use sdp_core::id::DeploymentId;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::pace::Pace;
 use super::super::place::At;
 use super::lane::Done;
-use crate::chat::{Place, Seen, Unseen};
+use crate::chat::{About, Place, Seen, Unseen};
 use crate::message::{Message, Tone};
 
 /// A message as it is to be.
 #[derive(Debug)]
 pub(super) struct Edit {
     pub(super) at: At,
-    pub(super) about: Option<DeploymentId>,
+    pub(super) about: Option<About>,
     pub(super) message: Message,
     pub(super) done: oneshot::Sender<Seen<()>>,
     pub(super) tried: u32,

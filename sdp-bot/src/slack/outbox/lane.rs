@@ -6,14 +6,14 @@
 //!
 //! Limits: [`MAX_JOBS`] wait in a channel; [`MAX_TOGETHER`] replies are said together.
 
-use sdp_core::id::DeploymentId;
+use jiff::Timestamp;
 use sdp_core::name::PersonName;
 use std::collections::{HashSet, VecDeque};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::pace::Pace;
-use crate::chat::{Place, Seen};
+use crate::chat::{About, Place, Seen};
 use crate::message::{Message, Tone};
 
 /// How many jobs wait in a channel; what comes then is not taken.
@@ -53,14 +53,16 @@ impl Done {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A deployment's message.
-    Root { about: DeploymentId, person: Option<PersonName> },
+    /// A story's message.
+    Root { about: About, person: Option<PersonName> },
     /// An answer, in a thread or not.
     Say { thread: Option<String>, person: Option<PersonName> },
     /// What one person sees.
     Whisper { thread: Option<String>, person: PersonName },
-    /// In the thread of a deployment's message.
-    Reply { thread: String, about: DeploymentId, keys: Vec<String> },
+    /// To one person, who did not ask for it.
+    Direct { person: PersonName, name: String, since: Option<Timestamp> },
+    /// In the thread of a story's message.
+    Reply { thread: String, about: About, keys: Vec<String> },
 }
 
 /// A channel.
@@ -122,9 +124,9 @@ impl Lane {
         first
     }
 
-    /// A deployment's message that waits, and was not posted as far as can be known.
-    pub(super) fn waiting_root(&mut self, deployment: DeploymentId) -> Option<&mut Job> {
-        let is = |job: &&mut Job| matches!(job.kind, Kind::Root { about, .. } if about == deployment);
+    /// A story's message that waits, and was not posted as far as can be known.
+    pub(super) fn waiting_root(&mut self, story: About) -> Option<&mut Job> {
+        let is = |job: &&mut Job| matches!(job.kind, Kind::Root { about, .. } if about == story);
         self.jobs.iter_mut().find(is).filter(|job| !job.unclear)
     }
 
@@ -174,7 +176,11 @@ mod tests {
     }
 
     fn reply(thread: &str, key: &str, tone: Tone) -> Job {
-        let kind = Kind::Reply { thread: thread.into(), about: DeploymentId::new(), keys: vec![key.into()] };
+        let kind = Kind::Reply {
+            thread: thread.into(),
+            about: About::from(sdp_core::id::DeploymentId::new()),
+            keys: vec![key.into()],
+        };
         job(kind, Message::new(tone, Text::from(key)))
     }
 
@@ -211,7 +217,7 @@ mod tests {
         }
         let person = None;
         lane.jobs.push_back(job(
-            Kind::Root { about: DeploymentId::new(), person },
+            Kind::Root { about: About::from(sdp_core::id::DeploymentId::new()), person },
             Message::new(Tone::Waiting, Text::from("x")),
         ));
         assert_eq!(all(&mut lane), ["root", "a: 1+2", "b: 1+2", "a: 3", "a: 4"]);

@@ -22,7 +22,7 @@ const MAX_LABEL: usize = 75;
 /// The longest command that a button carries, in characters.
 const MAX_VALUE: usize = 2000;
 /// What is green; the first of them.
-const PRIMARY: [&str; 6] = ["Open", "Deploy", "Retry", "Deploy again", "Log in", "Go on"];
+const PRIMARY: [&str; 7] = ["Open", "Deploy", "Retry", "Deploy again", "Log in", "Go on", "Extend"];
 
 /// Gives each button of a message, form or home a number, so that no two are named alike.
 #[derive(Debug, Default)]

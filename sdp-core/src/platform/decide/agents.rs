@@ -71,6 +71,7 @@ pub(crate) fn hello(
         .map(|report| InstanceDecision {
             instance: report.instance,
             action: instance_action(world, agent, report),
+            expires_at: world.instances.get(&report.instance).and_then(|running| end_of(world, running)),
         })
         .collect();
 
@@ -136,6 +137,14 @@ fn instance_action(world: &World, agent: &AgentName, report: &InstanceReport) ->
         // An exit is reported again after the welcome, and answered then.
         Some(running) if !running.instance.state.is_over() => InstanceAction::Keep,
         Some(_) | None => InstanceAction::Remove,
+    }
+}
+
+/// When an instance ends by itself. One that drains has no time left, whatever its sandbox has: nobody shall start it again.
+fn end_of(world: &World, running: &Running) -> Option<Timestamp> {
+    match running.instance.state {
+        InstanceState::Draining { .. } => Some(running.since),
+        _ => world.sandboxes.get(&running.instance.sandbox).and_then(|sandbox| sandbox.expires_at),
     }
 }
 
@@ -273,7 +282,14 @@ fn progress(
                 return abandoned(open, agent, FailureReason::Internal, detail, now);
             };
             let about = About { instance: Some(open.job.instance), ..about };
-            return vec![Act::system(about, EventKind::InstanceStarted { commit, address })];
+            // The end may have been moved while it was built.
+            let sandbox = world.sandboxes.get(&open.deployment.sandbox);
+            let lifetime = sandbox.map(|sandbox| ToAgent::Lifetimes {
+                instances: [(open.job.instance, sandbox.expires_at)].into(),
+            });
+            let lifetime = lifetime.map(|message| Act::Send(agent.clone(), message));
+            let started = Act::system(about, EventKind::InstanceStarted { commit, address });
+            return [started].into_iter().chain(lifetime).collect();
         }
         Progress::Ended { result } => {
             return match result {

@@ -66,7 +66,8 @@ impl Run {
         if has_router {
             // Whatever it has, it is told; a table that it has already changes nothing.
             self.settle(turn);
-            turn.sends.push((agent, ToAgent::Routes { table: self.world.table.clone() }));
+            let table = self.world.table_for(&agent);
+            turn.sends.push((agent, ToAgent::Routes { table }));
         }
         turn.answers.push(Box::new(move |stored| {
             let welcomed = Welcomed { epoch, jobs, instances, outbox: receiver };

@@ -51,6 +51,10 @@ impl Run {
                 limit = within.saturating_add(LATE).min(limit);
                 (agent, ToAgent::CheckCredential { command, repo, credential, within_ms })
             }
+            Question::Probe { agent, probe } => {
+                limit = Duration::from_millis(probe.within_ms.into()).saturating_add(LATE).max(limit);
+                (agent, ToAgent::Probe { command, probe })
+            }
             Question::ListRepos { agent, repo, credential } => {
                 (agent, ToAgent::ListRepos { command, repo, credential })
             }

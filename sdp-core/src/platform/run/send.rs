@@ -45,6 +45,7 @@ impl Run {
             builder: service.builder.clone(),
             health: service.health.clone(),
             env,
+            place: self.world.job_place(&deployment.sandbox),
             port: service.port,
             image: service.image.clone(),
             limits: service.limits,

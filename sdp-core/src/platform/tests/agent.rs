@@ -10,7 +10,7 @@ use super::name;
 use crate::deployment::Step;
 use crate::id::{BootId, CommandId, DeploymentId, InstanceId};
 use crate::name::CommitId;
-use crate::sandbox::{RouteTable, RouteTarget};
+use crate::routing::RouteTable;
 use crate::wire::link::{AgentEnd, AgentFrame};
 use crate::wire::{
     FromAgent, Health, InstanceReport, InstanceStatus, JobReport, JobResult, JobSpec, LineMeta, LinesBatch,
@@ -130,10 +130,7 @@ impl PlayedAgent {
 
     async fn apply(&mut self, table: RouteTable) {
         let named = |table: &RouteTable| -> Vec<InstanceId> {
-            let instances = table.sandboxes.iter().filter_map(|route| match route.target {
-                RouteTarget::Instance { instance, .. } => Some(instance),
-                RouteTarget::Down { .. } => None,
-            });
+            let instances = table.instances().map(|(instance, _)| instance);
             instances.collect()
         };
         let gone: Vec<_> = named(&self.table).into_iter().filter(|id| !named(&table).contains(id)).collect();
@@ -206,10 +203,7 @@ impl PlayedAgent {
     }
 
     fn routes_to(&self, id: InstanceId) -> bool {
-        self.table
-            .sandboxes
-            .iter()
-            .any(|route| matches!(route.target, RouteTarget::Instance { instance, .. } if instance == id))
+        self.table.names_instance(id)
     }
 
     pub(crate) async fn done_ok(&mut self, job: &PlayedJob) {

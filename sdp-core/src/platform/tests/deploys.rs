@@ -4,7 +4,8 @@ use super::agent::commit;
 use super::*;
 use crate::deployment::{State, Step};
 use crate::failure::{Failure, FailureReason};
-use crate::sandbox::{InstanceState, RouteTarget, StopReason};
+use crate::routing::RouteTarget;
+use crate::sandbox::{InstanceState, StopReason};
 use crate::wire::{
     Exit, FromAgent, InstanceReport, InstanceStatus, JobResult, Progress, RejectReason, ToAgent,
 };
@@ -141,8 +142,8 @@ async fn a_failed_deploy_leaves_the_old_instance_serving() {
     assert_eq!(bench.ended(&bad).await.outcome(), Some(&Outcome::Failed { failure }));
     let live = bench.platform.instances(InstanceFilter::default()).await.expect("a list");
     assert_eq!(live.iter().map(|i| i.id).collect::<Vec<_>>(), [old]);
-    let route = &agent.table.sandboxes[0];
-    assert!(matches!(route.target, RouteTarget::Instance { instance, .. } if instance == old), "{route:?}");
+    let (_, _, route) = agent.table.targets().next().expect("a route");
+    assert!(matches!(route, RouteTarget::Instance { instance, .. } if *instance == old), "{route:?}");
 }
 
 #[tokio::test]
@@ -230,7 +231,8 @@ async fn a_stopped_instance_gives_way_to_the_baseline_and_a_crashed_one_does_not
                 && matches!(e.kind, EventKind::InstanceStopped { .. })
         })
         .await;
-    let routes: Vec<_> = agent.table.sandboxes.iter().map(|r| (r.service.as_str(), &r.target)).collect();
+    let routes: Vec<_> =
+        agent.table.targets().map(|(_, service, target)| (service.as_str(), target)).collect();
     assert_eq!(routes, [("ledger", &RouteTarget::Down { reason: "it crashed".into() })]);
     let crashed = bench.platform.instance(ledger.spec.instance).await.expect("known");
     // Whatever the agent says, an event is one that its readers can take.
@@ -242,7 +244,7 @@ async fn a_stopped_instance_gives_way_to_the_baseline_and_a_crashed_one_does_not
     );
     // A person has seen it: the baseline answers again.
     bench.platform.stop_instance(&alice(), ledger.spec.instance).await.expect("acknowledged");
-    while !agent.table.sandboxes.is_empty() {
+    while agent.table.targets().count() > 0 {
         agent.hear(|message| matches!(message, ToAgent::Routes { .. })).await;
     }
 }
@@ -279,7 +281,7 @@ async fn deleting_a_sandbox_cancels_and_stops_what_is_in_it() {
     let mut job = agent.take_job().await;
     let elsewhere = bench.deploy_to("hello", "main", "bob").await;
     let mut other = agent.take_job().await;
-    bench.platform.delete_sandbox(&alice(), &name("alice")).await.expect("deletes");
+    bench.platform.delete_sandbox(&alice(), &name("alice"), Power::Member).await.expect("deletes");
     agent.hear(|message| matches!(message, ToAgent::Cancel { .. })).await;
     job.end(&agent, JobResult::Cancelled {}).await;
     agent.stop(live.spec.instance).await;
@@ -287,7 +289,7 @@ async fn deleting_a_sandbox_cancels_and_stops_what_is_in_it() {
     assert_eq!(bench.platform.sandbox(&name("alice")).await.expect_err("gone").code(), "unknown_sandbox");
     agent.bring_up(&mut other, commit('a'), 5003).await;
     agent.done_ok(&other).await;
-    while agent.table.sandboxes.is_empty() {
+    while agent.table.targets().count() == 0 {
         agent.hear(|message| matches!(message, ToAgent::Routes { .. })).await;
     }
     assert_eq!(bench.ended(&elsewhere).await.outcome(), Some(&Outcome::Succeeded {}));
@@ -305,7 +307,7 @@ async fn a_route_that_no_router_takes_fails_the_deploy_and_stops_the_instance() 
     let Some(Outcome::Failed { failure }) = ended.outcome() else { panic!("{ended:?}") };
     assert_eq!(failure.reason, FailureReason::RouteNotApplied);
     agent.stop(job.spec.instance).await;
-    assert!(agent.table.sandboxes.is_empty(), "{:?}", agent.table);
+    assert!(agent.table.targets().count() == 0, "{:?}", agent.table);
 }
 
 async fn first_id(bench: &Bench) -> crate::id::DeploymentId {

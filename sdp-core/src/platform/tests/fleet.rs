@@ -39,7 +39,7 @@ async fn a_drained_agent_finishes_its_job_and_gets_no_other_until_it_is_resumed(
     // What it has it ends, route and all.
     first.bring_up(&mut job, commit('a'), 5001).await;
     first.done_ok(&job).await;
-    while first.table.sandboxes.is_empty() {
+    while first.table.targets().count() == 0 {
         first.hear(|message| matches!(message, ToAgent::Routes { .. })).await;
     }
     assert_eq!(bench.ended(&running).await.outcome(), Some(&Outcome::Succeeded {}));
@@ -151,7 +151,14 @@ async fn an_agent_that_is_thrown_out_hears_no_question_and_no_table_after_that()
         heard.push(agent.hear(|_| true).await);
     }
     assert!(!heard.iter().any(|message| matches!(message, ToAgent::ListRefs { .. })), "{heard:?}");
-    assert!(!agent.table.services.iter().any(|route| route.service == name("third")));
+    assert!(
+        !agent
+            .table
+            .environments
+            .iter()
+            .flat_map(|place| &place.services)
+            .any(|route| route.service == name("third"))
+    );
     // With what it gets then it may come again.
     agent.reconnect(&bench.platform).await;
     assert_eq!(agents(&bench).await, [("vm-1".into(), true, false)]);
@@ -174,7 +181,7 @@ async fn a_switch_waits_for_a_router_that_dials_late_after_a_restart() {
     bench.restart().await;
     agent.jobs.clear();
     agent.reconnect(&bench.platform).await;
-    while agent.table.sandboxes.is_empty() {
+    while agent.table.targets().count() == 0 {
         agent.hear(|message| matches!(message, ToAgent::Routes { .. })).await;
     }
     assert_eq!(bench.ended(&deployment).await.outcome(), Some(&Outcome::Succeeded {}));

@@ -135,7 +135,7 @@ async fn an_instance_that_does_not_pass_its_check_is_unhealthy_keeps_its_route_a
     "#);
     let known = bench.platform.instance(instance).await.expect("known");
     assert_eq!((known.state, known.unhealthy), (InstanceState::Live {}, None));
-    assert_eq!(agent.table.sandboxes, table.sandboxes, "requests went to it all the time");
+    assert_eq!(agent.table.environments, table.environments, "requests went to it all the time");
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn what_cannot_be_started_again_is_down_with_the_reason_and_the_router_say
     let known = bench.platform.instance(instance).await.expect("known");
     let reason = StopReason::NotStarted { detail: "its build is gone".into() };
     assert_eq!(known.state, InstanceState::Stopped { reason });
-    while !agent.table.sandboxes.iter().any(|route| format!("{route:?}").contains("could not be started")) {
+    while !agent.table.targets().any(|route| format!("{route:?}").contains("could not be started")) {
         agent.hear(|message| matches!(message, ToAgent::Routes { .. })).await;
     }
 }

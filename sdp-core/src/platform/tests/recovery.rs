@@ -1,6 +1,8 @@
 //! Cuts, restarts and disagreements between the two sides of the link.
 
-use super::agent::commit;
+use jiff::Timestamp;
+
+use super::agent::{PlayedAgent, commit};
 use super::*;
 use crate::deployment::Step;
 use crate::failure::FailureReason;
@@ -9,8 +11,8 @@ use crate::name::CommitId;
 use crate::sandbox::{InstanceState, StopReason};
 use crate::secret::Secret;
 use crate::wire::{
-    ByeReason, Exit, FromAgent, InstanceReport, InstanceStatus, JobAction, JobResult, Progress, ToAgent,
-    Totals,
+    ByeReason, Exit, FromAgent, InstanceAction, InstanceReport, InstanceStatus, JobAction, JobResult,
+    Progress, ToAgent, Totals,
 };
 
 fn failed_with(deployment: &Deployment) -> Option<FailureReason> {
@@ -212,7 +214,7 @@ async fn after_a_restart_of_the_server_deployments_go_on() {
     agent.reconnect(&bench.platform).await;
     let Some(ToAgent::Welcome { jobs, instances, .. }) = agent.welcome.clone() else { panic!("no welcome") };
     assert!(matches!(jobs[0].action, JobAction::Send { lines: 1, progress: 1, .. }));
-    assert_eq!(instances[0].action, crate::wire::InstanceAction::Keep);
+    assert_eq!(instances[0].action, InstanceAction::Keep);
     job.progress(&agent, Progress::Resolved { commit: commit('b') }).await;
     let address = "127.0.0.1:5002".parse().expect("an address");
     job.progress(&agent, Progress::Started { address }).await;
@@ -227,6 +229,30 @@ async fn after_a_restart_of_the_server_deployments_go_on() {
     assert_eq!(live.state, InstanceState::Live {});
     // The numbers go on, too.
     assert_eq!(bench.deploy("ledger", "main").await.number.0, 4);
+}
+
+#[tokio::test]
+async fn each_welcome_says_when_an_instance_ends_and_one_that_drains_has_no_time_left() {
+    let bench = Bench::start().await;
+    let mut agent = bench.agent("vm-1").await;
+    let deployment = bench.deploy("hello", "main").await;
+    let live = agent.deploy(commit('a'), 5001).await.spec.instance;
+    bench.ended(&deployment).await;
+    let end = |agent: &PlayedAgent| match &agent.welcome {
+        Some(ToAgent::Welcome { instances, .. }) => {
+            assert_eq!((instances[0].instance, instances[0].action), (live, InstanceAction::Keep));
+            instances[0].expires_at
+        }
+        other => panic!("{other:?}"),
+    };
+    agent.reconnect(&bench.platform).await;
+    let sandbox = bench.platform.sandbox(&deployment.sandbox).await.expect("there");
+    assert!(sandbox.expires_at.is_some());
+    assert_eq!(end(&agent), sandbox.expires_at);
+    bench.platform.delete_sandbox(&alice(), &deployment.sandbox, Power::Member).await.expect("deleted");
+    agent.reconnect(&bench.platform).await;
+    assert!(end(&agent).is_some_and(|end| end <= Timestamp::now()), "nobody starts it again");
+    agent.stop(live).await;
 }
 
 #[tokio::test]
@@ -324,7 +350,7 @@ async fn an_end_that_overtakes_its_ready_fails_the_deploy() {
     agent.say(FromAgent::Instance { report }).await;
     job.end(&agent, JobResult::Ready {}).await;
     assert_eq!(failed_with(&bench.ended(&deployment).await), Some(FailureReason::Exited));
-    assert!(agent.table.sandboxes.is_empty(), "{:?}", agent.table);
+    assert!(agent.table.targets().count() == 0, "{:?}", agent.table);
 }
 
 #[tokio::test]
@@ -335,9 +361,9 @@ async fn a_router_that_comes_back_empty_is_told_the_table() {
     agent.take_job().await;
     agent.boot = BootId::new();
     agent.jobs.clear();
-    agent.table = crate::sandbox::RouteTable::default();
+    agent.table = crate::routing::RouteTable::default();
     agent.reconnect(&bench.platform).await;
-    while agent.table.services.len() < 2 {
+    while agent.table.environments.first().map_or(0, |place| place.services.len()) < 2 {
         agent.hear(|message| matches!(message, ToAgent::Routes { .. })).await;
     }
 }

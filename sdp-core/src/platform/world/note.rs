@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use super::{Unfit, World};
+use crate::catalog::{Environment, Template};
 use crate::id::{DeploymentNumber, InstanceId, RouteVersion};
 use crate::name::AgentName;
-use crate::sandbox::{RouteTable, RouteTarget, StopReason};
+use crate::routing::RouteTable;
+use crate::sandbox::{Sandbox, StopReason};
 use crate::wire::{Load, Preflight};
 
 /// A change that is no event.
@@ -39,8 +41,16 @@ pub(crate) enum Note {
     Preflight(AgentName, Vec<Preflight>),
     /// What an agent holds and has room for.
     Load(AgentName, Load),
-    /// This is the table now.
-    Table(RouteTable),
+    /// This is the table from now on.
+    Table(RouteTable, Timestamp),
+    /// An environment as it is now.
+    Environment(Box<Environment>),
+    /// A new version of a template.
+    Template(Box<Template>),
+    /// A sandbox as it is now.
+    Sandbox(Box<Sandbox>),
+    /// The same, but nothing that the routers know has changed.
+    Warned(Box<Sandbox>),
 }
 
 impl World {
@@ -121,19 +131,20 @@ impl World {
                     agent.load = Some(load);
                 }
             }
-            Note::Table(table) => self.take_table(table),
+            Note::Table(table, now) => self.take_table(table, now),
+            Note::Environment(environment) => self.save_environment(*environment),
+            Note::Template(template) => self.save_template(*template),
+            Note::Sandbox(sandbox) => self.save_sandbox(*sandbox),
+            Note::Warned(sandbox) => {
+                let changed = self.routes_changed;
+                self.save_sandbox(*sandbox);
+                self.routes_changed = changed;
+            }
         }
     }
 
-    fn take_table(&mut self, table: RouteTable) {
-        let named: BTreeSet<InstanceId> = table
-            .sandboxes
-            .iter()
-            .filter_map(|route| match route.target {
-                RouteTarget::Instance { instance, .. } => Some(instance),
-                RouteTarget::Down { .. } => None,
-            })
-            .collect();
+    fn take_table(&mut self, table: RouteTable, now: Timestamp) {
+        let named: BTreeSet<InstanceId> = table.instances().map(|(instance, _)| instance).collect();
         for running in self.instances.values_mut() {
             if named.contains(&running.instance.id) {
                 running.drained_by.clear();
@@ -143,8 +154,11 @@ impl World {
         for open in self.open.values_mut() {
             if open.is_ready() && open.switch.is_none() && named.contains(&open.job.instance) {
                 open.switch = Some(table.version);
+                // One of a batch may have been ready long before the others.
+                open.since = now;
             }
         }
         self.table = table;
+        self.table_routers = self.wanted_routers();
     }
 }

@@ -109,12 +109,27 @@ export function ago(ms) {
   return `${Math.floor(s / 86400)} days ago`;
 }
 
+/** The same rule as `until` in words.rs. */
+export function until(ms) {
+  const s = Math.floor(ms / 1000);
+  if (s <= 0) return 'now';
+  if (s < 60) return 'in less than a minute';
+  if (s < 3600) return `in ${Math.floor(s / 60)} min`;
+  if (s < 172800) return `in ${Math.floor(s / 3600)} h`;
+  return `in ${Math.floor(s / 86400)} days`;
+}
+
+function told(how, passed) {
+  if (how === 'ago') return ago(passed);
+  if (how === 'in') return until(-passed);
+  // Whole seconds while it runs: tenths would flicker.
+  return duration(Math.floor(passed / 1000) * 1000).replace('.0', '');
+}
+
 function tick() {
   const at = now();
   for (const element of document.querySelectorAll('time[data-tick]')) {
-    const passed = at - Date.parse(element.dateTime);
-    // Whole seconds while it runs: tenths would flicker.
-    const text = element.dataset.tick === 'ago' ? ago(passed) : duration(Math.floor(passed / 1000) * 1000).replace('.0', '');
+    const text = told(element.dataset.tick, at - Date.parse(element.dateTime));
     if (element.textContent !== text) element.textContent = text;
     element.title ||= new Date(element.dateTime).toLocaleString();
   }
@@ -150,6 +165,7 @@ async function refreshOnce() {
     signedOut();
     return;
   }
+  if (response.status === 404) document.dispatchEvent(new Event('sdp:gone'));
   if (!response.ok) return;
   const fresh = new DOMParser().parseFromString(await response.text(), 'text/html');
   for (const part of fresh.querySelectorAll('[data-part]')) {
@@ -262,12 +278,13 @@ async function press(button) {
   button.disabled = true;
   let stays = true;
   try {
-    const options = { method: button.dataset.post ? 'POST' : 'DELETE', headers: {} };
+    const { post, put } = button.dataset;
+    const options = { method: post ? 'POST' : put ? 'PUT' : 'DELETE', headers: {} };
     if (button.dataset.body) {
       options.headers['content-type'] = 'application/json';
       options.body = button.dataset.body;
     }
-    const answer = await api(button.dataset.post ?? button.dataset.delete, options);
+    const answer = await api(post ?? put ?? button.dataset.delete, options);
     if (button.dataset.then) {
       stays = false;
       location.assign(button.dataset.then);
@@ -297,7 +314,7 @@ export function pathOf(url) {
 }
 
 document.addEventListener('click', (event) => {
-  const button = event.target.closest?.('button[data-post], button[data-delete]');
+  const button = event.target.closest?.('button[data-post], button[data-put], button[data-delete]');
   if (!button || button.disabled) return;
   // What takes something away asks once more, in place.
   if (button.dataset.arm && !button.hasAttribute('data-armed')) {

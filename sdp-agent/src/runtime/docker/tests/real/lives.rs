@@ -263,3 +263,61 @@ async fn a_check_ends_when_it_is_cancelled_or_the_instance_is_stopped() {
     let (result, ()) = tokio::join!(checked, fixture.runtime.stop(instance));
     assert_eq!(result, Err(CheckError::Cancelled));
 }
+
+#[tokio::test]
+#[ignore = "needs Docker and the base images; scripts/test runs it"]
+async fn a_suspended_container_is_kept_as_it_is_and_started_again_only_when_it_is_woken() {
+    use crate::runtime::Runtime as _;
+    let mut fixture = Fixture::new().await;
+    let mut spec = fixture.httpd();
+    spec.writable = ["storage".parse().unwrap()].into();
+    let build = spec.build;
+    let (instance, address) = fixture.start(spec.clone()).await;
+    fixture.check(instance, HealthCheck::Tcp {}).await.unwrap();
+    let container = fixture.container(instance);
+    std::fs::write(fixture.runtime.0.config.folder(instance).join("writable/0/own"), "kept").unwrap();
+
+    fixture.runtime.suspend(instance, "its time is over").await;
+    let is_down = |status: Option<&InstanceStatus>| match status {
+        Some(InstanceStatus::Exited { exit }) => exit.not_started.as_deref() == Some("its time is over"),
+        _ => false,
+    };
+    assert!(is_down(fixture.status(instance).as_ref()) && fixture.runtime.is_suspended(instance));
+    let running = |id: &str| docker(&["inspect", "-f", "{{.State.Running}}", id]);
+    assert_eq!(running(&container), "false");
+    // Neither a list nor an agent that comes back starts it; nobody else gets its port, or sweeps its build.
+    fixture.runtime.look_at_all(false, true).await.unwrap();
+    fixture.reopen().await;
+    assert!(is_down(fixture.status(instance).as_ref()) && fixture.runtime.is_suspended(instance));
+    assert_eq!((running(&container).as_str(), fixture.container(instance)), ("false", container.clone()));
+    assert!(fixture.runtime.builds_in_use().unwrap().contains(&build));
+    assert_eq!(fixture.runtime.start(spec).await.unwrap(), address);
+
+    fixture.runtime.wake(instance).await;
+    fixture.check(instance, HealthCheck::Http { path: "/hello.txt".into() }).await.unwrap();
+    assert_eq!(get(address, "/storage/own").await.unwrap(), "kept");
+    let woken = |status: Option<&InstanceStatus>| {
+        matches!(
+            status,
+            Some(InstanceStatus::Running {
+                restarts: 1,
+                last_restart: Some(RestartCause::SandboxRenewed {}),
+                health: Health::Healthy {},
+                ..
+            })
+        )
+    };
+    fixture.until(instance, woken).await;
+    fixture.runtime.wake(instance).await;
+    assert_eq!(fixture.container(instance), container);
+    fixture.reopen().await;
+    fixture.until(instance, woken).await;
+
+    // It can be forgotten while it is down.
+    fixture.runtime.suspend(instance, "its time is over").await;
+    fixture.runtime.stop(instance).await;
+    fixture.runtime.forget(instance);
+    fixture.until(instance, |status| status.is_none()).await;
+    assert_eq!(fixture.containers(), [""; 0]);
+    assert!(!fixture.runtime.0.config.folder(instance).exists());
+}

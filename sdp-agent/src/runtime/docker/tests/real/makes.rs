@@ -3,6 +3,7 @@
 use sdp_core::catalog::HealthCheck;
 
 use super::fixture::{Fixture, docker, get, mine};
+use crate::runtime::docker::label::{self, Kind};
 use crate::runtime::{StartError, StartSpec};
 
 #[tokio::test]
@@ -17,7 +18,7 @@ async fn a_service_answers_at_its_published_port_once_it_is_healthy() {
     assert_eq!(get(address, "/hello.txt").await.unwrap(), "hello from the tree\n");
     assert_eq!(fixture.runtime.start(spec).await.unwrap(), address, "the same again is the same");
     assert_eq!(fixture.containers().len(), 1);
-    assert!(fixture.containers()[0].starts_with("sdp-payments-143-2-"));
+    assert!(fixture.containers()[0].starts_with("sdp-payments-alice-"));
 }
 
 #[tokio::test]
@@ -144,7 +145,7 @@ async fn docker_inspect_shows_what_a_go_service_is_given() {
         "ExposedPorts": {
           "8080/tcp": {}
         },
-        "Hostname": "sdp-payments-143-2-AGENT",
+        "Hostname": "sdp-payments-alice-HASH",
         "Labels": {
           "sdp.address": "ADDRESS",
           "sdp.agent": "AGENT",
@@ -248,7 +249,7 @@ async fn docker_inspect_shows_what_a_go_service_is_given() {
           "Type": "bind"
         }
       ],
-      "Name": "/sdp-payments-143-2-AGENT",
+      "Name": "/sdp-payments-alice-HASH",
       "Networks": [
         "sdp-AGENT"
       ],
@@ -298,7 +299,7 @@ async fn docker_inspect_shows_what_a_php_service_is_given() {
           "80/tcp": {},
           "8080/tcp": {}
         },
-        "Hostname": "sdp-payments-143-2-AGENT",
+        "Hostname": "sdp-payments-alice-HASH",
         "Labels": {
           "sdp.address": "ADDRESS",
           "sdp.agent": "AGENT",
@@ -392,7 +393,7 @@ async fn docker_inspect_shows_what_a_php_service_is_given() {
           "Type": "bind"
         }
       ],
-      "Name": "/sdp-payments-143-2-AGENT",
+      "Name": "/sdp-payments-alice-HASH",
       "Networks": [
         "sdp-AGENT"
       ],
@@ -415,7 +416,10 @@ fn inspect(fixture: &Fixture, spec: &StartSpec, address: std::net::SocketAddr) -
     let text = docker(&["inspect", &fixture.container(spec.instance)]);
     let data = fixture.folder.path().canonicalize().unwrap();
     let agent = &fixture.runtime.0.agent;
+    let place = (spec.service.as_str(), spec.sandbox.as_str());
+    let name = label::name(agent, Kind::Instance, place, spec.instance, spec.attempt);
     let text = text
+        .replace(&name, "sdp-payments-alice-HASH")
         .replace(data.to_str().unwrap(), "DATA")
         .replace(&spec.instance.to_string(), "INSTANCE")
         .replace(&spec.deployment.to_string(), "DEPLOYMENT")
@@ -466,4 +470,29 @@ fn is_nothing(value: &serde_json::Value) -> bool {
         serde_json::Value::Array(items) => items.is_empty() || items.iter().all(is_nothing),
         serde_json::Value::Object(map) => map.is_empty(),
     }
+}
+
+#[tokio::test]
+#[ignore = "needs Docker and the base images; scripts/test runs it"]
+async fn a_service_reads_its_place_also_after_restarts_and_cannot_change_it() {
+    let mut fixture = Fixture::new().await;
+    // It ends once, and the engine starts it again.
+    let script = "cat $SDP_CONTEXT; for f in $SDP_CONTEXT /run/sdp/x; do (echo > $f) 2>/dev/null && echo \"wrote $f\"; done; ls -A /run/sdp; \
+        [ -e storage/again ] && echo end && exec sleep 1000; echo > storage/again; exit 1";
+    let mut spec = fixture.shell(script);
+    spec.context = Some(crate::runtime::context::tests::context());
+    spec.writable = ["storage".parse().unwrap()].into();
+    spec.health = HealthCheck::Uptime { seconds: 1 };
+    let (instance, _) = fixture.start(spec).await;
+    let folder = fixture.runtime.0.config.folder(instance);
+    let text = std::fs::read_to_string(folder.join("context/context.json")).unwrap();
+    let run = format!("{text}context.json\n");
+    assert_eq!(fixture.printed(instance, "end").await.join("\n"), format!("{run}{run}end"));
+    fixture.reopen().await;
+    assert!(folder.join("context/context.json").exists(), "an agent that comes back leaves it there");
+    fixture.runtime.stop(instance).await;
+    fixture.runtime.forget(instance);
+    fixture.until(instance, |status| status.is_none()).await;
+    fixture.runtime.shut_down().await;
+    assert!(!folder.exists());
 }
