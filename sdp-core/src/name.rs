@@ -438,7 +438,7 @@ impl SandboxName {
     /// use sdp_core::name::{GitRef, SandboxName};
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let name = SandboxName::of_branch(&GitRef::parse("feature/Refund_ünï")?);
-    /// assert_eq!(name.as_str(), "feature-refund-uni-1efa90");
+    /// assert_eq!(name.as_str(), "feature-refund-uni-e7de53");
     /// assert_ne!(name, SandboxName::of_branch(&GitRef::parse("feature/refund-uni")?));
     /// # Ok(())
     /// # }
